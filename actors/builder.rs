@@ -1,0 +1,225 @@
+//! From a URL and registrations to a running supervisor.
+
+use std::{sync::Arc, time::Duration};
+
+use actix::{Addr, Arbiter, Recipient, System};
+
+use super::{
+    door::Door,
+    handle::Stent,
+    handlers::{ActivityHandler, erase},
+    messages::Escalated,
+    monitor,
+    setup::{Open as OpenStore, Setup, open_by_url, open_memory},
+    supervisor::{Open, Supervisor},
+};
+use crate::{
+    activity::Activity,
+    clock::Clock,
+    config::Config,
+    error::Error,
+    kernel::{id::BuildId, limits::Limits},
+    registry::Workflows,
+    store::{Durability, Store, StoreError, memory::MemoryStore},
+    workflow::Workflow,
+};
+
+/// A runtime to be. Mistakes are collected and returned by [`start`](Builder::start).
+#[must_use = "a builder does nothing unless it is started"]
+pub struct Builder {
+    store: Result<OpenStore, Error>,
+    activities: Vec<(&'static str, Box<dyn super::handlers::Handle + Send>)>,
+    workflows: Workflows,
+    config: Config,
+    escalated: Option<Recipient<Escalated>>,
+    mistake: Option<Error>,
+}
+
+impl Builder {
+    pub(crate) fn new(url: &str) -> Builder {
+        Builder {
+            store: open_by_url(url).map_err(Error::from),
+            activities: Vec::new(),
+            workflows: Workflows::default(),
+            config: Config::default(),
+            escalated: None,
+            mistake: None,
+        }
+    }
+
+    /// Uses a memory store that the caller keeps: it survives this runtime, so a test can start another one on it.
+    pub fn memory(mut self, store: MemoryStore) -> Builder {
+        self.store = Ok(open_memory(store));
+        self
+    }
+
+    /// Uses a store of the caller's own: another backend, or one of ours wrapped by a test that makes it fail. `open` is
+    /// called on the writer's thread once for each life of the core, so what it returns must find what the store before it
+    /// has acknowledged; that one is dropped by then, or closed.
+    pub fn store<F>(mut self, open: impl Fn(Durability) -> F + Send + Sync + 'static) -> Builder
+    where
+        F: Future<Output = Result<Box<dyn Store>, StoreError>> + 'static,
+    {
+        self.store = Ok(Arc::new(move |durability| Box::pin(open(durability))));
+        self
+    }
+
+    /// Registers a workflow under its name and version.
+    pub fn workflow<W: Workflow>(mut self) -> Builder {
+        if let Err(mistake) = self.workflows.add::<W>() {
+            self.mistake.get_or_insert(mistake);
+        }
+        self
+    }
+
+    /// Registers the handler of an activity: an actor's `Recipient<Call<A>>`, or an async closure over a `Call<A>`. A
+    /// closure is cloned for each activity thread, so what it captures must be cheap to clone and `Send`.
+    pub fn activity<A: Activity, Kind: 'static>(mut self, handler: impl ActivityHandler<A, Kind> + Clone + Send) -> Builder {
+        self.activities.push((A::NAME, erase::<A, Kind, _>(handler)));
+        self
+    }
+
+    /// Sets how durable an acknowledgement is. Default: [`Durability::Full`].
+    pub fn durability(mut self, durability: Durability) -> Builder {
+        self.config.durability = durability;
+        self
+    }
+
+    /// Limits the executions in memory at once. Default 10,000. More wait in the store; dispatches that nobody has
+    /// answered yet are limited to the same number, and refused as busy beyond.
+    pub fn in_flight(mut self, most: usize) -> Builder {
+        self.config.in_flight = most;
+        self
+    }
+
+    /// Limits the activities that run at once. Default 1,000.
+    pub fn activities(mut self, most: usize) -> Builder {
+        self.config.activities = most;
+        self
+    }
+
+    /// Sets the lease, from 200 ms to an hour; renewed four times as often. Default 10 s.
+    pub fn lease(mut self, lease: Duration) -> Builder {
+        self.config.lease = lease;
+        self.config.renewal = lease / 4;
+        self.config.margin = lease / 10;
+        self
+    }
+
+    /// Keeps executions in memory that wait for less than this. Default 10 s.
+    pub fn passivate_after(mut self, wait: Duration) -> Builder {
+        self.config.passivate_after = wait;
+        self
+    }
+
+    /// Sets the limits of each run.
+    pub fn limits(mut self, limits: Limits) -> Builder {
+        self.config.limits = limits;
+        self
+    }
+
+    /// Names this build, which is recorded with each commit. Default: derived from the program's file.
+    pub fn build(mut self, name: &str) -> Builder {
+        let digest = blake3::hash(name.as_bytes());
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&digest.as_bytes()[..8]);
+        self.config.build = BuildId(i64::from_le_bytes(bytes));
+        self
+    }
+
+    /// Replays each turn beside itself, to find code that is not deterministic at its first run. Default: in debug builds.
+    pub fn verify_determinism(mut self, verify: bool) -> Builder {
+        self.config.verify = verify;
+        self
+    }
+
+    /// Sets where time comes from. For tests.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Builder {
+        self.config.clock = clock;
+        self
+    }
+
+    /// Tells an actor when the runtime gives up.
+    pub fn on_escalation(mut self, told: Recipient<Escalated>) -> Builder {
+        self.escalated = Some(told);
+        self
+    }
+
+    /// Starts the runtime in the actix system of this thread. The door is open when it returns.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for registrations that contradict each other, [`Error::Store`] for a store that cannot be used,
+    /// [`Error::NoSystem`] outside an actix system: use [`spawn`](Builder::spawn) there.
+    pub async fn start(self) -> Result<Addr<Supervisor>, Error> {
+        if System::try_current().is_none() {
+            return Err(Error::NoSystem(
+                "there is none on this thread; use #[actix::main], or Builder::spawn elsewhere".to_owned(),
+            ));
+        }
+        let (supervisor, _) = self.launch().await?;
+        Ok(supervisor)
+    }
+
+    /// Starts the runtime on a thread of its own, for programs that run under plain tokio or no runtime at all. It lives
+    /// until [`Stent::shutdown`].
+    ///
+    /// # Errors
+    /// As [`start`](Builder::start).
+    pub async fn spawn(self) -> Result<Stent, Error> {
+        let (started, answer) = tokio::sync::oneshot::channel();
+        std::thread::Builder::new()
+            .name("stent".to_owned())
+            .spawn(move || {
+                let runner = System::new();
+                runner.block_on(async move {
+                    match self.launch().await {
+                        Ok((supervisor, door)) => {
+                            let stent = Stent::new(supervisor, door);
+                            if started.send(Ok(stent.clone())).is_ok() {
+                                // An escalation is reported to whoever joins; here it only ends the thread.
+                                let _ = stent.join().await;
+                                stent.closed().await;
+                            }
+                        }
+                        Err(error) => {
+                            let _ = started.send(Err(error));
+                        }
+                    }
+                });
+            })
+            .map_err(|e| Error::NoSystem(e.to_string()))?;
+        answer.await.unwrap_or_else(|_| Err(Error::NoSystem("its thread ended while it was starting".to_owned())))
+    }
+
+    async fn launch(self) -> Result<(Addr<Supervisor>, Arc<Door>), Error> {
+        if let Some(mistake) = self.mistake {
+            return Err(mistake);
+        }
+        self.config.validate()?;
+        let setup = Setup::new(self.store?);
+        for (name, handler) in self.activities {
+            setup.add(name, handler)?;
+        }
+        let door = Door::new(Arc::new(self.config), Arc::new(self.workflows));
+        // An arbiter of its own: what blocks the application's thread must not keep the core from being mended.
+        let arbiter = Arbiter::new();
+        let (door_for_actor, escalated, setup) = (door.clone(), self.escalated, Arc::new(setup));
+        let make = move |_: &mut actix::Context<Supervisor>| Supervisor::new(door_for_actor, setup, escalated);
+        let door_at_exit = door.clone();
+        let handle = arbiter.handle();
+        let told = move |exit: monitor::Exit| {
+            door_at_exit.closed(&exit);
+            handle.stop();
+        };
+        let supervisor = monitor::start_on(&arbiter.handle(), make, told)
+            .await
+            .ok_or_else(|| Error::NoSystem("its arbiter ended while it was starting".to_owned()))?;
+        match supervisor.send(Open).await? {
+            Ok(()) => Ok((supervisor, door)),
+            Err(error) => {
+                arbiter.stop();
+                Err(error)
+            }
+        }
+    }
+}

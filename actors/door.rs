@@ -1,0 +1,530 @@
+//! The public door: what the Supervisor does for its callers. It outlives incarnations: a call that was under way when one
+//! ended waits for the next and is tried again under the same ids, which is safe, because every dispatch and every message
+//! has an id from before its first try.
+
+use std::{
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use actix::Addr;
+use tokio::sync::{oneshot, watch};
+
+use super::{
+    execution::Begun,
+    executor::{Executor, Start},
+    lingering::Lingering,
+    loading,
+    messages::{Description, IfInUse},
+    monitor::Exit,
+    persistence::{self, Persistence, Read, Submit, Whom},
+    scheduler::{Nudge, Scheduler},
+    stats::Counters,
+    waiters::{End, Waiters},
+};
+use crate::{
+    clock::StoreTime,
+    config::Config,
+    error::{DispatchError, Error, SendError},
+    kernel::{
+        codec,
+        event::{Command, Event, MessageBody, Outcome as RunEnd, Started},
+        id::{RunId, RunKey},
+        limits::Limits,
+        payload::Payload,
+    },
+    registry::Workflows,
+    store::{Filter, Item, Message, NewRun, Outcome, Reader, Status, StoreError, Summary},
+};
+
+/// How long a call waits for a runtime that restarts itself.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The addresses of the incarnation that is open.
+#[derive(Clone, Debug)]
+pub(crate) struct Links {
+    pub(crate) persistence: Addr<Persistence>,
+    pub(crate) scheduler: Addr<Scheduler>,
+    pub(crate) executor: Addr<Executor>,
+}
+
+/// Whether calls can be served.
+#[derive(Clone, Debug)]
+pub(crate) enum Standing {
+    /// The core is being started, or started anew.
+    Starting,
+    /// It works.
+    Open(Links),
+    /// It drains or is stopped.
+    Stopped,
+    /// It gave up.
+    Escalated { actor: String, panic: String, restarts: u32 },
+}
+
+/// The door.
+pub(crate) struct Door {
+    pub(crate) config: Arc<Config>,
+    pub(crate) workflows: Arc<Workflows>,
+    pub(crate) waiters: Arc<Waiters>,
+    /// One for all lives of the core: time goes on where the one before left it.
+    pub(crate) time: Arc<StoreTime>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) lingering: Arc<Lingering>,
+    pub(crate) standing: watch::Sender<Standing>,
+    unanswered: AtomicUsize,
+}
+
+impl std::fmt::Debug for Door {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Door").field("standing", &*self.standing.borrow()).finish_non_exhaustive()
+    }
+}
+
+/// A dispatch without its types.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) workflow: &'static str,
+    pub(crate) version: u32,
+    pub(crate) input: Payload,
+    pub(crate) id: String,
+    pub(crate) if_in_use: IfInUse,
+    pub(crate) delay: Option<Duration>,
+    pub(crate) deadline: Option<Duration>,
+    pub(crate) priority: i32,
+    pub(crate) queue: String,
+    pub(crate) tags: Vec<String>,
+}
+
+/// A run that was found or made.
+pub(crate) struct Found {
+    pub(crate) run: RunKey,
+    pub(crate) id: RunId,
+    pub(crate) end: watch::Receiver<End>,
+}
+
+impl Door {
+    pub(crate) fn new(config: Arc<Config>, workflows: Arc<Workflows>) -> Arc<Door> {
+        let time = Arc::new(StoreTime::new(config.clock.clone()));
+        Arc::new(Door {
+            config,
+            workflows,
+            waiters: Arc::default(),
+            time,
+            counters: Arc::default(),
+            lingering: Arc::default(),
+            standing: watch::Sender::new(Standing::Starting),
+            unanswered: AtomicUsize::new(0),
+        })
+    }
+
+    /// Returns the open incarnation, waiting through a restart.
+    async fn links(&self) -> Result<Links, Error> {
+        let mut standing = self.standing.subscribe();
+        let settled = standing.wait_for(|standing| !matches!(standing, Standing::Starting));
+        match tokio::time::timeout(PATIENCE, settled).await {
+            Ok(Ok(standing)) => match &*standing {
+                Standing::Open(links) => Ok(links.clone()),
+                other => Err(other.error()),
+            },
+            Ok(Err(_)) => Err(Error::Stopped),
+            Err(_) => Err(Error::Wait("the runtime is restarting itself for more than 30 s".to_owned())),
+        }
+    }
+
+    /// The supervisor has ended: by a shutdown, or by a panic, which is the last escalation of all.
+    pub(crate) fn closed(&self, exit: &Exit) {
+        self.standing.send_if_modified(|standing| match (exit, &*standing) {
+            (Exit::Panicked(panic), _) => {
+                *standing = Standing::Escalated { actor: "Supervisor".to_owned(), panic: panic.clone(), restarts: 0 };
+                true
+            }
+            (Exit::Stopped, Standing::Escalated { .. }) => false,
+            (Exit::Stopped, _) => {
+                *standing = Standing::Stopped;
+                true
+            }
+        });
+        self.waiters.close();
+    }
+
+    // ---- dispatch ----------------------------------------------------------------------------------------------
+
+    pub(crate) async fn dispatch(&self, asked: Asked) -> Result<Found, Error> {
+        self.check(&asked)?;
+        let _credit = self.credit()?;
+        let now = self.time.now();
+        let digest = asked.input.digest();
+        let seed = u64::from_le_bytes(first_bytes(uuid::Uuid::now_v7(), digest.0));
+        let deadline = asked.deadline.map(|within| now.after(within));
+        let started = Started {
+            workflow: asked.workflow.to_owned(),
+            version: asked.version,
+            input: asked.input.clone(),
+            seed,
+            deadline,
+            deferred: false,
+            limits: (self.config.limits != Limits::default()).then(|| Box::new(self.config.limits)),
+        };
+        let mut row = NewRun {
+            run: RunKey(0),
+            id: RunId { id: asked.id.clone(), run_no: 1 },
+            after: Vec::new(),
+            workflow: asked.workflow.to_owned(),
+            version: asked.version,
+            priority: asked.priority,
+            queue: asked.queue.clone(),
+            tags: asked.tags.clone(),
+            created_at: now,
+            wake_at: asked.delay.map(|delay| now.after(delay)),
+            deadline,
+            input_digest: digest,
+        };
+        let mut tried_before = false;
+        loop {
+            let links = self.links().await?;
+            let (reply, begun) = oneshot::channel();
+            links.executor.do_send(Start { row: row.clone(), started: started.clone(), reply });
+            match begun.await {
+                Ok(Begun { outcome: Ok(Outcome::Done), run, end: Some(end) }) => {
+                    return Ok(Found { run, id: row.id, end });
+                }
+                Ok(Begun { outcome: Ok(Outcome::IdInUse(current)), .. }) => {
+                    if tried_before
+                        && current.created_at == row.created_at
+                        && current.input_digest == digest
+                        && current.workflow == row.workflow
+                    {
+                        // An earlier try of this very dispatch, whose answer was lost.
+                        return self.attach(&current).await;
+                    }
+                    match self.decide(&asked, &row, *current).await? {
+                        Decided::Attach(current) => return self.attach(&current).await,
+                        Decided::Follow { run_no, after } => {
+                            row.id.run_no = run_no;
+                            row.after = after;
+                        }
+                    }
+                }
+                Ok(Begun { outcome: Err(blocked), .. }) => return Err(DispatchError::NotStarted(blocked.to_string()).into()),
+                Ok(Begun { outcome: Ok(Outcome::Refused(why)), .. }) => return Err(DispatchError::Unavailable(why).into()),
+                // The incarnation ended with the answer: the next one is asked again, with the same id.
+                Ok(_) | Err(_) => {
+                    tried_before = true;
+                    self.breathe().await;
+                }
+            }
+        }
+    }
+
+    fn check(&self, asked: &Asked) -> Result<(), DispatchError> {
+        let invalid = |what: String| Err(DispatchError::Invalid(what));
+        if asked.id.is_empty() || asked.id.len() > 255 || asked.id.contains('\0') {
+            return invalid("an id has 1 to 255 bytes and no NUL".to_owned());
+        }
+        if asked.tags.len() > 16 || asked.tags.iter().any(|tag| tag.is_empty() || tag.len() > 255) {
+            return invalid("at most 16 tags of 1 to 255 bytes each".to_owned());
+        }
+        if asked.queue.len() > 255 {
+            return invalid("a queue's name has at most 255 bytes".to_owned());
+        }
+        if asked.deadline.is_some_and(|within| within.is_zero()) {
+            return invalid("a deadline of zero has passed before the run begins; leave it out for no deadline".to_owned());
+        }
+        let (size, limit) = (asked.input.bytes.len(), self.config.limits.payload_bytes);
+        if size > limit {
+            return Err(DispatchError::TooLarge { what: format!("the input of {}", asked.workflow), size, limit });
+        }
+        if self.workflows.get(asked.workflow, asked.version).is_none() {
+            return Err(DispatchError::Unregistered { name: asked.workflow.to_owned(), version: asked.version });
+        }
+        Ok(())
+    }
+
+    fn credit(&self) -> Result<Credit<'_>, DispatchError> {
+        let most = self.config.in_flight;
+        if self.unanswered.fetch_add(1, Ordering::SeqCst) >= most {
+            self.unanswered.fetch_sub(1, Ordering::SeqCst);
+            return Err(DispatchError::Busy(most));
+        }
+        Ok(Credit(&self.unanswered))
+    }
+
+    async fn decide(&self, asked: &Asked, row: &NewRun, current: Summary) -> Result<Decided, Error> {
+        const FAILED: [Status; 4] = [Status::Failed, Status::Cancelled, Status::TimedOut, Status::Terminated];
+        let differs = current.input_digest != row.input_digest || current.workflow != row.workflow;
+        let in_use = || DispatchError::IdInUse {
+            id: asked.id.clone(),
+            workflow: current.workflow.clone(),
+            status: current.status.as_str().to_owned(),
+            differs,
+        };
+        let run_no = current.id.run_no + 1;
+        match asked.if_in_use {
+            IfInUse::Reject => Err(in_use().into()),
+            IfInUse::AllowAfterFailure if FAILED.contains(&current.status) => {
+                Ok(Decided::Follow { run_no, after: FAILED.to_vec() })
+            }
+            IfInUse::Attach | IfInUse::AllowAfterFailure if differs => Err(in_use().into()),
+            IfInUse::Attach | IfInUse::AllowAfterFailure => Ok(Decided::Attach(Box::new(current))),
+            IfInUse::Replace => {
+                if !current.status.is_end() {
+                    let reason = "replaced by a new dispatch of its id".to_owned();
+                    let message = format!("replace-{}-{}", row.created_at.0, row.input_digest);
+                    match self.send(asked.id.clone(), message, MessageBody::Cancel { reason }).await {
+                        Ok(()) | Err(Error::Send(SendError::AlreadyEnded { .. })) => {}
+                        Err(error) => return Err(error),
+                    }
+                    let mut end = self.attach(&current).await?.end;
+                    let _ = end.wait_for(Option::is_some).await;
+                }
+                let after = Status::ALL.into_iter().filter(|status| status.is_end()).collect();
+                Ok(Decided::Follow { run_no, after })
+            }
+        }
+    }
+
+    /// Waits for a run that may have ended already.
+    async fn attach(&self, current: &Summary) -> Result<Found, Error> {
+        let end = self.waiters.wait(current.run);
+        self.settle_ended(&[current.run]).await?;
+        Ok(Found { run: current.run, id: current.id.clone(), end })
+    }
+
+    /// Tells the ends of those of these runs that have ended.
+    pub(crate) async fn settle_ended(&self, runs: &[RunKey]) -> Result<(), Error> {
+        let wanted = runs.to_vec();
+        let ended = self
+            .read(move |reader| {
+                let wanted = wanted.clone();
+                async move {
+                    let mut ended = Vec::new();
+                    for summary in reader.summaries(&wanted).await? {
+                        if summary.status.is_end()
+                            && let Some((commit_no, record)) = reader.tail(summary.run).await?
+                        {
+                            ended.push((summary, commit_no, record));
+                        }
+                    }
+                    Ok(ended)
+                }
+            })
+            .await?;
+        let mut unread = None;
+        for (summary, commit_no, record) in ended {
+            match codec::decode(&summary.id, commit_no, &record) {
+                Ok(commit) => {
+                    if let Some(Event::Command(Command::End { outcome })) = commit.events.into_iter().next_back() {
+                        self.waiters.settle(summary.run, || *outcome);
+                    }
+                }
+                // One damaged log keeps nobody else waiting.
+                Err(unreadable) => unread = Some(Error::Wait(unreadable.to_string())),
+            }
+        }
+        unread.map_or(Ok(()), Err)
+    }
+
+    /// Finds the current run of an id.
+    pub(crate) async fn find(&self, id: String) -> Result<Option<Found>, Error> {
+        match self
+            .read(move |reader| {
+                let id = id.clone();
+                async move { reader.find(&id, None).await }
+            })
+            .await?
+        {
+            Some(current) => Ok(Some(self.attach(&current).await?)),
+            None => Ok(None),
+        }
+    }
+
+    // ---- messages ----------------------------------------------------------------------------------------------
+
+    pub(crate) async fn send(&self, to: String, message: String, body: MessageBody) -> Result<(), Error> {
+        if let MessageBody::Signal { payload, name } = &body
+            && payload.bytes.len() > self.config.limits.payload_bytes
+        {
+            let (size, most) = (payload.bytes.len(), self.config.limits.payload_bytes);
+            return Err(SendError::Invalid(format!("the signal {name} has {size} bytes, the limit is {most}")).into());
+        }
+        if message.is_empty() || message.len() > 255 {
+            return Err(SendError::Invalid("a message id has 1 to 255 bytes".to_owned()).into());
+        }
+        let sent_at = self.time.now();
+        loop {
+            let links = self.links().await?;
+            let (told, outcome) = oneshot::channel();
+            let post = Message { to: to.clone(), message: message.clone(), body: body.clone(), sent_at };
+            links.persistence.do_send(Submit(vec![(Item::Send(post), Whom::Caller(told))]));
+            return match outcome.await {
+                Ok(Outcome::Sent { .. } | Outcome::AlreadySent) => Ok(()),
+                Ok(Outcome::Unknown) => Err(SendError::Unknown(to).into()),
+                Ok(Outcome::Ended(summary)) => {
+                    Err(SendError::AlreadyEnded { id: to, status: summary.status.as_str().to_owned() }.into())
+                }
+                Ok(Outcome::InboxFull) => Err(SendError::InboxFull(to).into()),
+                Ok(Outcome::Refused(why)) => Err(SendError::Unavailable(why).into()),
+                Ok(_) | Err(_) => {
+                    self.breathe().await;
+                    continue;
+                }
+            };
+        }
+    }
+
+    /// Lets a quarantined or blocked run be claimed again.
+    pub(crate) async fn resume(&self, id: String) -> Result<(), Error> {
+        loop {
+            let links = self.links().await?;
+            let resume = persistence::Resume { id: id.clone(), now: self.time.now() };
+            return match links.persistence.send(resume).await {
+                Ok(Ok(Outcome::Unknown)) => Err(SendError::Unknown(id).into()),
+                Ok(Ok(Outcome::Ended(summary))) => {
+                    Err(SendError::AlreadyEnded { id, status: summary.status.as_str().to_owned() }.into())
+                }
+                Ok(Ok(_)) => {
+                    links.scheduler.do_send(Nudge);
+                    Ok(())
+                }
+                Ok(Err(StoreError::Closed)) | Err(_) => {
+                    self.breathe().await;
+                    continue;
+                }
+                Ok(Err(error)) => Err(error.into()),
+            };
+        }
+    }
+
+    // ---- questions ---------------------------------------------------------------------------------------------
+
+    pub(crate) async fn list(&self, filter: Filter) -> Result<Vec<Summary>, Error> {
+        self.read(move |reader| {
+            let filter = filter.clone();
+            async move { reader.list(&filter).await }
+        })
+        .await
+    }
+
+    pub(crate) async fn describe(&self, id: String) -> Result<Option<Description>, Error> {
+        let loaded = self
+            .read(move |reader| {
+                let id = id.clone();
+                async move {
+                    match reader.find(&id, None).await? {
+                        Some(summary) => loading::read(&*reader, summary.run).await,
+                        None => Ok(None),
+                    }
+                }
+            })
+            .await?;
+        let Some(loaded) = loaded else { return Ok(None) };
+        let commits = u32::try_from(loaded.log.len()).unwrap_or(u32::MAX);
+        let state = loading::fold(&loaded.summary.id, &loaded.log);
+        let summary = loaded.summary;
+        let (mut waits_for, outcome) = match &state {
+            Ok(Some(state)) => (state.waits(), state.outcome.as_ref().map(in_words)),
+            Ok(None) => (Vec::new(), None),
+            Err(unreadable) => (vec![unreadable.to_string()], None),
+        };
+        if !loaded.inbox.unread.is_empty() && !summary.status.is_end() {
+            waits_for.push(format!("{} unread messages", loaded.inbox.unread.len()));
+        }
+        let moved_by = self.moved_by(&summary);
+        Ok(Some(Description { summary, waits_for, moved_by, commits, outcome }))
+    }
+
+    /// Who will move a run on: exactly one answer for each that has not ended.
+    fn moved_by(&self, summary: &Summary) -> String {
+        let known = self.workflows.get(&summary.workflow, summary.version).is_some();
+        match (summary.status, summary.owner, summary.blocked_build, summary.wake_at) {
+            (status, ..) if status.is_end() => "nobody: it has ended".to_owned(),
+            (Status::Quarantined, ..) => {
+                format!("an operator: it is quarantined: {}", summary.reason.as_deref().unwrap_or("no reason was kept"))
+            }
+            (Status::Paused, ..) => "an operator: it is paused".to_owned(),
+            (_, Some(owner), ..) => format!("node {owner}, which runs it"),
+            _ if !known => {
+                let (name, version) = (&summary.workflow, summary.version);
+                format!("a node that has workflow {name:?} version {version}: this one has not")
+            }
+            (_, None, Some(build), _) if build == self.config.build => {
+                format!("another build than this one ({build}): {}", summary.reason.as_deref().unwrap_or("no reason was kept"))
+            }
+            (_, None, _, Some(due)) => format!("the first free node, at {due}"),
+            (_, None, _, None) => "a message: nothing else is due".to_owned(),
+        }
+    }
+
+    /// Reads from the store, again if the incarnation ends meanwhile.
+    async fn read<T, F, R>(&self, read: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(Rc<dyn Reader>) -> R + Clone + Send + 'static,
+        R: Future<Output = Result<T, StoreError>> + 'static,
+    {
+        loop {
+            let links = self.links().await?;
+            match links.persistence.send(Read::new(read.clone())).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(StoreError::Closed)) | Err(_) => self.breathe().await,
+                Ok(Err(error)) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Lets a failing incarnation be noticed before it is asked again.
+    async fn breathe(&self) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+impl Standing {
+    /// Returns what a caller hears.
+    pub(crate) fn error(&self) -> Error {
+        match self {
+            Standing::Escalated { actor, panic, restarts } => {
+                Error::Escalated { actor: actor.clone(), panic: panic.clone(), restarts: *restarts }
+            }
+            Standing::Starting | Standing::Open(_) | Standing::Stopped => Error::Stopped,
+        }
+    }
+}
+
+enum Decided {
+    Attach(Box<Summary>),
+    Follow { run_no: u32, after: Vec<Status> },
+}
+
+/// One unanswered dispatch; given back when it is dropped.
+struct Credit<'a>(&'a AtomicUsize);
+
+impl Drop for Credit<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+fn in_words(outcome: &RunEnd) -> String {
+    match outcome {
+        RunEnd::Completed(_) => "completed".to_owned(),
+        RunEnd::Failed(failure) => format!("failed: {failure}"),
+        RunEnd::Cancelled { reason } => format!("cancelled: {reason}"),
+        RunEnd::TimedOut => "timed out: its deadline passed".to_owned(),
+        RunEnd::Terminated { reason } => format!("terminated: {reason}"),
+        RunEnd::Continued => "continued as its next run".to_owned(),
+    }
+}
+
+/// A seed that no two dispatches share: random bits of a fresh UUID, mixed with the argument.
+fn first_bytes(id: uuid::Uuid, digest: [u8; 32]) -> [u8; 8] {
+    let mut hash = blake3::Hasher::new();
+    hash.update(id.as_bytes());
+    hash.update(&digest);
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&hash.finalize().as_bytes()[..8]);
+    bytes
+}

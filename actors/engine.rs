@@ -1,0 +1,172 @@
+//! What the Executor and its executions share on their arbiter: the outbox, the table of settled runs, the pool, the clock.
+//!
+//! Nothing is ever sent across threads one by one: items, timers and attempts of everyone on this arbiter collect in the
+//! outbox and leave in one `Vec` each, once, when the run queue has been served.
+
+use std::{
+    cell::{Cell, RefCell},
+    panic::{AssertUnwindSafe, catch_unwind},
+    rc::Rc,
+    sync::Arc,
+};
+
+use actix::Addr;
+
+use super::{
+    deadline::Deadline,
+    executor::{Executor, FlushPanicked, Left},
+    lingering::Lingering,
+    persistence::{Persistence, Submit, Whom},
+    pool::{Pool, Start},
+    scheduler::{Arm, Scheduler, Timer},
+    waiters::Waiters,
+};
+use crate::{
+    clock::StoreTime,
+    config::Config,
+    kernel::{
+        Blocked,
+        id::{Incarnation, Position, RunKey},
+        instance::panic_text,
+        run::{Decision, Run, Writer},
+    },
+    registry::Workflows,
+    store::Item,
+};
+
+/// Shared by all actors of one engine arbiter.
+pub(crate) struct Engine {
+    pub(crate) config: Arc<Config>,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) workflows: Arc<Workflows>,
+    pub(crate) activities: Arc<std::collections::HashSet<String>>,
+    pub(crate) time: Arc<StoreTime>,
+    pub(crate) deadline: Deadline,
+    pub(crate) waiters: Arc<Waiters>,
+    pub(crate) pool: Arc<Pool>,
+    /// What former lives have left under way.
+    pub(crate) lingering: Arc<Lingering>,
+    pub(crate) persistence: Addr<Persistence>,
+    pub(crate) scheduler: Addr<Scheduler>,
+    /// The Executor on this arbiter, for the ends of executions.
+    pub(crate) executor: Addr<Executor>,
+    outbox: RefCell<Outbox>,
+    flushing: Cell<bool>,
+}
+
+#[derive(Default)]
+struct Outbox {
+    items: Vec<(Item, Whom)>,
+    timers: Vec<Timer>,
+    starts: Vec<Start>,
+    left: Vec<Left>,
+}
+
+impl Engine {
+    #[expect(clippy::too_many_arguments, reason = "the links of one arbiter, given once")]
+    pub(crate) fn new(
+        config: Arc<Config>,
+        incarnation: Incarnation,
+        workflows: Arc<Workflows>,
+        activities: Arc<std::collections::HashSet<String>>,
+        time: Arc<StoreTime>,
+        deadline: Deadline,
+        waiters: Arc<Waiters>,
+        pool: Arc<Pool>,
+        lingering: Arc<Lingering>,
+        persistence: Addr<Persistence>,
+        scheduler: Addr<Scheduler>,
+        executor: Addr<Executor>,
+    ) -> Rc<Engine> {
+        Rc::new(Engine {
+            config,
+            incarnation,
+            workflows,
+            activities,
+            time,
+            deadline,
+            waiters,
+            pool,
+            lingering,
+            persistence,
+            scheduler,
+            executor,
+            outbox: RefCell::default(),
+            flushing: Cell::new(false),
+        })
+    }
+
+    pub(crate) fn writer(&self, epoch: u64) -> Writer {
+        Writer { incarnation: self.incarnation, epoch, build: self.config.build }
+    }
+
+    /// Returns the report of a turn that needs an activity which is not here: found at the first run, not at a retry.
+    pub(crate) fn lacks(&self, run: &Run, decision: &Decision) -> Option<Blocked> {
+        decision.activities().find(|name| !self.activities.contains(*name)).map(|name| run.unregistered(name))
+    }
+
+    /// Hands an item to Persistence with the next flush.
+    pub(crate) fn record(self: &Rc<Self>, item: Item, whom: Whom) {
+        self.outbox.borrow_mut().items.push((item, whom));
+        self.flush_soon();
+    }
+
+    /// Arms a timer with the next flush.
+    pub(crate) fn arm(self: &Rc<Self>, timer: Timer) {
+        self.outbox.borrow_mut().timers.push(timer);
+        self.flush_soon();
+    }
+
+    /// Starts an attempt with the next flush.
+    pub(crate) fn start(self: &Rc<Self>, start: Start) {
+        self.outbox.borrow_mut().starts.push(start);
+        self.flush_soon();
+    }
+
+    /// Takes a start back that has not left yet; tells whether there was one.
+    pub(crate) fn withdraw(&self, run: RunKey, position: Position) -> bool {
+        let starts = &mut self.outbox.borrow_mut().starts;
+        let before = starts.len();
+        starts.retain(|start| (start.run, start.position) != (run, position));
+        starts.len() < before
+    }
+
+    /// Tells the Executor, with the next flush, that an execution is no longer in memory.
+    pub(crate) fn leave(self: &Rc<Self>, left: Left) {
+        self.outbox.borrow_mut().left.push(left);
+        self.flush_soon();
+    }
+
+    fn flush_soon(self: &Rc<Self>) {
+        if !self.flushing.replace(true) {
+            let engine = self.clone();
+            // A task at the end of the run queue: everything that is ready runs first and adds to the outbox.
+            actix_rt::spawn(async move {
+                tokio::task::yield_now().await;
+                // Nobody watches this task. A flush that was not finished leaves an outbox that nobody would ever empty again,
+                // so the Executor, which is watched, dies of it.
+                if let Err(panic) = catch_unwind(AssertUnwindSafe(|| engine.flush())) {
+                    engine.executor.do_send(FlushPanicked(panic_text(&*panic)));
+                }
+            });
+        }
+    }
+
+    fn flush(&self) {
+        failpoint!("executor.before_flush");
+        self.flushing.set(false);
+        let Outbox { items, timers, starts, left } = std::mem::take(&mut *self.outbox.borrow_mut());
+        if !items.is_empty() {
+            self.persistence.do_send(Submit(items));
+        }
+        if !starts.is_empty() {
+            self.pool.start(starts);
+        }
+        if !timers.is_empty() {
+            self.scheduler.do_send(Arm(timers));
+        }
+        if !left.is_empty() {
+            self.executor.do_send(super::executor::ExecutionsLeft(left));
+        }
+    }
+}

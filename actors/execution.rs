@@ -1,0 +1,489 @@
+//! Execution: one run in memory. Decide (kernel) → record (one item, through the outbox) → act (effects), and never more
+//! than one commit in flight: what arrives meanwhile joins the next turn.
+//!
+//! ```text
+//! Ready ──arrivals──► turn ──► Recording ──Done──► effects ──► Ready │ passive │ ended
+//!                       │           └──refused──► sealed: the Executor replays the run under a new generation
+//!                       └── blocked: given back to the store with the report, nothing recorded
+//! ```
+//!
+//! It does no I/O and reads no clock but the engine's estimate of the store's time.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    panic::{AssertUnwindSafe, catch_unwind},
+    rc::Rc,
+    sync::Arc,
+};
+
+use actix::{Actor, ActorContext, Addr, AsyncContext, Context};
+use bytes::Bytes;
+use futures_util::FutureExt;
+use tokio::sync::{oneshot, watch};
+
+use super::{
+    engine::Engine,
+    executor::{Left, LeftHow, MARK, ReadInbox},
+    persistence::Whom,
+    scheduler::What,
+    waiters,
+};
+use crate::{
+    kernel::{
+        Blocked,
+        codec::{self, Record},
+        event::{Event, Fact, Outcome as End},
+        id::{Attempt, Epoch, Position, RunId, RunKey},
+        instance::panic_text,
+        invariant::uphold,
+        run::{Arrival, Decision, Effect, Run},
+        state::Rest,
+        time::Timestamp,
+    },
+    store::{Inbox, Item, NewRun, Outcome, Status, Then, Turn, Unread, Yield, YieldReason},
+};
+
+mod acts;
+mod messages;
+mod reopen;
+
+pub(crate) use messages::{Acked, Arrive, Due, Evict, InboxRead, Mail, Woken};
+
+/// How a dispatch ended, for the door.
+pub(crate) struct Begun {
+    pub(crate) run: RunKey,
+    pub(crate) outcome: Result<Outcome, Blocked>,
+    /// Where its end will be told; given when it is recorded.
+    pub(crate) end: Option<watch::Receiver<waiters::End>>,
+}
+
+/// What a run needs to live here.
+pub(crate) struct Home {
+    pub(crate) engine: Rc<Engine>,
+    pub(crate) key: RunKey,
+    pub(crate) generation: u64,
+    pub(crate) epoch: Epoch,
+    /// The inbox number up to which messages were seen.
+    pub(crate) seen: u64,
+    /// Kept heartbeat details by call.
+    pub(crate) details: Vec<(Position, Attempt, Bytes)>,
+}
+
+/// One run in memory.
+pub(crate) struct Execution {
+    engine: Rc<Engine>,
+    key: RunKey,
+    id: Arc<RunId>,
+    generation: u64,
+    epoch: Epoch,
+    run: Run,
+    /// The commit in flight.
+    recording: Option<Box<Recording>>,
+    /// What arrived meanwhile, in order.
+    waiting: VecDeque<Arrival>,
+    seen: u64,
+    details: Vec<(Position, Attempt, Bytes)>,
+    /// Who waits for the first commit.
+    reply: Option<oneshot::Sender<Begun>>,
+    /// The run's row, until it is durable.
+    start: Option<NewRun>,
+    /// Behind a replay, everything that is open asks for its effect once.
+    reopened: bool,
+    /// Acts that were told to stop and may still be at it. No compensation starts before they have ended: an act must not
+    /// land behind its own undoing.
+    stopping: BTreeSet<Position>,
+    /// Compensations that wait for that.
+    held_back: Vec<(Position, Attempt)>,
+    /// Results that nobody wanted any more; dropped from the table of attempts once that is durable.
+    stale: Vec<(Position, Attempt)>,
+    /// Over for this memory: nothing more may leave.
+    sealed: bool,
+}
+
+struct Recording {
+    decision: Decision,
+    record: Record,
+    then: Then,
+    /// It was refused because the inbox has moved, and is submitted again once the inbox was read.
+    moved: bool,
+}
+
+impl Execution {
+    /// Starts a new run: its first turn is decided, and on its way to the store.
+    pub(crate) fn begin(home: Home, start: NewRun, run: Run, decision: Decision, reply: oneshot::Sender<Begun>) -> Addr<Self> {
+        let mut execution = Execution::new(home, run);
+        execution.start = Some(start);
+        execution.reply = Some(reply);
+        execution.launch(move |this, ctx| {
+            this.arm_deadline();
+            this.record(decision, ctx);
+        })
+    }
+
+    /// Starts a run that was replayed; `taken` if it was taken by force, else its attempts are re-attached.
+    pub(crate) fn resume(home: Home, run: Run, taken: bool, same_incarnation: bool, inbox: Vec<Unread>) -> Addr<Self> {
+        let execution = Execution::new(home, run);
+        execution.launch(move |this, ctx| this.reopen(taken, same_incarnation, inbox, ctx))
+    }
+
+    fn new(home: Home, run: Run) -> Execution {
+        let Home { engine, key, generation, epoch, seen, details } = home;
+        Execution {
+            engine,
+            key,
+            id: Arc::new(run.id().clone()),
+            generation,
+            epoch,
+            run,
+            recording: None,
+            waiting: VecDeque::new(),
+            seen,
+            details,
+            reply: None,
+            start: None,
+            reopened: false,
+            stopping: BTreeSet::new(),
+            held_back: Vec::new(),
+            stale: Vec::new(),
+            sealed: false,
+        }
+    }
+
+    /// Runs this actor as a watched task: a panic in it is our bug, and the Executor replays the run alone.
+    fn launch(mut self, first: impl FnOnce(&mut Self, &mut Context<Self>)) -> Addr<Self> {
+        let (engine, run, generation) = (self.engine.clone(), self.key, self.generation);
+        let mut context = Context::new();
+        let address = context.address();
+        let hook_address = address.clone();
+        self.run.tell(Arc::new(move || hook_address.do_send(Woken)));
+        // The first turn runs here and now, so that it joins the flush that is being collected; but a panic in it is this
+        // run's alone, like any later one, and not the Executor's who called.
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| first(&mut self, &mut context))) {
+            self.engine.leave(Left { run, generation, how: LeftHow::Crashed(panic_text(&*panic)) });
+            return address;
+        }
+        let task = AssertUnwindSafe(context.into_future(self)).catch_unwind();
+        actix_rt::spawn(async move {
+            if let Err(panic) = task.await {
+                engine.leave(Left { run, generation, how: LeftHow::Crashed(panic_text(&*panic)) });
+            }
+        });
+        address
+    }
+
+    /// Returns the time of this run: what its log has reached is past, even if the clock was set back since.
+    fn now(&self) -> Timestamp {
+        self.engine.time.now().max(self.run.last_time())
+    }
+
+    // ---- turns -------------------------------------------------------------------------------------------------
+
+    fn arrive(&mut self, arrivals: impl IntoIterator<Item = Arrival>, ctx: &mut Context<Self>) {
+        if self.sealed {
+            return;
+        }
+        for arrival in arrivals {
+            if let Arrival::Ended { position, attempt, .. } = &arrival
+                && self.run.state().call(*position).is_none_or(|call| call.attempt != *attempt)
+            {
+                self.stale.push((*position, *attempt));
+                self.stopped(*position);
+            } else {
+                self.waiting.push_back(arrival);
+            }
+        }
+        if self.recording.is_none() {
+            self.forget_stale();
+            self.idle(ctx);
+        }
+    }
+
+    fn forget_stale(&mut self) {
+        for (position, attempt) in self.stale.drain(..) {
+            self.engine.pool.attempts().recorded(self.key, position, attempt);
+        }
+    }
+
+    fn turn(&mut self, ctx: &mut Context<Self>) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        if self.run.next_commit() >= self.engine.config.limits.history_commits {
+            let most = self.engine.config.limits.history_commits;
+            let reason = format!("{}: its history has reached the limit of {most} commits", self.id);
+            return self.give_back(YieldReason::Quarantined { reason }, ctx);
+        }
+        let now = self.now();
+        if self.waiting.iter().any(|arrival| self.early(arrival, now).is_some()) {
+            self.arm_early(now);
+        }
+        // It takes as much as fits into one item.
+        match self.run.turn(&mut self.waiting, now, self.engine.writer(self.epoch)) {
+            Ok(Some(decision)) => self.record(decision, ctx),
+            Ok(None) => self.idle(ctx),
+            Err(blocked) => self.blocked(&blocked, ctx),
+        }
+    }
+
+    /// Returns what to arm again if a timer is early: one of the far future, which comes in hops, or one that went off by a time
+    /// which this run's has not reached. The kernel ignores what is early, and nobody would ever say it again.
+    fn early(&self, arrival: &Arrival, now: Timestamp) -> Option<(Timestamp, What)> {
+        let (due, what) = match arrival {
+            Arrival::Due { position } => (self.run.state().due_of(*position), What::Sleep(*position)),
+            Arrival::Deadline => (self.run.state().started.deadline, What::Deadline),
+            _ => return None,
+        };
+        due.filter(|due| *due > now).map(|due| (due, what))
+    }
+
+    /// Sends timers that are early back to the wheel.
+    fn arm_early(&mut self, now: Timestamp) {
+        for arrival in std::mem::take(&mut self.waiting) {
+            match self.early(&arrival, now) {
+                Some((due, what)) => self.arm(due, what),
+                None => self.waiting.push_back(arrival),
+            }
+        }
+    }
+
+    fn record(&mut self, decision: Decision, ctx: &mut Context<Self>) {
+        if let Some(blocked) = self.engine.lacks(&self.run, &decision) {
+            return self.blocked(&blocked, ctx);
+        }
+        failpoint!("execution.after_decide");
+        let record = match codec::encode(&self.id, &decision.commit) {
+            Ok(record) => record,
+            Err(reason) => return self.give_back(YieldReason::Quarantined { reason: format!("{}: {reason}", self.id) }, ctx),
+        };
+        let then = self.then(&decision);
+        self.submit(Recording { decision, record, then, moved: false });
+    }
+
+    fn submit(&mut self, recording: Recording) {
+        uphold!(OneInFlight, self.recording.is_none(), "{}: a second commit would be under way", self.id);
+        let Recording { decision, record, then, .. } = &recording;
+        let turn = Turn {
+            run: self.key,
+            start: self.start.clone(),
+            commit_no: decision.commit.commit_no,
+            prev: decision.commit.prev,
+            record: record.clone(),
+            then: then.clone(),
+            consumed: decision.consumed.clone(),
+            settled: self.settled_heartbeats(decision),
+        };
+        let whom = Whom::Execution { run: self.key, generation: self.generation };
+        self.engine.record(Item::Turn(Box::new(turn)), whom);
+        self.recording = Some(Box::new(recording));
+    }
+
+    /// Heartbeat rows of calls that are over. Only calls that asked for heartbeats, or that left details, have any.
+    fn settled_heartbeats(&self, decision: &Decision) -> Vec<Position> {
+        let attempts = self.engine.pool.attempts();
+        let kept = |position: &Position| {
+            self.details.iter().any(|(at, ..)| at == position)
+                || attempts.get(self.key, *position).is_some_and(|attempt| attempt.latest().is_some())
+        };
+        // The first turn is recorded: whatever was suspected of this run did not happen.
+        let mark = self.details.iter().map(|(at, ..)| *at).find(|at| *at == MARK);
+        decision.settled.iter().copied().filter(kept).chain(mark).collect()
+    }
+
+    fn then(&self, decision: &Decision) -> Then {
+        match decision.rest {
+            Rest::Ended => Then::End { status: self.run.outcome().map_or(Status::Failed, status_of), seen: self.seen },
+            Rest::Waits { next } if self.waiting.is_empty() && self.may_sleep(next, decision) => {
+                Then::Passivate { wake_at: next, seen: self.seen }
+            }
+            Rest::Waits { .. } | Rest::Busy => Then::Hold,
+        }
+    }
+
+    /// A run with an attempt here is owned as long as the attempt lives, and short waits are not worth a claim.
+    fn may_sleep(&self, next: Option<Timestamp>, decision: &Decision) -> bool {
+        let long = next.is_none_or(|next| next.since(decision.commit.time) > self.engine.config.passivate_after);
+        // The attempts whose results this very commit records are over. One that runs on although nobody waits for it (the
+        // loser of a race) is not: it has yet to be asked to stop, which a run that sleeps cannot do.
+        let attempts = self.engine.pool.attempts();
+        let recorded = decision.commit.events.iter().filter(|event| match event {
+            Event::Fact(Fact::Completed { position, .. } | Fact::Failed { position, .. }) => {
+                attempts.get(self.key, *position).is_some()
+            }
+            _ => false,
+        });
+        // Nor while something is yet to be told to stop.
+        let aborts = decision.effects.iter().any(|effect| matches!(effect, Effect::Abort { .. }));
+        long && !aborts && !self.run.runs_steps() && attempts.count_of(self.key) <= recorded.count()
+    }
+
+    fn idle(&mut self, ctx: &mut Context<Self>) {
+        if self.sealed || self.recording.is_some() {
+            return;
+        }
+        if self.waiting.is_empty() { self.go_to_sleep(ctx) } else { self.turn(ctx) }
+    }
+
+    /// A run that was kept for the sake of an act that nobody waits for goes to sleep once that has ended.
+    fn go_to_sleep(&mut self, ctx: &mut Context<Self>) {
+        let now = self.now();
+        let Rest::Waits { next } = self.run.state().rest(now) else { return };
+        let long = next.is_none_or(|next| next.since(now) > self.engine.config.passivate_after);
+        let busy = self.run.runs_steps() || !self.stopping.is_empty() || !self.held_back.is_empty();
+        if long && !busy && self.engine.pool.attempts().count_of(self.key) == 0 {
+            self.give_back(YieldReason::Released { wake_at: next, forced: false }, ctx);
+        }
+    }
+
+    // ---- acknowledged ------------------------------------------------------------------------------------------
+
+    fn on_acked(&mut self, outcome: Outcome, ctx: &mut Context<Self>) {
+        let Some(recording) = self.recording.take() else { return };
+        if self.sealed {
+            return;
+        }
+        match outcome {
+            Outcome::Done => self.on_recorded(*recording, ctx),
+            Outcome::InboxMoved => self.on_inbox_moved(*recording),
+            refused => self.on_refused(refused, ctx),
+        }
+    }
+
+    fn on_recorded(&mut self, recording: Recording, ctx: &mut Context<Self>) {
+        let Recording { decision, record, then, .. } = recording;
+        self.run.recorded(&decision.commit, record.digest);
+        self.start = None;
+        self.details.retain(|(at, ..)| *at != MARK);
+        if let Some(reply) = self.reply.take() {
+            let end = Some(self.engine.waiters.wait(self.key));
+            let _ = reply.send(Begun { run: self.key, outcome: Ok(Outcome::Done), end });
+        }
+        let attempts = self.engine.pool.attempts().clone();
+        for event in &decision.commit.events {
+            if let Event::Fact(Fact::Completed { position, attempt, .. } | Fact::Failed { position, attempt, .. }) = event {
+                // For the next attempt, if there is one.
+                self.details.retain(|(at, ..)| at != position);
+                if self.run.state().call(*position).is_some()
+                    && let Some(details) = attempts.get(self.key, *position).and_then(|ended| ended.details_for_next())
+                {
+                    self.details.push((*position, *attempt, details));
+                }
+                attempts.recorded(self.key, *position, *attempt);
+            }
+        }
+        self.forget_stale();
+        failpoint!("execution.before_effects");
+        match then {
+            Then::End { .. } => self.ended(ctx),
+            Then::Passivate { wake_at, .. } => self.leave(LeftHow::Passive { wake_at }, ctx),
+            Then::Hold => {
+                let effects =
+                    if std::mem::take(&mut self.reopened) { self.reopened_effects(&decision) } else { decision.effects };
+                self.perform(effects, ctx);
+                failpoint!("execution.after_effects");
+                self.idle(ctx);
+            }
+        }
+    }
+
+    /// Behind a replay everything that is open asks once; aborts of the turn itself come first.
+    fn reopened_effects(&self, decision: &Decision) -> Vec<Effect> {
+        let aborts = decision.effects.iter().filter(|effect| matches!(effect, Effect::Abort { .. })).cloned();
+        aborts.chain(self.run.open_effects()).collect()
+    }
+
+    fn ended(&mut self, ctx: &mut Context<Self>) {
+        failpoint!("execution.before_settle");
+        let run = &self.run;
+        self.engine.waiters.settle(self.key, || run.outcome().cloned().unwrap_or(End::Continued));
+        self.engine.pool.cancel_run(self.key);
+        let attempts = self.engine.pool.attempts();
+        attempts.of(self.key).iter().for_each(|left| attempts.recorded(self.key, left.position, left.attempt));
+        self.leave(LeftHow::Ended, ctx);
+    }
+
+    /// The commit is not there, so what was decided never happened: this memory is sealed.
+    fn on_refused(&mut self, refused: Outcome, ctx: &mut Context<Self>) {
+        if let Some(reply) = self.reply.take() {
+            // The very first commit: there is no run, and nothing to replay.
+            let _ = reply.send(Begun { run: self.key, outcome: Ok(refused), end: None });
+            return self.leave(LeftHow::Ended, ctx);
+        }
+        tracing::warn!(run = %self.id, ?refused, "a commit was refused; the run is replayed");
+        self.leave(LeftHow::Refused, ctx);
+    }
+
+    /// A message came in that this run has not seen: it may neither sleep nor end before it has. The commit stays as it is;
+    /// only what becomes of the run is decided anew, once the inbox has been read.
+    fn on_inbox_moved(&mut self, mut recording: Recording) {
+        recording.moved = true;
+        self.recording = Some(Box::new(recording));
+        self.engine.executor.do_send(ReadInbox { run: self.key, generation: self.generation });
+    }
+
+    fn on_inbox_read(&mut self, inbox: Inbox, ctx: &mut Context<Self>) {
+        self.seen = self.seen.max(inbox.seq);
+        let fresh = self.fresh(inbox.unread);
+        self.waiting.extend(fresh);
+        // The inbox was read for another reason while a commit is in flight: that one is not submitted twice.
+        let Some(mut recording) = self.recording.take_if(|recording| recording.moved) else { return self.idle(ctx) };
+        recording.moved = false;
+        recording.then = match recording.then {
+            // What is unread then is dropped with the run's end; its senders were answered before it.
+            Then::End { status, .. } => Then::End { status, seen: self.seen },
+            Then::Passivate { .. } | Then::Hold => Then::Hold,
+        };
+        self.submit(*recording);
+    }
+
+    /// Turns messages into arrivals, each one once.
+    fn fresh(&self, mail: Vec<Unread>) -> Vec<Arrival> {
+        let in_flight = self.recording.as_ref().map_or(&[][..], |recording| &recording.decision.consumed);
+        let known = |seq: u64| {
+            in_flight.contains(&seq) || self.waiting.iter().any(|a| matches!(a, Arrival::Message { seq: s, .. } if *s == seq))
+        };
+        mail.into_iter()
+            .filter(|unread| !known(unread.seq))
+            .map(|Unread { seq, message, body, .. }| Arrival::Message { seq, message, body })
+            .collect()
+    }
+
+    // ---- leaving -----------------------------------------------------------------------------------------------
+
+    fn blocked(&mut self, blocked: &Blocked, ctx: &mut Context<Self>) {
+        tracing::error!(run = %self.id, report = %blocked, "the run is blocked; nothing was recorded");
+        let reason = blocked.to_string();
+        let why = if blocked.is_of_this_build() {
+            YieldReason::Blocked { build: self.engine.config.build, reason }
+        } else {
+            YieldReason::Quarantined { reason }
+        };
+        self.give_back(why, ctx);
+    }
+
+    fn give_back(&mut self, why: YieldReason, ctx: &mut Context<Self>) {
+        self.engine.pool.cancel_run(self.key);
+        let yielded = Yield { run: self.key, epoch: self.epoch, why };
+        self.leave(LeftHow::Yields(yielded), ctx);
+    }
+
+    fn leave(&mut self, how: LeftHow, ctx: &mut Context<Self>) {
+        self.sealed = true;
+        self.engine.leave(Left { run: self.key, generation: self.generation, how });
+        ctx.stop();
+    }
+}
+
+impl Actor for Execution {
+    type Context = Context<Self>;
+}
+
+fn status_of(outcome: &End) -> Status {
+    match outcome {
+        End::Completed(_) => Status::Completed,
+        End::Failed(_) => Status::Failed,
+        End::Cancelled { .. } => Status::Cancelled,
+        End::TimedOut => Status::TimedOut,
+        End::Terminated { .. } => Status::Terminated,
+        End::Continued => Status::Continued,
+    }
+}

@@ -1,0 +1,143 @@
+//! The third beat of the rhythm: what an execution asks of the world once its commit is durable. Nothing here is called before.
+
+use std::time::Duration;
+
+use actix::Context;
+
+use super::Execution;
+use crate::{
+    actors::{
+        pool::{self, Start, Work, attempts::Standing},
+        scheduler::{Timer, What},
+    },
+    kernel::{
+        event::{CallOptions, StepPlace},
+        id::{Attempt, Position},
+        run::{Arrival, Effect},
+        time::Timestamp,
+    },
+};
+
+/// How long a compensation waits for code that runs on although its time is over: as long as the pool gives it to stop.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How often it looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Timers of the far future go to the wheel in hops, so that those of runs that ended long ago do not fill it.
+const FAR: Duration = Duration::from_secs(600);
+
+impl Execution {
+    pub(super) fn perform(&mut self, effects: Vec<Effect>, ctx: &mut Context<Self>) {
+        let mut granted = false;
+        for effect in effects {
+            match effect {
+                Effect::Timer { position, due } => self.arm(due, What::Sleep(position)),
+                Effect::Abort { position } => self.abort(position),
+                Effect::Start { position, attempt, at: Some(at) } if at > self.now() => {
+                    // Back-off is a span: it is not prolonged by a clock that was set back.
+                    self.arm(self.engine.time.now().after(at.since(self.now())), What::Retry(position, attempt));
+                }
+                Effect::Start { position, attempt, .. } => granted |= self.start_attempt(position, attempt),
+            }
+        }
+        if granted {
+            self.poll_steps(ctx);
+        }
+    }
+
+    pub(super) fn abort(&mut self, position: Position) {
+        // It may not even have left this arbiter.
+        if self.engine.withdraw(self.key, position) {
+            return;
+        }
+        match self.engine.pool.attempts().lookup(self.key, position) {
+            Some((attempt, Standing::Done(_))) => self.engine.pool.attempts().recorded(self.key, position, attempt),
+            Some((_, Standing::Queued | Standing::Running)) => {
+                self.stopping.insert(position);
+                self.engine.pool.cancel(self.key, position);
+            }
+            None => {}
+        }
+    }
+
+    /// An act that was told to stop has ended; behind the last of them the compensations go on.
+    pub(super) fn stopped(&mut self, position: Position) {
+        if self.stopping.remove(&position) && self.stopping.is_empty() {
+            for (position, attempt) in std::mem::take(&mut self.held_back) {
+                self.start_attempt(position, attempt);
+            }
+        }
+    }
+
+    /// Starts an attempt whose intent is durable. Returns whether it is an inline step, which is polled here.
+    pub(super) fn start_attempt(&mut self, position: Position, attempt: Attempt) -> bool {
+        let Some(call) = self.run.state().call(position) else { return false };
+        if call.compensating && !self.stopping.is_empty() {
+            self.held_back.push((position, attempt));
+            return false;
+        }
+        let now = self.engine.time.now();
+        // The same for an act whose time ran out and whose code goes on: it gets the grace to end first.
+        if call.compensating && self.engine.pool.attempts().is_abandoned(self.key) && now < call.since.after(GRACE) {
+            self.arm(now.after(LOOK_AGAIN), What::Retry(position, attempt));
+            return false;
+        }
+        let default = CallOptions::default();
+        let options = call.options.as_deref().unwrap_or(&default);
+        let limits = pool::Limits {
+            schedule_to_start: if attempt == 1 { call.left(options.schedule_to_start, now) } else { None },
+            start_to_close: options.start_to_close,
+            close_by: call.left(options.schedule_to_close, now),
+            heartbeat: options.heartbeat,
+        };
+        let work = match (call.place, &call.input) {
+            (Some(StepPlace::Inline), _) => {
+                // Read immediately before the act: a node past its deadline starts nothing.
+                if !self.engine.deadline.stands() {
+                    return false;
+                }
+                if let Some(limit) = options.start_to_close {
+                    self.arm(now.after(limit), What::StepTimeout(position, attempt));
+                }
+                self.run.grant(position, attempt);
+                return true;
+            }
+            (Some(StepPlace::Blocking), _) => match self.run.blocking_work(position) {
+                Some(work) => Work::Blocking(work),
+                None => return false,
+            },
+            (None, Some(input)) => Work::Activity { name: call.name.as_str().into(), input: input.clone() },
+            (None, None) => return false,
+        };
+        let details = self.details.iter().rev().find(|(at, ..)| *at == position).map(|(.., details)| details.clone());
+        let start = Start { run: self.key, id: self.id.clone(), position, attempt, epoch: self.epoch, work, limits, details };
+        self.engine.start(start);
+        false
+    }
+
+    pub(super) fn poll_steps(&mut self, ctx: &mut Context<Self>) {
+        match self.run.poll_steps() {
+            Ok(results) if results.is_empty() => {}
+            Ok(results) => {
+                let ended = results.into_iter().map(|(position, attempt, result)| Arrival::Ended { position, attempt, result });
+                self.arrive(ended, ctx);
+            }
+            Err(blocked) => self.blocked(&blocked, ctx),
+        }
+    }
+
+    pub(super) fn arm(&self, due: Timestamp, what: What) {
+        let due = match what {
+            What::Sleep(_) | What::Deadline => due.min(self.engine.time.now().after(FAR)),
+            What::Retry(..) | What::StepTimeout(..) => due,
+        };
+        self.engine.arm(Timer { due, run: self.key, what });
+    }
+
+    pub(super) fn arm_deadline(&self) {
+        if let Some(deadline) = self.run.state().started.deadline {
+            self.arm(deadline, What::Deadline);
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What may be said to an execution, and where it goes. All of it comes from the Executor on the same arbiter, but for the
+//! wake-ups of a workflow's own steps.
+
+use actix::{ActorContext, Context, Handler, Message};
+
+use super::Execution;
+use crate::{
+    actors::{executor::ReadInbox, scheduler::What},
+    kernel::{
+        failure::{Failure, KIND_TIMEOUT},
+        run::Arrival,
+        state::Phase,
+    },
+    store::{Inbox, Outcome, Unread},
+};
+
+/// Things reached this run.
+///
+/// *from* Executor · *reply* none · *delivery* tell · *if lost* the run is replayed, which finds them again
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Arrive(pub(crate) Vec<Arrival>);
+
+/// What became of the commit in flight.
+///
+/// *from* Executor · *reply* none · *delivery* tell · *if lost* the incarnation is over
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Acked(pub(crate) Outcome);
+
+/// Messages that went into this run's inbox.
+///
+/// *from* Executor · *reply* none · *delivery* nudge · *if lost* the run may neither sleep nor end before it has read them
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Mail(pub(crate) Vec<Unread>);
+
+/// The whole inbox of this run, as it was asked for.
+///
+/// *from* Executor · *reply* none · *delivery* tell · *if lost* the incarnation is over
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct InboxRead(pub(crate) Inbox);
+
+/// A timer of this run is due.
+///
+/// *from* Executor · *reply* none · *delivery* tell · *if lost* the incarnation is over
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Due(pub(crate) What);
+
+/// The workflow was woken by an inline step's I/O, or by something foreign.
+///
+/// *from* the workflow's waker, any thread · *reply* none · *delivery* nudge · *if lost* it is sent again at the next wake-up
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Woken;
+
+/// Leave memory: the incarnation ends.
+///
+/// *from* Executor · *reply* none · *delivery* tell · *if lost* the arbiter is stopped
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Evict;
+
+impl Handler<Arrive> for Execution {
+    type Result = ();
+
+    fn handle(&mut self, Arrive(arrivals): Arrive, ctx: &mut Context<Self>) {
+        self.arrive(arrivals, ctx);
+    }
+}
+
+impl Handler<Acked> for Execution {
+    type Result = ();
+
+    fn handle(&mut self, Acked(outcome): Acked, ctx: &mut Context<Self>) {
+        self.on_acked(outcome, ctx);
+    }
+}
+
+impl Handler<Mail> for Execution {
+    type Result = ();
+
+    fn handle(&mut self, Mail(mail): Mail, ctx: &mut Context<Self>) {
+        let news: Vec<Unread> = mail.into_iter().filter(|unread| unread.seq > self.seen).collect();
+        let Some(last) = news.last().map(|unread| unread.seq) else { return };
+        // A hint between was lost: seeing the later one must not count as having seen both.
+        if last - self.seen > news.len() as u64 {
+            return self.engine.executor.do_send(ReadInbox { run: self.key, generation: self.generation });
+        }
+        self.seen = last;
+        let arrivals = self.fresh(news);
+        self.arrive(arrivals, ctx);
+    }
+}
+
+impl Handler<InboxRead> for Execution {
+    type Result = ();
+
+    fn handle(&mut self, InboxRead(inbox): InboxRead, ctx: &mut Context<Self>) {
+        if !self.sealed {
+            self.on_inbox_read(inbox, ctx);
+        }
+    }
+}
+
+impl Handler<Due> for Execution {
+    type Result = ();
+
+    fn handle(&mut self, Due(what): Due, ctx: &mut Context<Self>) {
+        if self.sealed {
+            return;
+        }
+        match what {
+            What::Sleep(position) => self.arrive([Arrival::Due { position }], ctx),
+            What::Deadline => self.arrive([Arrival::Deadline], ctx),
+            What::Retry(position, attempt) => {
+                let current =
+                    self.run.state().call(position).is_some_and(|call| call.attempt == attempt && call.phase != Phase::Parked);
+                if current && self.start_attempt(position, attempt) {
+                    self.poll_steps(ctx);
+                }
+            }
+            What::StepTimeout(position, attempt) => {
+                let failure = Failure::new(KIND_TIMEOUT, "start_to_close: the step took longer than its limit");
+                self.arrive([Arrival::Ended { position, attempt, result: Err(failure) }], ctx);
+            }
+        }
+    }
+}
+
+impl Handler<Woken> for Execution {
+    type Result = ();
+
+    fn handle(&mut self, _: Woken, ctx: &mut Context<Self>) {
+        if self.sealed {
+            return;
+        }
+        if let Some(blocked) = self.run.foreign() {
+            return self.blocked(&blocked, ctx);
+        }
+        self.poll_steps(ctx);
+    }
+}
+
+impl Handler<Evict> for Execution {
+    type Result = ();
+
+    fn handle(&mut self, _: Evict, ctx: &mut Context<Self>) {
+        self.sealed = true;
+        ctx.stop();
+    }
+}

@@ -1,0 +1,87 @@
+//! An execution that comes back to memory: it re-attaches to what still runs, finds what came meanwhile, and goes on, or back
+//! to sleep.
+
+use std::collections::BTreeSet;
+
+use actix::Context;
+
+use super::Execution;
+use crate::{
+    actors::pool::attempts::Standing,
+    kernel::{run::Arrival, state::Rest},
+    store::{Unread, YieldReason},
+};
+
+impl Execution {
+    pub(super) fn reopen(&mut self, taken: bool, same_incarnation: bool, inbox: Vec<Unread>, ctx: &mut Context<Self>) {
+        failpoint!("execution.after_replay");
+        let now = self.now();
+        let attempts = self.engine.pool.attempts().clone();
+        let mut arrivals = Vec::new();
+        let mut held = BTreeSet::new();
+        for position in self.run.state().open.keys() {
+            match attempts.lookup(self.key, *position) {
+                Some((attempt, Standing::Done(result))) => {
+                    held.insert(*position);
+                    arrivals.push(Arrival::Ended { position: *position, attempt, result });
+                }
+                Some((_, Standing::Queued | Standing::Running)) => {
+                    held.insert(*position);
+                }
+                None => {}
+            }
+        }
+        // What is in the table and not open any more was told to stop by the memory before this one.
+        for attempt in attempts.of(self.key) {
+            if !self.run.state().open.contains_key(&attempt.position) {
+                match attempts.lookup(self.key, attempt.position) {
+                    Some((number, Standing::Done(_))) => self.stale.push((attempt.position, number)),
+                    Some(_) => self.abort(attempt.position),
+                    None => {}
+                }
+            }
+        }
+        let mut first = Vec::new();
+        // One that went to sleep has no intent open. One that was given back in the middle (blocked for the build that had
+        // it) may have: that attempt has perhaps begun, just as if the run had been taken by force.
+        if taken || (!same_incarnation && self.run.state().has_intents()) {
+            first.push(Arrival::Taken { by: self.engine.incarnation, epoch: self.epoch });
+        } else if same_incarnation {
+            first.push(Arrival::Reopened { held });
+        }
+        if !self.run.state().begun() {
+            first.push(Arrival::Begin);
+        }
+        arrivals.splice(0..0, first);
+        arrivals.extend(self.run.state().due_sleeps(now).into_iter().map(|position| Arrival::Due { position }));
+        if self.run.state().started.deadline.is_some() && !self.run.state().deadline_passed {
+            arrivals.push(Arrival::Deadline);
+        }
+        arrivals.extend(self.fresh(inbox));
+        // The deadline is among the arrivals: one that has not come yet is armed by the turn.
+        self.reopened = true;
+        self.arrive(arrivals, ctx);
+        if self.recording.is_none() && !self.sealed {
+            self.stay_or_sleep(ctx);
+        }
+    }
+
+    /// A replayed run to which nothing happened: it asks for its open effects, or goes back to sleep.
+    pub(super) fn stay_or_sleep(&mut self, ctx: &mut Context<Self>) {
+        self.reopened = false;
+        let now = self.now();
+        let attempts = self.engine.pool.attempts().count_of(self.key);
+        match self.run.state().rest(now) {
+            Rest::Ended => self.ended(ctx),
+            Rest::Waits { next }
+                if attempts == 0 && next.is_none_or(|next| next.since(now) > self.engine.config.passivate_after) =>
+            {
+                self.give_back(YieldReason::Released { wake_at: next, forced: false }, ctx);
+            }
+            Rest::Waits { .. } | Rest::Busy => {
+                let effects = self.run.open_effects();
+                self.perform(effects, ctx);
+            }
+        }
+    }
+}

@@ -1,0 +1,473 @@
+//! Executor: hosts executions on its arbiter. It deals out what arrives for them, brings claimed runs to memory, and takes
+//! back those that left or fell. It holds no truth: what it forgets, the reconciler finds in the store.
+//!
+//! A run in memory is *loading* (its log is on the way), *live* (an [`Execution`]), or waits to be *reopened* after it fell,
+//! with back-off; after too many falls without progress it is quarantined.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    rc::Rc,
+    time::Duration,
+};
+
+use actix::{Actor, Addr, AsyncContext, Context, WrapFuture, fut::ActorFutureExt};
+use tokio::sync::oneshot;
+
+use super::{
+    engine::Engine,
+    execution::{Begun, Execution, Home, Mail},
+    loading::{self, Loaded, Unopened},
+    persistence::{Read, ReserveKeys, Whom},
+    scheduler::{Nudge, Room},
+};
+use crate::{
+    kernel::{
+        codec,
+        event::{Commit, Event, Fact, Started},
+        id::{Epoch, Position, RunKey},
+        run::Run,
+        time::Timestamp,
+    },
+    store::{Item, NewRun, Outcome, Reader, Unread, Yield, YieldReason},
+};
+
+mod messages;
+
+pub(crate) use messages::{
+    AttemptsEnded, Drain, ExecutionsLeft, FlushPanicked, Left, LeftHow, ReadInbox, Reconcile, Start, Stop, TimersDue,
+};
+
+/// Run keys are reserved in blocks of this size…
+const KEYS: u32 = 16_384;
+/// …and the next block is asked for when so few are left.
+const KEYS_LOW: i64 = 4_096;
+
+/// How long after a refusal keys are asked for again.
+const KEYS_RETRY: Duration = Duration::from_millis(100);
+
+/// How often a run is looked at whose act outlives the life that began it.
+const LINGERS: Duration = Duration::from_millis(50);
+
+/// So many logs are read at once; the others wait their turn.
+const MOST_LOADING: usize = 128;
+
+/// So many falls without progress, and the run is quarantined.
+const MOST_FALLS: u32 = 5;
+
+/// The place, among the heartbeat rows of a run, of the mark that it is being opened as a suspect. Calls begin at 1.
+pub(crate) const MARK: Position = 0;
+
+/// The host of executions.
+pub(crate) struct Executor {
+    engine: Rc<Engine>,
+    held: HashMap<RunKey, Held>,
+    generation: u64,
+    keys: std::ops::Range<i64>,
+    asking_keys: bool,
+    /// Dispatches that wait for run keys.
+    unkeyed: VecDeque<Start>,
+    /// Claimed runs whose logs wait to be read.
+    unread: VecDeque<(RunKey, Ticket)>,
+    loading: usize,
+    /// Runs that the last look found owned and not held; twice in a row is a loss.
+    suspects: HashSet<RunKey>,
+    /// Runs that are being given back.
+    yielding: HashSet<RunKey>,
+    /// Runs that were claimed too often without progress, to be opened one at a time.
+    examined: VecDeque<(RunKey, Ticket, Loaded)>,
+    examining: bool,
+    draining: bool,
+}
+
+enum Held {
+    Loading { generation: u64, mail: Vec<Unread> },
+    Live { ticket: Ticket, address: Addr<Execution> },
+    Falling { generation: u64 },
+}
+
+/// What is known of a run before its log is read.
+#[derive(Clone, Copy)]
+struct Ticket {
+    generation: u64,
+    epoch: Epoch,
+    forced: bool,
+    same_incarnation: bool,
+    falls: u32,
+    /// Claims since it last made progress; cleared in the store once it has.
+    claims: u32,
+}
+
+impl Executor {
+    pub(crate) fn new(engine: Rc<Engine>) -> Executor {
+        Executor {
+            engine,
+            held: HashMap::new(),
+            generation: 0,
+            keys: 0..0,
+            asking_keys: false,
+            unkeyed: VecDeque::new(),
+            unread: VecDeque::new(),
+            loading: 0,
+            suspects: HashSet::new(),
+            yielding: HashSet::new(),
+            examined: VecDeque::new(),
+            examining: false,
+            draining: false,
+        }
+    }
+
+    fn next_generation(&mut self) -> u64 {
+        self.generation += 1;
+        self.generation
+    }
+
+    fn live(&self, run: RunKey, generation: Option<u64>) -> Option<&Addr<Execution>> {
+        match self.held.get(&run) {
+            Some(Held::Live { ticket, address }) if generation.is_none_or(|wanted| wanted == ticket.generation) => Some(address),
+            _ => None,
+        }
+    }
+
+    // ---- new runs ----------------------------------------------------------------------------------------------
+
+    fn start(&mut self, start: Start, ctx: &mut Context<Self>) {
+        if self.keys.end - self.keys.start < KEYS_LOW {
+            self.ask_keys(ctx);
+        }
+        let Some(key) = self.keys.next() else {
+            self.unkeyed.push_back(start);
+            return;
+        };
+        let Start { mut row, started, reply } = start;
+        row.run = RunKey(key);
+        if row.wake_at.is_some() || self.held.len() >= self.engine.config.in_flight {
+            return self.enqueue(row, started, reply);
+        }
+        failpoint!("executor.before_first_turn");
+        let Some(begin) = self.engine.workflows.get(&row.workflow, row.version) else {
+            return self.enqueue(row, started, reply);
+        };
+        let config = &self.engine.config;
+        let at = self.engine.time.now();
+        let epoch = 1;
+        let begun = Run::begin(row.id.clone(), started, begin, config.verify, at, self.engine.writer(epoch));
+        let begun = begun.and_then(|(run, decision)| match self.engine.lacks(&run, &decision) {
+            Some(blocked) => Err(blocked),
+            None => Ok((run, decision)),
+        });
+        match begun {
+            Ok((run, decision)) => {
+                let generation = self.next_generation();
+                let home = self.home(row.run, generation, epoch, 0, Vec::new());
+                let address = Execution::begin(home, row, run, decision, reply);
+                let ticket = Ticket { generation, epoch, forced: false, same_incarnation: true, falls: 0, claims: 0 };
+                self.held.insert(RunKey(key), Held::Live { ticket, address });
+            }
+            Err(blocked) => {
+                // Nothing was recorded: the caller hears why, and no run exists.
+                let _ = reply.send(Begun { run: row.run, outcome: Err(blocked), end: None });
+            }
+        }
+    }
+
+    /// Writes a run without running it here: it is delayed, there is no slot, or its code is elsewhere.
+    fn enqueue(&mut self, mut row: NewRun, mut started: Started, reply: oneshot::Sender<Begun>) {
+        let now = self.engine.time.now();
+        row.wake_at.get_or_insert(now);
+        started.deferred = true;
+        let writer = self.engine.writer(0);
+        let commit = Commit {
+            commit_no: 0,
+            prev: None,
+            incarnation: writer.incarnation,
+            epoch: writer.epoch,
+            build: writer.build,
+            time: now,
+            events: vec![Event::Fact(Fact::Started(Box::new(started)))],
+        };
+        let run = row.run;
+        let wake_at = row.wake_at;
+        let Ok(record) = codec::encode(&row.id, &commit) else { return };
+        // Before it is recorded: it may be claimed, run and over before the answer is dealt out.
+        let end = self.engine.waiters.wait(run);
+        let (told, outcome) = oneshot::channel();
+        self.engine.record(Item::Enqueue(Box::new(row), record), Whom::Caller(told));
+        let engine = self.engine.clone();
+        actix_rt::spawn(async move {
+            if let Ok(outcome) = outcome.await {
+                let end = Some(end).filter(|_| outcome == Outcome::Done);
+                if end.is_none() {
+                    engine.waiters.forget(run);
+                }
+                if outcome == Outcome::Done {
+                    engine.scheduler.do_send(Room { free: None, next_due: wake_at });
+                }
+                let _ = reply.send(Begun { run, outcome: Ok(outcome), end });
+            }
+        });
+    }
+
+    fn ask_keys(&mut self, ctx: &mut Context<Self>) {
+        if std::mem::replace(&mut self.asking_keys, true) {
+            return;
+        }
+        let asked = self.engine.persistence.send(ReserveKeys(KEYS)).into_actor(self);
+        ctx.spawn(asked.map(|first, this, ctx| {
+            this.asking_keys = false;
+            match first {
+                Ok(Ok(RunKey(first))) => {
+                    // What is left of the old block is given up: gaps harm nobody, disorder would.
+                    this.keys = first..first + i64::from(KEYS);
+                    for start in std::mem::take(&mut this.unkeyed) {
+                        this.start(start, ctx);
+                    }
+                }
+                // The disk is full or the file locked. Those who wait have nobody else to ask for them.
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "no run keys could be reserved; it is tried again");
+                    ctx.run_later(KEYS_RETRY, Self::ask_keys);
+                }
+                // Persistence is gone, and with it this incarnation.
+                Err(_) => {}
+            }
+        }));
+    }
+
+    fn home(&self, key: RunKey, generation: u64, epoch: Epoch, seen: u64, details: Vec<(u32, u32, bytes::Bytes)>) -> Home {
+        Home { engine: self.engine.clone(), key, generation, epoch, seen, details }
+    }
+
+    fn free(&self) -> usize {
+        if self.draining { 0 } else { self.engine.config.in_flight.saturating_sub(self.held.len()) }
+    }
+
+    // ---- runs from the store -----------------------------------------------------------------------------------
+
+    fn load(&mut self, run: RunKey, ticket: Ticket, ctx: &mut Context<Self>) {
+        if self.engine.lingering.holds(run) {
+            let generation = ticket.generation;
+            self.held.insert(run, Held::Falling { generation });
+            ctx.run_later(LINGERS, move |this, ctx| this.load_fallen(run, ticket, ctx));
+            return;
+        }
+        let mail = match self.held.remove(&run) {
+            Some(Held::Loading { mail, .. }) => mail,
+            _ => Vec::new(),
+        };
+        self.held.insert(run, Held::Loading { generation: ticket.generation, mail });
+        self.unread.push_back((run, ticket));
+        self.read_next(ctx);
+    }
+
+    fn read_next(&mut self, ctx: &mut Context<Self>) {
+        while self.loading < MOST_LOADING {
+            let Some((run, ticket)) = self.unread.pop_front() else { return };
+            self.loading += 1;
+            let read = Read::new(move |reader: Rc<dyn Reader>| async move { loading::read(&*reader, run).await });
+            let asked = self.engine.persistence.send(read).into_actor(self);
+            ctx.spawn(asked.map(move |loaded, this, ctx| {
+                this.loading -= 1;
+                match loaded {
+                    Ok(Ok(Some(loaded))) if ticket.claims > MOST_FALLS => {
+                        this.examined.push_back((run, ticket, loaded));
+                        this.examine(ctx);
+                    }
+                    Ok(Ok(Some(loaded))) => this.open(run, ticket, loaded, ctx),
+                    Ok(Ok(None)) => {
+                        tracing::error!(run = run.0, "a claimed run has no row; this is a bug");
+                        this.held.remove(&run);
+                    }
+                    Ok(Err(error)) => {
+                        tracing::warn!(run = run.0, %error, "a run could not be read; it is tried again");
+                        // With a back-off, but without a count: it is not the run's fault.
+                        this.fall(run, Ticket { falls: ticket.falls.max(1), ..ticket }, ctx);
+                    }
+                    // Persistence is gone, and with it this incarnation.
+                    Err(_) => {}
+                }
+                this.read_next(ctx);
+            }));
+        }
+    }
+
+    fn open(&mut self, run: RunKey, ticket: Ticket, loaded: Loaded, ctx: &mut Context<Self>) {
+        let mail = match self.held.get_mut(&run) {
+            Some(Held::Loading { generation, mail }) if *generation == ticket.generation => std::mem::take(mail),
+            _ => return,
+        };
+        let config = &self.engine.config;
+        let opened = loading::open(&loaded, &self.engine.workflows, &self.engine.activities, config.verify);
+        match opened {
+            Ok(replayed) => {
+                let home = self.home(run, ticket.generation, ticket.epoch, loaded.inbox.seq, loaded.heartbeats);
+                let address = Execution::resume(home, replayed, ticket.forced, ticket.same_incarnation, loaded.inbox.unread);
+                if !mail.is_empty() {
+                    address.do_send(Mail(mail));
+                }
+                let mut ticket = ticket;
+                if std::mem::take(&mut ticket.claims) > 1 {
+                    // Its replay and its first turn have not killed this node, so they were not what killed those before. It
+                    // travels with the commit of that turn: told later, a node killed often enough in between would
+                    // make a sound run look like a poisonous one.
+                    self.engine.record(Item::Progressed(vec![run]), Whom::Nobody);
+                }
+                self.held.insert(run, Held::Live { ticket, address });
+            }
+            Err(unopened) => {
+                tracing::error!(run = %loaded.summary.id, report = %unopened, "the run cannot be opened; nothing was changed");
+                let reason = unopened.to_string();
+                let build = config.build;
+                let why =
+                    if matches!(&unopened, Unopened::Blocked(blocked) if !blocked.is_of_this_build()) || unopened.is_damage() {
+                        YieldReason::Quarantined { reason }
+                    } else {
+                        YieldReason::Blocked { build, reason }
+                    };
+                self.give_back(Yield { run, epoch: ticket.epoch, why }, ctx);
+            }
+        }
+    }
+
+    /// Opens the next run that may be what killed its nodes. A claim proves little: a node that dies takes sound runs along,
+    /// again and again. So each suspect is opened alone, behind a mark that is durable first and goes with its first
+    /// turn; marks that are found are deaths in the middle of that, and nobody else's.
+    fn examine(&mut self, ctx: &mut Context<Self>) {
+        if self.examining {
+            return;
+        }
+        let Some((run, ticket, mut loaded)) = self.examined.pop_front() else { return };
+        let marks = loaded.heartbeats.iter().find(|(position, ..)| *position == MARK).map_or(0, |(_, marks, _)| *marks);
+        if marks >= MOST_FALLS {
+            let reason =
+                format!("its node died {marks} times in the middle of opening it and nothing else: it is what killed it");
+            self.give_back(Yield { run, epoch: ticket.epoch, why: YieldReason::Quarantined { reason } }, ctx);
+            return self.examine(ctx);
+        }
+        self.examining = true;
+        let (told, marked) = oneshot::channel();
+        let details = bytes::Bytes::from_static(b"opening");
+        let mark = Item::Heartbeat { run, position: MARK, attempt: marks + 1, details };
+        self.engine.record(mark, Whom::Caller(told));
+        ctx.spawn(marked.into_actor(self).map(move |marked, this, ctx| {
+            if marked == Ok(Outcome::Done) {
+                loaded.heartbeats.push((MARK, marks + 1, bytes::Bytes::new()));
+                this.open(run, ticket, loaded, ctx);
+            } else {
+                this.fall(run, Ticket { falls: ticket.falls.max(1), ..ticket }, ctx);
+            }
+            this.examining = false;
+            this.examine(ctx);
+        }));
+    }
+
+    /// Gives a run back. Until that is durable the store says that it is ours, and the reconciler must not believe it.
+    fn give_back(&mut self, yielded: Yield, ctx: &mut Context<Self>) {
+        let run = yielded.run;
+        self.held.remove(&run);
+        self.yielding.insert(run);
+        let (told, outcome) = oneshot::channel();
+        self.engine.record(Item::Yield(yielded), Whom::Caller(told));
+        ctx.spawn(outcome.into_actor(self).map(move |_, this, _| {
+            this.yielding.remove(&run);
+            // It may be due at once: a message can be unread.
+            this.engine.scheduler.do_send(Nudge);
+        }));
+    }
+
+    /// A run fell out of memory: it is replayed after a back-off, or quarantined when it falls again and again.
+    fn fall(&mut self, run: RunKey, ticket: Ticket, ctx: &mut Context<Self>) {
+        if ticket.falls > MOST_FALLS {
+            let reason = format!(
+                "it fell {} times on this node without making progress; see the node's log for the reports",
+                ticket.falls
+            );
+            return self.give_back(Yield { run, epoch: ticket.epoch, why: YieldReason::Quarantined { reason } }, ctx);
+        }
+        let generation = self.next_generation();
+        self.held.insert(run, Held::Falling { generation });
+        let wait = Duration::from_millis(if ticket.falls == 0 { 0 } else { 50 << ticket.falls.min(6) });
+        ctx.run_later(wait, move |this, ctx| {
+            this.load_fallen(run, Ticket { generation, same_incarnation: true, ..ticket }, ctx);
+        });
+    }
+
+    fn load_fallen(&mut self, run: RunKey, ticket: Ticket, ctx: &mut Context<Self>) {
+        if matches!(self.held.get(&run), Some(Held::Falling { generation }) if *generation == ticket.generation) {
+            self.load(run, ticket, ctx);
+        }
+    }
+
+    fn left(&mut self, left: Left, ctx: &mut Context<Self>) -> Option<Timestamp> {
+        let Left { run, generation, how } = left;
+        let ticket = match self.held.get(&run) {
+            Some(Held::Live { ticket, .. }) if ticket.generation == generation => *ticket,
+            _ => return None,
+        };
+        match how {
+            LeftHow::Passive { wake_at } => {
+                self.held.remove(&run);
+                return wake_at;
+            }
+            LeftHow::Ended => {
+                self.held.remove(&run);
+            }
+            LeftHow::Yields(yielded) => {
+                let wake_at = match &yielded.why {
+                    YieldReason::Released { wake_at, .. } => *wake_at,
+                    _ => None,
+                };
+                self.give_back(yielded, ctx);
+                return wake_at;
+            }
+            LeftHow::Refused => self.fall(run, Ticket { falls: ticket.falls + 1, ..ticket }, ctx),
+            LeftHow::Crashed(panic) => {
+                tracing::error!(
+                    run = run.0,
+                    panic,
+                    "an execution's actor panicked; this is a bug of stent's; the run is replayed"
+                );
+                self.fall(run, Ticket { falls: ticket.falls + 1, ..ticket }, ctx);
+            }
+        }
+        None
+    }
+
+    fn on_owned(&mut self, owned: &[RunKey], ctx: &mut Context<Self>) {
+        let lost: HashSet<RunKey> =
+            owned.iter().copied().filter(|run| !self.held.contains_key(run) && !self.yielding.contains(run)).collect();
+        for run in lost.intersection(&self.suspects).copied().collect::<Vec<_>>() {
+            tracing::error!(
+                run = run.0,
+                "the store says that this run is ours, but nobody held it; this is a bug; it is opened again"
+            );
+            let generation = self.next_generation();
+            self.adopt(run, generation, ctx);
+        }
+        self.suspects = lost;
+    }
+
+    /// Opens a run that is owned and not held: its epoch is in its row.
+    fn adopt(&mut self, run: RunKey, generation: u64, ctx: &mut Context<Self>) {
+        let read = Read::new(move |reader: Rc<dyn Reader>| async move { reader.summaries(&[run]).await });
+        let asked = self.engine.persistence.send(read).into_actor(self);
+        ctx.spawn(asked.map(move |answer, this, ctx| {
+            let Ok(Ok(rows)) = answer else { return };
+            let Some(row) = rows.into_iter().next() else { return };
+            if row.owner == Some(this.engine.incarnation) && !this.held.contains_key(&run) {
+                this.load(
+                    run,
+                    Ticket { generation, epoch: row.epoch, forced: true, same_incarnation: false, falls: 0, claims: 0 },
+                    ctx,
+                );
+            }
+        }));
+    }
+}
+
+impl Actor for Executor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        self.ask_keys(ctx);
+    }
+}

@@ -1,0 +1,295 @@
+//! What may be said to the Executor, and where it goes.
+
+use std::{rc::Rc, time::Duration};
+
+use actix::{AsyncContext, Context, Handler, Message, WrapFuture, fut::ActorFutureExt};
+use tokio::sync::oneshot;
+
+use super::{Executor, Held, Ticket};
+use crate::{
+    actors::{
+        execution::{Acked, Arrive, Begun, Due, Evict, InboxRead, Mail},
+        persistence::{Acks, ClaimedRuns, Deliver, Read},
+        pool::Ended,
+        scheduler::{Room, Timer},
+    },
+    kernel::{event::Started, id::RunKey, run::Arrival, time::Timestamp},
+    store::{NewRun, Outcome, Reader, Yield},
+};
+
+/// Starts a new run here.
+///
+/// *from* the door · *reply* [`Begun`] through the oneshot · *delivery* tell · *if lost* the door dispatches again, with the same id
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Start {
+    pub(crate) row: NewRun,
+    pub(crate) started: Started,
+    pub(crate) reply: oneshot::Sender<Begun>,
+}
+
+/// Timers of runs in memory are due.
+///
+/// *from* Scheduler · *reply* none · *delivery* tell · *if lost* the incarnation is over
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct TimersDue(pub(crate) Vec<Timer>);
+
+/// Attempts ended.
+///
+/// *from* the pool · *reply* none · *delivery* tell · *if lost* the result is still in the table of attempts
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct AttemptsEnded(pub(crate) Vec<Ended>);
+
+/// Executions left memory.
+///
+/// *from* the engine's outbox · *reply* none · *delivery* tell · *if lost* the reconciler finds them
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct ExecutionsLeft(pub(crate) Vec<Left>);
+
+/// One execution that left memory.
+pub(crate) struct Left {
+    pub(crate) run: RunKey,
+    pub(crate) generation: u64,
+    pub(crate) how: LeftHow,
+}
+
+/// Why it left.
+pub(crate) enum LeftHow {
+    /// It sleeps in the store.
+    Passive { wake_at: Option<Timestamp> },
+    /// It is over.
+    Ended,
+    /// It cannot go on here, and is given back.
+    Yields(Yield),
+    /// Its commit was refused: it is replayed.
+    Refused,
+    /// Its actor panicked: it is replayed, with back-off.
+    Crashed(String),
+}
+
+/// Reads a run's inbox for its execution.
+///
+/// *from* Execution · *reply* `InboxRead` · *delivery* tell · *if lost* the incarnation is over
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct ReadInbox {
+    pub(crate) run: RunKey,
+    pub(crate) generation: u64,
+}
+
+/// Compares what the store says this node owns with what is in memory.
+///
+/// *from* Scheduler's tick · *reply* none · *delivery* nudge · *if lost* the next tick
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Reconcile;
+
+/// The outbox of this arbiter panicked while it was emptied: items may be lost, so the core must be started anew.
+///
+/// *from* the engine's outbox · *reply* none · *delivery* tell · *if lost* the Executor is dead already
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct FlushPanicked(pub(crate) String);
+
+/// Stops new work and says when nothing runs any more.
+///
+/// *from* the incarnation · *reply* how many executions are in memory · *delivery* ask · *if lost* the drain ends by its grace
+#[derive(Message)]
+#[rtype(result = "usize")]
+pub(crate) struct Drain;
+
+/// Ends: every execution leaves memory.
+///
+/// *from* the incarnation · *reply* when they have been told · *delivery* ask · *if lost* the arbiter is stopped
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Stop;
+
+impl Handler<Start> for Executor {
+    type Result = ();
+
+    fn handle(&mut self, start: Start, ctx: &mut Context<Self>) {
+        if !self.draining {
+            self.start(start, ctx);
+        }
+    }
+}
+
+impl Handler<Acks> for Executor {
+    type Result = ();
+
+    fn handle(&mut self, Acks(acks): Acks, _: &mut Context<Self>) {
+        failpoint!("executor.before_deal");
+        for ack in acks {
+            if let Some(Held::Live { ticket, address }) = self.held.get_mut(&ack.run)
+                && ticket.generation == ack.generation
+            {
+                if ack.outcome == Outcome::Done {
+                    // Progress; and what was taken by force is recorded as taken.
+                    ticket.falls = 0;
+                    ticket.forced = false;
+                }
+                address.do_send(Acked(ack.outcome));
+            }
+        }
+    }
+}
+
+impl Handler<AttemptsEnded> for Executor {
+    type Result = ();
+
+    fn handle(&mut self, AttemptsEnded(mut ended): AttemptsEnded, _: &mut Context<Self>) {
+        failpoint!("executor.attempts_ended");
+        // Results of one run travel together, in their order; a run that is not live finds them in the table of attempts.
+        ended.sort_by_key(|ended| ended.run);
+        let mut ended = ended.into_iter().peekable();
+        while let Some(first) = ended.next() {
+            let run = first.run;
+            let mut arrivals = vec![arrival_of(first)];
+            while let Some(next) = ended.next_if(|next| next.run == run) {
+                arrivals.push(arrival_of(next));
+            }
+            match self.held.get(&run) {
+                Some(Held::Live { address, .. }) => address.do_send(Arrive(arrivals)),
+                // Found in the table of attempts when the run is back.
+                Some(Held::Loading { .. } | Held::Falling { .. }) => {}
+                // The run is over, or given back: nobody will ever ask.
+                None => {
+                    for arrival in arrivals {
+                        if let Arrival::Ended { position, attempt, .. } = arrival {
+                            self.engine.pool.attempts().recorded(run, position, attempt);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Handler<TimersDue> for Executor {
+    type Result = ();
+
+    fn handle(&mut self, TimersDue(timers): TimersDue, _: &mut Context<Self>) {
+        for timer in timers {
+            if let Some(address) = self.live(timer.run, None) {
+                address.do_send(Due(timer.what));
+            }
+        }
+    }
+}
+
+impl Handler<Deliver> for Executor {
+    type Result = ();
+
+    fn handle(&mut self, Deliver(messages): Deliver, _: &mut Context<Self>) {
+        for (run, unread) in messages {
+            match self.held.get_mut(&run) {
+                Some(Held::Live { address, .. }) => address.do_send(Mail(vec![unread])),
+                Some(Held::Loading { mail, .. }) => mail.push(unread),
+                // It will read its inbox when it comes back.
+                Some(Held::Falling { .. }) | None => {}
+            }
+        }
+    }
+}
+
+impl Handler<ClaimedRuns> for Executor {
+    type Result = ();
+
+    fn handle(&mut self, ClaimedRuns(claimed): ClaimedRuns, ctx: &mut Context<Self>) {
+        failpoint!("executor.claimed");
+        for claimed in claimed {
+            let run = claimed.summary.run;
+            let generation = self.next_generation();
+            let epoch = claimed.summary.epoch;
+            let ticket =
+                Ticket { generation, epoch, forced: claimed.forced, same_incarnation: false, falls: 0, claims: claimed.claims };
+            self.load(run, ticket, ctx);
+        }
+        self.engine.scheduler.do_send(Room { free: Some(self.free()), next_due: None });
+    }
+}
+
+impl Handler<ExecutionsLeft> for Executor {
+    type Result = ();
+
+    fn handle(&mut self, ExecutionsLeft(left): ExecutionsLeft, ctx: &mut Context<Self>) {
+        let next_due = left.into_iter().filter_map(|left| self.left(left, ctx)).min();
+        self.engine.scheduler.do_send(Room { free: Some(self.free()), next_due });
+    }
+}
+
+impl Handler<ReadInbox> for Executor {
+    type Result = ();
+
+    fn handle(&mut self, ReadInbox { run, generation }: ReadInbox, ctx: &mut Context<Self>) {
+        let read = Read::new(move |reader: Rc<dyn Reader>| async move { reader.inbox(run).await });
+        let asked = self.engine.persistence.send(read).into_actor(self);
+        ctx.spawn(asked.map(move |inbox, this, ctx| match inbox {
+            Ok(Ok(inbox)) => {
+                if let Some(address) = this.live(run, Some(generation)) {
+                    address.do_send(InboxRead(inbox));
+                }
+            }
+            Ok(Err(_)) => {
+                ctx.notify_later(ReadInbox { run, generation }, Duration::from_millis(50));
+            }
+            Err(_) => {}
+        }));
+    }
+}
+
+impl Handler<Reconcile> for Executor {
+    type Result = ();
+
+    fn handle(&mut self, _: Reconcile, ctx: &mut Context<Self>) {
+        // Told anew now and then, so that no count that went astray keeps anything from being claimed.
+        self.engine.scheduler.do_send(Room { free: Some(self.free()), next_due: None });
+        let by = self.engine.incarnation;
+        let read = Read::new(move |reader: Rc<dyn Reader>| async move { reader.owned(by).await });
+        let asked = self.engine.persistence.send(read).into_actor(self);
+        ctx.spawn(asked.map(|owned, this, ctx| {
+            if let Ok(Ok(owned)) = owned {
+                this.on_owned(&owned, ctx);
+            }
+        }));
+    }
+}
+
+impl Handler<FlushPanicked> for Executor {
+    type Result = ();
+
+    fn handle(&mut self, FlushPanicked(panic): FlushPanicked, _: &mut Context<Self>) {
+        panic!("the outbox could not be emptied: {panic}");
+    }
+}
+
+impl Handler<Drain> for Executor {
+    type Result = usize;
+
+    fn handle(&mut self, _: Drain, _: &mut Context<Self>) -> usize {
+        self.draining = true;
+        self.held.len()
+    }
+}
+
+impl Handler<Stop> for Executor {
+    type Result = ();
+
+    fn handle(&mut self, _: Stop, _: &mut Context<Self>) {
+        self.draining = true;
+        for held in self.held.values() {
+            if let Held::Live { address, .. } = held {
+                address.do_send(Evict);
+            }
+        }
+        self.held.clear();
+    }
+}
+
+fn arrival_of(ended: Ended) -> Arrival {
+    Arrival::Ended { position: ended.position, attempt: ended.attempt, result: ended.result }
+}

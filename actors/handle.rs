@@ -1,0 +1,243 @@
+//! Handles: of one execution, and of the whole runtime for code that is no actor.
+
+use std::{fmt, marker::PhantomData, sync::Arc};
+
+use actix::Addr;
+use tokio::sync::watch;
+
+use super::{
+    builder::Builder,
+    door::{Door, Found, Standing},
+    messages::{Cancel, Describe, Description, Dispatch, List, Resume, RetryParked, SendSignal, Shutdown},
+    stats::Stats,
+    supervisor::{GetDoor, Supervisor},
+    waiters::End,
+};
+use crate::{
+    error::{Error, RunError},
+    kernel::{
+        event::Outcome,
+        failure::KIND_ERROR,
+        id::{RunId, RunKey},
+    },
+    store::Summary,
+    workflow::Workflow,
+};
+
+/// A handle of one execution. Cheap to clone; dropping it changes nothing.
+pub struct Handle<W> {
+    run: RunKey,
+    id: RunId,
+    end: watch::Receiver<End>,
+    door: Arc<Door>,
+    workflow: PhantomData<fn() -> W>,
+}
+
+impl<W> Clone for Handle<W> {
+    fn clone(&self) -> Self {
+        let Handle { run, id, end, door, .. } = self;
+        Handle { run: *run, id: id.clone(), end: end.clone(), door: door.clone(), workflow: PhantomData }
+    }
+}
+
+impl<W> fmt::Debug for Handle<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Handle").field(&self.id).finish()
+    }
+}
+
+impl<W> Handle<W> {
+    pub(crate) fn new(found: Found, door: Arc<Door>) -> Self {
+        let Found { run, id, end } = found;
+        Handle { run, id, end, door, workflow: PhantomData }
+    }
+
+    /// Returns the execution's id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id.id
+    }
+
+    /// Returns the number of this run within its execution, from 1.
+    #[must_use]
+    pub fn run_no(&self) -> u32 {
+        self.id.run_no
+    }
+
+    /// Returns the store's key of this run.
+    #[must_use]
+    pub fn run(&self) -> RunKey {
+        self.run
+    }
+}
+
+impl<W: Workflow> Handle<W> {
+    /// Waits for the end of the run and returns its output. Works under any async runtime, and through restarts of the
+    /// core.
+    ///
+    /// # Errors
+    /// How the run ended otherwise; [`RunError::Unavailable`] if the runtime stopped before: the run itself goes on at the
+    /// next start.
+    pub async fn result(&self) -> Result<W::Output, RunError<W::Error>> {
+        let mut end = self.end.clone();
+        let outcome = match end.wait_for(Option::is_some).await {
+            Ok(outcome) => outcome.clone(),
+            Err(_) => None,
+        };
+        let Some(outcome) = outcome else {
+            return Err(RunError::Unavailable(self.door.standing.borrow().error()));
+        };
+        let undecodable = |e: crate::kernel::payload::CodecError| RunError::Unavailable(Error::Wait(e.to_string()));
+        match &*outcome {
+            Outcome::Completed(output) => output.decode(&format!("the output of {}", W::NAME)).map_err(undecodable),
+            Outcome::Failed(failure) => Err(match (failure.kind(), failure.details()) {
+                (KIND_ERROR, Some(details)) => {
+                    RunError::Failed(details.decode(&format!("the error of {}", W::NAME)).map_err(undecodable)?)
+                }
+                _ => RunError::Broken(failure.clone()),
+            }),
+            Outcome::Cancelled { reason } => Err(RunError::Cancelled { reason: reason.clone() }),
+            Outcome::TimedOut => Err(RunError::TimedOut),
+            Outcome::Terminated { reason } => Err(RunError::Terminated { reason: reason.clone() }),
+            Outcome::Continued => Err(RunError::Unavailable(Error::Wait("the run continued as another".to_owned()))),
+        }
+    }
+}
+
+/// The runtime, for code that is no actor: cheap to clone, usable from any thread and under any async runtime.
+///
+/// As `actix_web::web::Data<Stent>` it is at home in a web application.
+#[derive(Clone, Debug)]
+pub struct Stent {
+    supervisor: Addr<Supervisor>,
+    door: Arc<Door>,
+}
+
+impl Stent {
+    /// Names the store and begins to build a runtime: `sqlite:<file>`, or `memory:` for tests.
+    pub fn open(url: &str) -> Builder {
+        Builder::new(url)
+    }
+
+    /// Makes a handle from a supervisor's address.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] when it is no more.
+    pub async fn of(supervisor: Addr<Supervisor>) -> Result<Stent, Error> {
+        let door = supervisor.send(GetDoor).await??;
+        Ok(Stent { supervisor, door })
+    }
+
+    pub(crate) fn new(supervisor: Addr<Supervisor>, door: Arc<Door>) -> Stent {
+        Stent { supervisor, door }
+    }
+
+    /// Returns what the writer has done so far.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.door.counters.read()
+    }
+
+    /// Returns the supervisor, for actors.
+    #[must_use]
+    pub fn supervisor(&self) -> &Addr<Supervisor> {
+        &self.supervisor
+    }
+
+    /// Starts an execution; see [`Dispatch`].
+    ///
+    /// # Errors
+    /// [`Error::Dispatch`] says why it was not started.
+    pub async fn dispatch<W: Workflow>(&self, dispatch: Dispatch<W>) -> Result<Handle<W>, Error> {
+        self.asked(self.supervisor.send(dispatch).await)
+    }
+
+    /// Returns a handle of the current run of an id, or `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Store`] or [`Error::Stopped`].
+    pub async fn handle<W: Workflow>(&self, id: impl Into<String>) -> Result<Option<Handle<W>>, Error> {
+        let found = self.asked(self.supervisor.send(super::supervisor::Find(id.into())).await)?;
+        Ok(found.map(|found| Handle::new(found, self.door.clone())))
+    }
+
+    /// Sends a signal; see [`SendSignal`].
+    ///
+    /// # Errors
+    /// [`Error::Send`] says why it was not taken.
+    pub async fn signal(&self, signal: SendSignal) -> Result<(), Error> {
+        self.asked(self.supervisor.send(signal).await)
+    }
+
+    /// Asks an execution to stop; see [`Cancel`].
+    ///
+    /// # Errors
+    /// [`Error::Send`] says why it was not taken.
+    pub async fn cancel(&self, cancel: Cancel) -> Result<(), Error> {
+        self.asked(self.supervisor.send(cancel).await)
+    }
+
+    /// Retries parked calls; see [`RetryParked`].
+    ///
+    /// # Errors
+    /// [`Error::Send`] says why it was not taken.
+    pub async fn retry_parked(&self, retry: RetryParked) -> Result<(), Error> {
+        self.asked(self.supervisor.send(retry).await)
+    }
+
+    /// Lets a quarantined or blocked execution be claimed again; see [`Resume`].
+    ///
+    /// # Errors
+    /// [`Error::Send`] when there is no such execution, or it has ended.
+    pub async fn resume(&self, id: impl Into<String>) -> Result<(), Error> {
+        self.asked(self.supervisor.send(Resume::new(id)).await)
+    }
+
+    /// Returns what is known of an execution: its state, what it waits for, who will move it on.
+    ///
+    /// # Errors
+    /// [`Error::Store`] or [`Error::Stopped`].
+    pub async fn describe(&self, id: impl Into<String>) -> Result<Option<Description>, Error> {
+        self.asked(self.supervisor.send(Describe::new(id)).await)
+    }
+
+    /// Lists runs; see [`List`].
+    ///
+    /// # Errors
+    /// [`Error::Store`] or [`Error::Stopped`].
+    pub async fn list(&self, list: List) -> Result<Vec<Summary>, Error> {
+        self.asked(self.supervisor.send(list).await)
+    }
+
+    /// Stops the runtime; see [`Shutdown`].
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] when it is stopped already.
+    pub async fn shutdown(&self, shutdown: Shutdown) -> Result<(), Error> {
+        self.asked(self.supervisor.send(shutdown).await)
+    }
+
+    /// Waits until the runtime is over: by a shutdown, or because it gave up.
+    ///
+    /// # Errors
+    /// [`Error::Escalated`] when it gave up.
+    pub async fn join(&self) -> Result<(), Error> {
+        let mut standing = self.door.standing.subscribe();
+        let over = standing.wait_for(|s| matches!(s, Standing::Stopped | Standing::Escalated { .. })).await;
+        match over.map(|standing| standing.clone()) {
+            Ok(standing @ Standing::Escalated { .. }) => Err(standing.error()),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Waits until the supervisor has stopped.
+    pub(crate) async fn closed(&self) {
+        while self.supervisor.connected() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    }
+
+    fn asked<T>(&self, answer: Result<Result<T, Error>, actix::MailboxError>) -> Result<T, Error> {
+        answer.unwrap_or_else(|_| Err(self.door.standing.borrow().error()))
+    }
+}

@@ -1,0 +1,239 @@
+//! One life of the runtime's core: Persistence, LeaseKeeper, Scheduler, Executor, each on an arbiter of its own, started in
+//! that order and stopped in reverse. If one of them dies all are stopped and built anew from factories: one for all, and
+//! one recovery path, which is the crash path.
+
+use std::{sync::Arc, time::Duration};
+
+use actix::{Addr, Arbiter, Recipient};
+
+use super::{
+    deadline::Deadline,
+    door::{Door, Links},
+    engine::Engine,
+    executor::{AttemptsEnded, Drain, Executor, Stop},
+    lease_keeper::LeaseKeeper,
+    monitor::{self, Exit},
+    persistence::{CannotGoOn, Close, Link, Persistence, Submit, Whom},
+    pool::{Pool, PoolConfig},
+    scheduler::{Begin, Scheduler, StopClaiming},
+    setup::Setup,
+};
+use crate::{
+    error::Error,
+    kernel::id::{Incarnation as Id, RunKey},
+    store::{Item, NewNode},
+};
+
+/// A core actor's end.
+///
+/// *to* Supervisor · *delivery* tell · *if lost* the deadline runs out
+#[derive(actix::Message, Clone, Debug)]
+#[rtype(result = "()")]
+pub(crate) struct Exited {
+    pub(crate) actor: &'static str,
+    pub(crate) incarnation: Id,
+    pub(crate) exit: Exit,
+}
+
+/// A running core.
+pub(crate) struct Incarnation {
+    pub(crate) id: Id,
+    pub(crate) links: Links,
+    deadline: Deadline,
+    pool: Arc<Pool>,
+    arbiters: Arbiters,
+}
+
+/// The threads of a core. Dropped, they end, and with them everything on them: nothing may go on behind the back of a
+/// Supervisor that is no more.
+struct Arbiters(Vec<Arbiter>);
+
+impl Drop for Arbiters {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|arbiter| _ = arbiter.stop());
+    }
+}
+
+impl Incarnation {
+    /// Starts the core. Whatever a dead predecessor owned is freed on the way.
+    pub(crate) async fn start(
+        setup: &Setup,
+        door: &Arc<Door>,
+        exited: Recipient<Exited>,
+        failed: Recipient<CannotGoOn>,
+    ) -> Result<Incarnation, Error> {
+        failpoint!("supervisor.before_start");
+        let config = door.config.clone();
+        let id = Id(uuid::Uuid::now_v7());
+        let gone = || Error::NoSystem("an arbiter ended while the runtime was starting".to_owned());
+        let tell = |actor: &'static str| {
+            let exited = exited.clone();
+            move |exit| exited.do_send(Exited { actor, incarnation: id, exit })
+        };
+        // In the order in which they are stopped; also when the start fails or is given up half-way.
+        let arbiters = Arbiters((0..4).map(|_| Arbiter::new()).collect());
+        let [host, clockwork, keeper, writer] = [0, 1, 2, 3].map(|at| arbiters.0[at].handle());
+
+        // The store belongs to the writer's thread: it is opened there and never leaves it.
+        let node = NewNode { incarnation: id, build: config.build, label: label(), now: door.time.now() };
+        let time = door.time.clone();
+        let deadline = Deadline::new(config.clock.clone(), config.lease.saturating_sub(config.margin));
+        let persistence = {
+            let (open, config, time, failed) = (setup.open.clone(), config.clone(), time.clone(), failed.clone());
+            let (counters, time_here) = (door.counters.clone(), time.clone());
+            let told = tell("Persistence");
+            let (done, started) = tokio::sync::oneshot::channel();
+            let open_here = move || async move {
+                let opened = async {
+                    let mut store = open(config.durability).await?;
+                    let freed = store.register(&node).await?;
+                    if let Some((run, commit_no, record)) = store.reader().newest().await? {
+                        // A damaged row is dealt with where its run is opened; here it only says nothing.
+                        let commit = crate::kernel::codec::decode(&run, commit_no, &record).ok();
+                        commit.into_iter().for_each(|commit| time_here.reach(commit.time));
+                    }
+                    if freed > 0 {
+                        tracing::info!(freed, "executions of a former life are taken over");
+                    }
+                    Ok::<_, Error>(store)
+                };
+                let result = match opened.await {
+                    Ok(store) => Ok(monitor::start_here(
+                        move |_: &mut actix::Context<Persistence>| Persistence::new(id, store, time, failed, counters),
+                        told,
+                    )),
+                    Err(error) => Err(error),
+                };
+                let _ = done.send(result);
+            };
+            if !writer.spawn_fn(move || drop(actix_rt::spawn(open_here()))) {
+                return Err(gone());
+            }
+            started.await.map_err(|_| gone())??
+        };
+
+        {
+            let (persistence, failed, deadline, config) = (persistence.clone(), failed, deadline.clone(), config.clone());
+            let make = move |_: &mut actix::Context<LeaseKeeper>| LeaseKeeper::new(persistence, failed, id, deadline, &config);
+            // Its interval keeps it alive; nobody talks to it.
+            monitor::start_on(&keeper, make, tell("LeaseKeeper")).await.ok_or_else(gone)?;
+        }
+
+        let scheduler = {
+            let (persistence, config, workflows, time) =
+                (persistence.clone(), config.clone(), door.workflows.clone(), time.clone());
+            let make = move |_: &mut actix::Context<Scheduler>| Scheduler::new(persistence, config, workflows, time);
+            monitor::start_on(&clockwork, make, tell("Scheduler")).await.ok_or_else(gone)?
+        };
+
+        // The pool tells its results to an Executor that needs the pool first: the address is filled in once it exists.
+        let ended_to: Arc<std::sync::OnceLock<Addr<Executor>>> = Arc::default();
+        let pool = {
+            let to = ended_to.clone();
+            let ended = Arc::new(move |ended: Vec<super::pool::Ended>| {
+                if let Some(executor) = to.get() {
+                    executor.do_send(AttemptsEnded(ended));
+                }
+            });
+            let persistence = persistence.clone();
+            let beats = Arc::new(move |beats: Vec<super::pool::Beat>| {
+                let items = beats.into_iter().map(|beat| {
+                    let item =
+                        Item::Heartbeat { run: beat.run, position: beat.position, attempt: beat.attempt, details: beat.details };
+                    (item, Whom::Nobody)
+                });
+                persistence.do_send(Submit(items.collect()));
+            });
+            let pool_config = PoolConfig { slots: config.activities, ..PoolConfig::default() };
+            let pool = Pool::new(setup.handlers(), pool_config, deadline.clone(), config.clock.clone(), ended, beats);
+            Arc::new(pool.map_err(|e| Error::NoSystem(format!("the threads of activities: {e}")))?)
+        };
+        let executor = {
+            let (config, door) = (config.clone(), door.clone());
+            let (persistence, scheduler, deadline) = (persistence.clone(), scheduler.clone(), deadline.clone());
+            let (activities, pool) = (setup.activity_names(), pool.clone());
+            let make = move |context: &mut actix::Context<Executor>| {
+                let address = actix::AsyncContext::address(context);
+                let (workflows, waiters, lingering) = (door.workflows.clone(), door.waiters.clone(), door.lingering.clone());
+                let engine = Engine::new(
+                    config,
+                    id,
+                    workflows,
+                    activities,
+                    time,
+                    deadline,
+                    waiters,
+                    pool,
+                    lingering,
+                    persistence,
+                    scheduler,
+                    address,
+                );
+                Executor::new(engine)
+            };
+            monitor::start_on(&host, make, tell("Executor")).await.ok_or_else(gone)?
+        };
+        let _ = ended_to.set(executor.clone());
+
+        persistence.send(Link { executor: executor.clone(), scheduler: scheduler.clone() }).await?;
+        scheduler.send(Begin(executor.clone())).await?;
+        let links = Links { persistence, scheduler, executor };
+        Ok(Incarnation { id, links, deadline, pool, arbiters })
+    }
+
+    /// Lets what runs come to its end within `grace`: no claims, no dispatches.
+    pub(crate) async fn drain(&self, grace: Duration) {
+        let _ = self.links.scheduler.send(StopClaiming).await;
+        let until = tokio::time::Instant::now() + grace;
+        while let Ok(held) = self.links.executor.send(Drain).await {
+            // Without Persistence nothing comes to an end any more: it died while the door was being closed.
+            let stuck = !self.links.persistence.connected();
+            if held == 0 || stuck || tokio::time::Instant::now() >= until {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Ends this life: nothing acts any more, attempts are aborted and joined, the node is marked dead and its runs are freed,
+    /// the store is closed. Every step is bounded; what does not answer is left to the proof of death.
+    pub(crate) async fn stop(mut self, door: &Door, fence: bool, grace: Duration) {
+        if fence {
+            self.deadline.fence();
+        }
+        let stopped = tokio::time::timeout(grace, self.links.executor.send(Stop)).await;
+        if !matches!(stopped, Ok(Ok(()))) {
+            tracing::warn!("the executor did not answer while it was stopped");
+        }
+        let keep: Vec<RunKey> = self.pool.stop(grace).await;
+        if !keep.is_empty() {
+            door.lingering.add(self.pool.clone());
+        }
+        self.deadline.fence();
+        let close = self.links.persistence.send(Close { keep });
+        match tokio::time::timeout(grace + Duration::from_secs(5), close).await {
+            Ok(Ok(Ok(()))) => {}
+            other => tracing::warn!(?other, "the store was not closed cleanly; the next start recovers it"),
+        }
+        self.arbiters.0.iter().for_each(|arbiter| _ = arbiter.stop());
+        // Joined elsewhere: a thread that user code blocks must not block this one.
+        let arbiters = std::mem::take(&mut self.arbiters.0);
+        let joined = tokio::task::spawn_blocking(move || arbiters.into_iter().for_each(|arbiter| drop(arbiter.join())));
+        if tokio::time::timeout(grace, joined).await.is_err() {
+            tracing::warn!("an arbiter's thread is blocked by workflow code and was left behind");
+        }
+    }
+}
+
+impl Drop for Incarnation {
+    /// Given up without being stopped (the Supervisor panicked): it may at least do nothing any more.
+    fn drop(&mut self) {
+        self.deadline.fence();
+    }
+}
+
+/// Who this node is, for people.
+fn label() -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    format!("{host}:{}", std::process::id())
+}

@@ -1,0 +1,316 @@
+//! What an application may say to the [`Supervisor`](super::Supervisor). Values are encoded by the sender; an encoding error
+//! is the answer of the send.
+
+use std::{marker::PhantomData, time::Duration};
+
+use actix::Message;
+
+use super::handle::Handle;
+use crate::{
+    error::Error,
+    kernel::{
+        event::MessageBody,
+        id::{Position, RunKey},
+        payload::{CodecError, Payload},
+        time::LONGEST_WAIT,
+    },
+    store::{Status, Summary},
+    workflow::{Signal, Workflow},
+};
+
+/// What to do when the id of a dispatch is in use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum IfInUse {
+    /// Return a handle of the current run, if workflow and arguments are the same; an error otherwise.
+    #[default]
+    Attach,
+    /// Refuse.
+    Reject,
+    /// Start a new run if the current one ended without a result (failed, cancelled, timed out, terminated); otherwise attach.
+    AllowAfterFailure,
+    /// Cancel the current run, wait for its end, and start a new one.
+    Replace,
+}
+
+/// Starts an execution. Once it is answered, the execution is durable: it will run to an end, or say why it waits.
+#[derive(Debug)]
+pub struct Dispatch<W> {
+    pub(crate) input: Result<Payload, CodecError>,
+    pub(crate) id: String,
+    pub(crate) if_in_use: IfInUse,
+    pub(crate) delay: Option<Duration>,
+    pub(crate) deadline: Option<Duration>,
+    pub(crate) priority: i32,
+    pub(crate) queue: String,
+    pub(crate) tags: Vec<String>,
+    workflow: PhantomData<fn() -> W>,
+}
+
+impl<W: Workflow> Dispatch<W> {
+    /// Makes a dispatch with a fresh, time-ordered id.
+    #[must_use]
+    #[expect(clippy::needless_pass_by_value, reason = "a workflow is a message: it is given away")]
+    pub fn new(workflow: W) -> Self {
+        Dispatch {
+            input: Payload::encode(&workflow, &format!("the input of {}", W::NAME)),
+            id: uuid::Uuid::now_v7().to_string(),
+            if_in_use: IfInUse::default(),
+            delay: None,
+            deadline: None,
+            priority: 0,
+            queue: String::new(),
+            tags: Vec::new(),
+            workflow: PhantomData,
+        }
+    }
+
+    /// Sets the execution's id, 1 to 255 bytes: the same id again is the same execution.
+    #[must_use]
+    pub fn id(mut self, id: impl Into<String>) -> Self {
+        self.id = id.into();
+        self
+    }
+
+    /// Sets what to do when the id is in use.
+    #[must_use]
+    pub fn if_in_use(mut self, policy: IfInUse) -> Self {
+        self.if_in_use = policy;
+        self
+    }
+
+    /// Starts it that much later.
+    #[must_use]
+    pub fn delay(mut self, delay: Duration) -> Self {
+        self.delay = Some(delay.min(LONGEST_WAIT)).filter(|delay| !delay.is_zero());
+        self
+    }
+
+    /// Limits the whole run, from the dispatch on: then it is cancelled and ends as timed out.
+    #[must_use]
+    pub fn deadline(mut self, within: Duration) -> Self {
+        self.deadline = Some(within.min(LONGEST_WAIT));
+        self
+    }
+
+    /// Sets its priority among runs that wait for a slot: higher first, default 0.
+    #[must_use]
+    pub fn priority(mut self, priority: i32) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// Sets its queue: a label in this release.
+    #[must_use]
+    pub fn queue(mut self, queue: impl Into<String>) -> Self {
+        self.queue = queue.into();
+        self
+    }
+
+    /// Adds a tag, at most 16 of at most 255 bytes each.
+    #[must_use]
+    pub fn tag(mut self, tag: impl Into<String>) -> Self {
+        self.tags.push(tag.into());
+        self
+    }
+}
+
+impl<W: Workflow> Message for Dispatch<W> {
+    type Result = Result<Handle<W>, Error>;
+}
+
+/// Sends a signal to an execution. Once it is answered, the signal is durable and will be read once.
+#[derive(Debug, Clone)]
+pub struct SendSignal {
+    pub(crate) to: String,
+    pub(crate) message: String,
+    pub(crate) body: Result<MessageBody, CodecError>,
+}
+
+impl SendSignal {
+    /// Makes a signal for the current run of an id.
+    pub fn new<S: Signal>(id: impl Into<String>, signal: &S) -> SendSignal {
+        let body = Payload::encode(signal, &format!("the signal {}", S::NAME))
+            .map(|payload| MessageBody::Signal { name: S::NAME.to_owned(), payload });
+        SendSignal { to: id.into(), message: uuid::Uuid::now_v7().to_string(), body }
+    }
+
+    /// Sets the message's own id: the same id again is read once.
+    #[must_use]
+    pub fn message_id(mut self, id: impl Into<String>) -> SendSignal {
+        self.message = id.into();
+        self
+    }
+}
+
+impl Message for SendSignal {
+    type Result = Result<(), Error>;
+}
+
+/// Asks an execution to stop: its next await, and running activities, hear of it; compensations run.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<(), Error>")]
+pub struct Cancel {
+    pub(crate) to: String,
+    pub(crate) reason: String,
+}
+
+impl Cancel {
+    /// Makes a request for the current run of an id.
+    #[must_use]
+    pub fn new(id: impl Into<String>) -> Cancel {
+        Cancel { to: id.into(), reason: "cancelled".to_owned() }
+    }
+
+    /// Says why, for the record.
+    #[must_use]
+    pub fn reason(mut self, reason: impl Into<String>) -> Cancel {
+        self.reason = reason.into();
+        self
+    }
+}
+
+/// Gives parked calls of an execution a new budget of attempts.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<(), Error>")]
+pub struct RetryParked {
+    pub(crate) to: String,
+    pub(crate) position: Option<Position>,
+}
+
+impl RetryParked {
+    /// Retries every parked call of the current run of an id.
+    #[must_use]
+    pub fn new(id: impl Into<String>) -> RetryParked {
+        RetryParked { to: id.into(), position: None }
+    }
+
+    /// Retries only the call at this position.
+    #[must_use]
+    pub fn position(mut self, position: Position) -> RetryParked {
+        self.position = Some(position);
+        self
+    }
+}
+
+/// Lets a quarantined or blocked execution be claimed again, as after a crash: its open attempts count as lost.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<(), Error>")]
+pub struct Resume {
+    pub(crate) id: String,
+}
+
+impl Resume {
+    /// Resumes the current run of an id. One that is neither quarantined nor blocked goes on as it is.
+    #[must_use]
+    pub fn new(id: impl Into<String>) -> Resume {
+        Resume { id: id.into() }
+    }
+}
+
+/// Asks what is known of an execution.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<Option<Description>, Error>")]
+pub struct Describe {
+    pub(crate) id: String,
+}
+
+impl Describe {
+    /// Asks about the current run of an id.
+    #[must_use]
+    pub fn new(id: impl Into<String>) -> Describe {
+        Describe { id: id.into() }
+    }
+}
+
+/// What is known of a run.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Description {
+    /// Its summary row.
+    pub summary: Summary,
+    /// What it waits for, one line each; empty when it has ended.
+    pub waits_for: Vec<String>,
+    /// Who will move it on, in words.
+    pub moved_by: String,
+    /// How many commits its log has.
+    pub commits: u32,
+    /// How it ended, in words.
+    pub outcome: Option<String>,
+}
+
+/// Lists runs, newest first.
+#[derive(Debug, Clone, Default, Message)]
+#[rtype(result = "Result<Vec<Summary>, Error>")]
+pub struct List {
+    pub(crate) filter: crate::store::Filter,
+}
+
+impl List {
+    /// Lists up to 100 runs.
+    #[must_use]
+    pub fn new() -> List {
+        List { filter: crate::store::Filter { limit: 100, ..Default::default() } }
+    }
+
+    /// Only those of this workflow.
+    #[must_use]
+    pub fn workflow(mut self, name: impl Into<String>) -> List {
+        self.filter.workflow = Some(name.into());
+        self
+    }
+
+    /// Only those in this state; call it again for further ones.
+    #[must_use]
+    pub fn status(mut self, status: Status) -> List {
+        self.filter.status.push(status);
+        self
+    }
+
+    /// Only those with this tag.
+    #[must_use]
+    pub fn tag(mut self, tag: impl Into<String>) -> List {
+        self.filter.tag = Some(tag.into());
+        self
+    }
+
+    /// Only those behind the last one of the page before.
+    #[must_use]
+    pub fn after(mut self, last: RunKey) -> List {
+        self.filter.before = Some(last);
+        self
+    }
+
+    /// At most so many, at most 1,000.
+    #[must_use]
+    pub fn limit(mut self, limit: u32) -> List {
+        self.filter.limit = limit.clamp(1, 1_000);
+        self
+    }
+}
+
+/// Stops the runtime: no new work, what runs may end within the time, then it is aborted and left to the next start.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<(), Error>")]
+pub struct Shutdown {
+    pub(crate) grace: Duration,
+}
+
+impl Shutdown {
+    /// Gives running work so long.
+    #[must_use]
+    pub fn within(grace: Duration) -> Shutdown {
+        Shutdown { grace }
+    }
+}
+
+/// Told to whoever asked for it (`Builder::on_escalation`) when the runtime gives up.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct Escalated {
+    /// Which actor failed.
+    pub actor: String,
+    /// What it said last.
+    pub panic: String,
+    /// How often it failed within its window.
+    pub restarts: u32,
+}

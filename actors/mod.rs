@@ -1,0 +1,56 @@
+//! The runtime. The folder is the supervision tree:
+//!
+//! ```text
+//! Supervisor                 watches, restarts, escalates; the public door
+//! └── incarnation            one life of the core, one for all:
+//!     ├── Persistence        the only writer: group commit            (arbiter of its own)
+//!     ├── LeaseKeeper        the right to act                         (arbiter of its own)
+//!     ├── Scheduler          timers, claims                           (arbiter of its own)
+//!     └── Executor           hosts executions; outbox, pool           (engine arbiter)
+//!         ├── Execution …    one running workflow each: turn → commit → effects
+//!         └── pool           activities, on arbiters where user code may block
+//! ```
+//!
+//! Who says what to whom:
+//!
+//! | message | from | to |
+//! |---|---|---|
+//! | `Dispatch` `SendSignal` `Cancel` `RetryParked` `Resume` `Describe` `List` `Find` `Shutdown` | application | Supervisor |
+//! | `Open` `GetDoor` | builder, handles | Supervisor |
+//! | `Exited` `CannotGoOn` | core actors and their watchers | Supervisor |
+//! | `Submit` | outbox, door, pool | Persistence |
+//! | `Claim` `Renew` `ReserveKeys` `Resume` `Read` | Scheduler, LeaseKeeper, Executor, door | Persistence |
+//! | `Link` `Close` | incarnation | Persistence |
+//! | `Arm` `Nudge` `Room` | outbox, Persistence, Executor | Scheduler |
+//! | `Begin` `StopClaiming` | incarnation | Scheduler |
+//! | `Start` | door | Executor |
+//! | `Acks` `ClaimedRuns` `Deliver` | Persistence | Executor |
+//! | `TimersDue` `Reconcile` | Scheduler | Executor |
+//! | `AttemptsEnded` | pool | Executor |
+//! | `ExecutionsLeft` `ReadInbox` `FlushPanicked` | executions, outbox | Executor |
+//! | `Drain` `Stop` | incarnation | Executor |
+//! | `Arrive` `Acked` `Mail` `InboxRead` `Due` `Evict` | Executor | Execution |
+//! | `Woken` | a workflow's waker | Execution |
+
+pub(crate) mod builder;
+pub(crate) mod call;
+mod deadline;
+mod door;
+mod engine;
+mod execution;
+mod executor;
+pub(crate) mod handle;
+pub(crate) mod handlers;
+mod incarnation;
+mod lease_keeper;
+mod lingering;
+mod loading;
+pub(crate) mod messages;
+mod monitor;
+mod persistence;
+mod pool;
+mod scheduler;
+mod setup;
+pub(crate) mod stats;
+pub(crate) mod supervisor;
+mod waiters;

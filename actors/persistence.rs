@@ -1,0 +1,516 @@
+//! Persistence: the only writer. Everything that arrived while the last commit was on its way goes into the next one: no
+//! timer, no minimum, and never a second commit under way, because the store itself travels with the commit.
+//!
+//! It lives on an arbiter of its own, on which no user code ever runs. It never lets one item fail its neighbours: what an
+//! item may meet is an outcome; only trouble with the store itself is an error, and then the whole batch waits (full,
+//! busy: nothing was written) or the incarnation ends (anything else: nothing in memory may be trusted).
+
+use std::{rc::Rc, sync::Arc, time::Duration};
+
+use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, Recipient, ResponseFuture, WrapFuture, fut::ActorFutureExt};
+use tokio::sync::oneshot;
+
+use super::{executor::Executor, scheduler::Scheduler, stats::Counters};
+use crate::{
+    clock::StoreTime,
+    kernel::{
+        id::{Incarnation, RunKey},
+        time::Timestamp,
+    },
+    store::{Batch, BatchAnswer, ClaimRequest, Claimed, Item, Message as Post, Outcome, Reader, Store, StoreError, Unread},
+};
+
+/// At most so many items go into one commit; what is beyond waits for the next.
+const MOST_ITEMS: usize = 4_096;
+
+/// Items to be recorded, each with whom to tell.
+///
+/// *from* Executor's outbox, the door · *reply* by [`Acks`] or the oneshot · *delivery* tell · *if lost* the incarnation is over
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Submit(pub(crate) Vec<(Item, Whom)>);
+
+/// Whom to tell what became of an item.
+pub(crate) enum Whom {
+    /// The execution of this run, if it is still of this generation.
+    Execution {
+        /// Which run.
+        run: RunKey,
+        /// Which of its lives in memory.
+        generation: u64,
+    },
+    /// Whoever waits at the other end.
+    Caller(oneshot::Sender<Outcome>),
+    /// Nobody.
+    Nobody,
+}
+
+/// What became of submitted items, in one message per commit.
+///
+/// *to* Executor · *delivery* tell · *if lost* the incarnation is over
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Acks(pub(crate) Vec<Ack>);
+
+/// What became of one item.
+pub(crate) struct Ack {
+    pub(crate) run: RunKey,
+    pub(crate) generation: u64,
+    pub(crate) outcome: Outcome,
+}
+
+/// Claims what is due, in the next commit.
+///
+/// *from* Scheduler · *reply* how many were claimed; the runs themselves go to the Executor · *delivery* ask · *if lost* the next tick
+#[derive(Message)]
+#[rtype(result = "Result<usize, ()>")]
+pub(crate) struct Claim(pub(crate) ClaimRequest);
+
+/// Claimed runs.
+///
+/// *to* Executor · *delivery* tell · *if lost* the reconciler finds them owned and not held
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct ClaimedRuns(pub(crate) Vec<Claimed>);
+
+/// Messages that went into the inboxes of runs that this node owns.
+///
+/// *to* Executor · *delivery* nudge · *if lost* the run may neither sleep nor end before it has read them
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Deliver(pub(crate) Vec<(RunKey, Unread)>);
+
+/// Renews the node's lease with precedence, in the next commit.
+///
+/// *from* LeaseKeeper · *reply* whether the node still stands · *delivery* ask · *if lost* the deadline runs out
+#[derive(Message)]
+#[rtype(result = "Result<Renewal, ()>")]
+pub(crate) struct Renew;
+
+/// How a renewal went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Renewal {
+    /// Recorded.
+    Done,
+    /// The store cannot write at the moment, but holds the proof that nobody else can be the owner.
+    Held,
+    /// Somebody took this node for dead.
+    Refused,
+}
+
+/// Hands out the read side of the store.
+///
+/// *from* Executor, Scheduler, the door · *reply* a future's worth of reading · *delivery* ask · *if lost* ask again
+pub(crate) struct Read<T, F>(pub(crate) F, pub(crate) std::marker::PhantomData<fn() -> T>);
+
+impl<T, F> Read<T, F> {
+    pub(crate) fn new(read: F) -> Self {
+        Read(read, std::marker::PhantomData)
+    }
+}
+
+impl<T: Send + 'static, F> Message for Read<T, F> {
+    type Result = Result<T, StoreError>;
+}
+
+/// Reserves run keys.
+///
+/// *from* Executor · *reply* the first of them · *delivery* ask · *if lost* ask again; a gap harms nobody
+#[derive(Message)]
+#[rtype(result = "Result<RunKey, StoreError>")]
+pub(crate) struct ReserveKeys(pub(crate) u32);
+
+/// Where results go. Sent once, when those actors exist.
+///
+/// *from* the incarnation · *reply* none · *delivery* ask · *if lost* the incarnation is not started
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Link {
+    pub(crate) executor: Addr<Executor>,
+    pub(crate) scheduler: Addr<Scheduler>,
+}
+
+/// Marks this node dead, frees what it owns, and closes the store. The last message.
+///
+/// *from* the incarnation · *reply* when closed · *delivery* ask · *if lost* the OS lock proves the death
+#[derive(Message)]
+#[rtype(result = "Result<(), StoreError>")]
+pub(crate) struct Close {
+    /// Runs whose attempts may still be running: they keep their dead owner.
+    pub(crate) keep: Vec<RunKey>,
+}
+
+/// Lets a quarantined or blocked run be claimed again.
+///
+/// *from* the door · *reply* what became of it · *delivery* ask · *if lost* ask again; it changes nothing twice
+#[derive(Message)]
+#[rtype(result = "Result<Outcome, StoreError>")]
+pub(crate) struct Resume {
+    pub(crate) id: String,
+    pub(crate) now: Timestamp,
+}
+
+/// A core actor cannot go on, without a panic.
+///
+/// *to* Supervisor · *delivery* tell · *if lost* the deadline runs out
+#[derive(Message, Clone, Debug)]
+#[rtype(result = "()")]
+pub(crate) struct CannotGoOn {
+    pub(crate) actor: &'static str,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) why: String,
+}
+
+/// The writer.
+pub(crate) struct Persistence {
+    incarnation: Incarnation,
+    time: Arc<StoreTime>,
+    failed: Recipient<CannotGoOn>,
+    counters: Arc<Counters>,
+    links: Option<Link>,
+    /// `None` while a commit is under way: the store travels with it.
+    store: Option<Box<dyn Store>>,
+    reader: Rc<dyn Reader>,
+    queue: Vec<(Item, Whom)>,
+    renewals: Vec<oneshot::Sender<Renewal>>,
+    claim: Option<(ClaimRequest, oneshot::Sender<usize>)>,
+    chores: Vec<Chore>,
+    close: Option<(Close, oneshot::Sender<Result<(), StoreError>>)>,
+    /// Whether the batch waits for its next try, because the disk is full or the file locked.
+    backing_off: bool,
+    /// The last such wait; the base of the next, longer one.
+    last_wait: Duration,
+    closed: bool,
+}
+
+/// Something rare, done between two commits.
+enum Chore {
+    Reserve(u32, oneshot::Sender<Result<RunKey, StoreError>>),
+    Resume(Resume, oneshot::Sender<Result<Outcome, StoreError>>),
+}
+
+/// What a commit under way will tell whom.
+struct UnderWay {
+    whoms: Vec<Whom>,
+    posts: Vec<Option<Post>>,
+    renewals: Vec<oneshot::Sender<Renewal>>,
+    claim: Option<oneshot::Sender<usize>>,
+}
+
+impl Persistence {
+    pub(crate) fn new(
+        incarnation: Incarnation,
+        store: Box<dyn Store>,
+        time: Arc<StoreTime>,
+        failed: Recipient<CannotGoOn>,
+        counters: Arc<Counters>,
+    ) -> Persistence {
+        let reader = store.reader();
+        Persistence {
+            incarnation,
+            time,
+            failed,
+            counters,
+            links: None,
+            store: Some(store),
+            reader,
+            queue: Vec::new(),
+            renewals: Vec::new(),
+            claim: None,
+            chores: Vec::new(),
+            close: None,
+            backing_off: false,
+            last_wait: Duration::ZERO,
+            closed: false,
+        }
+    }
+
+    /// Starts the next commit, if none is under way and something waits.
+    fn kick(&mut self, ctx: &mut Context<Self>) {
+        if self.store.is_none() || self.backing_off || self.closed {
+            return;
+        }
+        if !self.chores.is_empty() {
+            return self.do_chores(ctx);
+        }
+        if self.queue.is_empty() && self.renewals.is_empty() && self.claim.is_none() {
+            if let Some((Close { keep }, done)) = self.close.take() {
+                self.close(keep, done, ctx);
+            }
+            return;
+        }
+        failpoint!("persistence.before_commit");
+        let Some(mut store) = self.store.take() else { return };
+        let rest = if self.queue.len() > MOST_ITEMS { self.queue.split_off(MOST_ITEMS) } else { Vec::new() };
+        let (items, whoms): (Vec<Item>, Vec<Whom>) = std::mem::replace(&mut self.queue, rest).into_iter().unzip();
+        let posts = items.iter().map(|item| if let Item::Send(post) = item { Some(post.clone()) } else { None }).collect();
+        let renewals = std::mem::take(&mut self.renewals);
+        let (request, claim) = self.claim.take().unzip();
+        let batch =
+            Batch { incarnation: self.incarnation, now: self.time.now(), renew: !renewals.is_empty(), items, claim: request };
+        let under_way = UnderWay { whoms, posts, renewals, claim };
+        let commit = async move {
+            let answer = store.commit(&batch).await;
+            (store, batch, answer)
+        };
+        let done = commit.into_actor(self).map(move |(store, batch, answer), this, ctx| {
+            this.store = Some(store);
+            this.on_committed(batch, under_way, answer, ctx);
+        });
+        ctx.spawn(done);
+    }
+
+    fn on_committed(&mut self, batch: Batch, told: UnderWay, answer: Result<BatchAnswer, StoreError>, ctx: &mut Context<Self>) {
+        match answer {
+            Ok(answer) => {
+                self.last_wait = Duration::ZERO;
+                failpoint!("persistence.after_commit");
+                // The next commit is on its way before anyone is told of this one.
+                self.kick(ctx);
+                self.count(&batch, &answer);
+                self.tell(told, answer);
+            }
+            Err(error @ (StoreError::Full { .. } | StoreError::Busy { .. })) => self.wait_for_room(batch, told, &error, ctx),
+            Err(error) => self.give_up(&error),
+        }
+    }
+
+    fn count(&self, batch: &Batch, answer: &BatchAnswer) {
+        let appends = |item: &Item| matches!(item, Item::Turn(_) | Item::Enqueue(..));
+        let outcomes = batch.items.iter().zip(&answer.outcomes);
+        let rows = outcomes.filter(|(item, outcome)| appends(item) && **outcome == Outcome::Done).count();
+        self.counters.committed(rows, batch.items.len(), answer.claimed.len());
+    }
+
+    fn tell(&mut self, told: UnderWay, answer: BatchAnswer) {
+        failpoint!("persistence.before_acks");
+        let mut acks = Vec::with_capacity(told.whoms.len());
+        let mut deliver = Vec::new();
+        let mut woken = false;
+        for ((whom, post), outcome) in told.whoms.into_iter().zip(told.posts).zip(answer.outcomes) {
+            if let (Some(post), Outcome::Sent { seq, run, ours }) = (post, &outcome) {
+                if *ours {
+                    deliver.push((*run, Unread { seq: *seq, message: post.message, body: post.body, sent_at: post.sent_at }));
+                } else {
+                    woken = true;
+                }
+            }
+            match whom {
+                Whom::Execution { run, generation } => acks.push(Ack { run, generation, outcome }),
+                Whom::Caller(caller) => {
+                    // Nobody waits any more: what is recorded stays recorded.
+                    let _ = caller.send(outcome);
+                }
+                Whom::Nobody => {}
+            }
+        }
+        for renewal in told.renewals {
+            let _ = renewal.send(if answer.live { Renewal::Done } else { Renewal::Refused });
+        }
+        if let Some(claim) = told.claim {
+            let _ = claim.send(answer.claimed.len());
+        }
+        if let Some(links) = &self.links {
+            if !acks.is_empty() {
+                links.executor.do_send(Acks(acks));
+            }
+            if !answer.claimed.is_empty() {
+                links.executor.do_send(ClaimedRuns(answer.claimed));
+            }
+            if !deliver.is_empty() {
+                links.executor.do_send(Deliver(deliver));
+            }
+            if woken {
+                links.scheduler.do_send(super::scheduler::Nudge);
+            }
+        }
+        if !answer.live {
+            self.give_up(&StoreError::Other("this node was declared dead by another".to_owned()));
+        }
+    }
+
+    /// Nothing was written: the same batch waits in memory for its next try, and the lease is held by the store's own proof.
+    fn wait_for_room(&mut self, batch: Batch, told: UnderWay, error: &StoreError, ctx: &mut Context<Self>) {
+        let wait = (self.last_wait * 2).clamp(Duration::from_millis(50), Duration::from_secs(2));
+        tracing::warn!(%error, ?wait, "the store cannot write; everything waits and goes on by itself");
+        let newer = std::mem::take(&mut self.queue);
+        self.queue = batch.items.into_iter().zip(told.whoms).collect();
+        self.queue.extend(newer);
+        if let (Some(request), Some(claim)) = (batch.claim, told.claim) {
+            self.claim.get_or_insert((request, claim));
+        }
+        for renewal in told.renewals {
+            let _ = renewal.send(Renewal::Held);
+        }
+        self.backing_off = true;
+        self.last_wait = wait;
+        ctx.run_later(wait, |this, ctx| {
+            this.backing_off = false;
+            this.kick(ctx);
+        });
+    }
+
+    fn give_up(&mut self, error: &StoreError) {
+        self.closed = true;
+        tracing::error!(%error, "persistence cannot go on");
+        let why = error.to_string();
+        self.failed.do_send(CannotGoOn { actor: "Persistence", incarnation: self.incarnation, why });
+        // Dropping what waits tells its callers that the outcome is unknown.
+        self.queue.clear();
+        self.renewals.clear();
+        self.claim = None;
+        self.chores.clear();
+    }
+
+    fn do_chores(&mut self, ctx: &mut Context<Self>) {
+        let Some(mut store) = self.store.take() else { return };
+        let chores = std::mem::take(&mut self.chores);
+        let done = async move {
+            let mut broken = None;
+            for chore in chores {
+                let error = match chore {
+                    Chore::Reserve(count, reply) => answer(reply, store.reserve_keys(count).await),
+                    Chore::Resume(Resume { id, now }, reply) => answer(reply, store.resume(&id, now).await),
+                };
+                broken = broken.or(error);
+            }
+            (store, broken)
+        };
+        ctx.spawn(done.into_actor(self).map(|(store, broken), this, ctx| {
+            this.store = Some(store);
+            match broken {
+                Some(error) => this.give_up(&error),
+                None => this.kick(ctx),
+            }
+        }));
+    }
+
+    fn close(&mut self, keep: Vec<RunKey>, done: oneshot::Sender<Result<(), StoreError>>, ctx: &mut Context<Self>) {
+        let Some(mut store) = self.store.take() else { return };
+        self.closed = true;
+        let incarnation = self.incarnation;
+        let close = async move {
+            let retired = store.retire(incarnation, true, &keep).await;
+            let closed = store.close().await;
+            let _ = done.send(retired.and(closed));
+        };
+        ctx.spawn(close.into_actor(self).map(|(), _, ctx| actix::ActorContext::stop(ctx)));
+    }
+}
+
+impl Actor for Persistence {
+    type Context = Context<Self>;
+}
+
+impl Handler<Link> for Persistence {
+    type Result = ();
+
+    fn handle(&mut self, links: Link, _: &mut Context<Self>) {
+        self.links = Some(links);
+    }
+}
+
+impl Handler<Submit> for Persistence {
+    type Result = ();
+
+    fn handle(&mut self, Submit(items): Submit, ctx: &mut Context<Self>) {
+        if self.closed {
+            return;
+        }
+        self.queue.extend(items);
+        self.kick(ctx);
+    }
+}
+
+impl Handler<Renew> for Persistence {
+    type Result = ResponseFuture<Result<Renewal, ()>>;
+
+    fn handle(&mut self, _: Renew, ctx: &mut Context<Self>) -> Self::Result {
+        let (reply, answer) = oneshot::channel();
+        if self.backing_off && !self.closed {
+            let _ = reply.send(Renewal::Held);
+        } else if !self.closed {
+            self.renewals.push(reply);
+            self.kick(ctx);
+        }
+        Box::pin(async move { answer.await.map_err(|_| ()) })
+    }
+}
+
+impl Handler<Claim> for Persistence {
+    type Result = ResponseFuture<Result<usize, ()>>;
+
+    fn handle(&mut self, Claim(request): Claim, ctx: &mut Context<Self>) -> Self::Result {
+        let (reply, answer) = oneshot::channel();
+        if !self.closed {
+            self.claim = Some((request, reply));
+            self.kick(ctx);
+        }
+        Box::pin(async move { answer.await.map_err(|_| ()) })
+    }
+}
+
+impl Handler<ReserveKeys> for Persistence {
+    type Result = ResponseFuture<Result<RunKey, StoreError>>;
+
+    fn handle(&mut self, ReserveKeys(count): ReserveKeys, ctx: &mut Context<Self>) -> Self::Result {
+        let (reply, answer) = oneshot::channel();
+        if !self.closed {
+            self.chores.push(Chore::Reserve(count, reply));
+            self.kick(ctx);
+        }
+        Box::pin(async move { answer.await.unwrap_or(Err(StoreError::Closed)) })
+    }
+}
+
+impl Handler<Resume> for Persistence {
+    type Result = ResponseFuture<Result<Outcome, StoreError>>;
+
+    fn handle(&mut self, resume: Resume, ctx: &mut Context<Self>) -> Self::Result {
+        let (reply, answer) = oneshot::channel();
+        if !self.closed {
+            self.chores.push(Chore::Resume(resume, reply));
+            self.kick(ctx);
+        }
+        Box::pin(async move { answer.await.unwrap_or(Err(StoreError::Closed)) })
+    }
+}
+
+impl<T, F, R> Handler<Read<T, F>> for Persistence
+where
+    T: Send + 'static,
+    F: FnOnce(Rc<dyn Reader>) -> R + 'static,
+    R: Future<Output = Result<T, StoreError>> + 'static,
+{
+    type Result = ResponseFuture<Result<T, StoreError>>;
+
+    fn handle(&mut self, Read(read, _): Read<T, F>, _: &mut Context<Self>) -> Self::Result {
+        if self.closed {
+            return Box::pin(async { Err(StoreError::Closed) });
+        }
+        Box::pin(read(self.reader.clone()))
+    }
+}
+
+impl Handler<Close> for Persistence {
+    type Result = ResponseFuture<Result<(), StoreError>>;
+
+    fn handle(&mut self, close: Close, ctx: &mut Context<Self>) -> Self::Result {
+        let (reply, answer) = oneshot::channel();
+        if !self.closed {
+            self.close = Some((close, reply));
+            self.kick(ctx);
+        }
+        Box::pin(async move { answer.await.unwrap_or(Err(StoreError::Closed)) })
+    }
+}
+
+/// Answers a chore, and returns the error behind which nothing in memory may be trusted, if it met one.
+fn answer<T>(reply: oneshot::Sender<Result<T, StoreError>>, result: Result<T, StoreError>) -> Option<StoreError> {
+    let broken = match &result {
+        Ok(_) | Err(StoreError::Full { .. } | StoreError::Busy { .. }) => None,
+        Err(error) => Some(StoreError::Other(error.to_string())),
+    };
+    let _ = reply.send(result);
+    broken
+}

@@ -1,0 +1,297 @@
+//! Scheduler: when things are due. One wheel for the timers of everything in memory, one look-ahead for what sleeps in the
+//! store, and the claims, up to the free slots. It never does I/O itself and holds no truth: what it forgets, the next
+//! claim or the reconciler finds.
+
+use std::{cmp::Reverse, collections::BinaryHeap, rc::Rc, sync::Arc, time::Duration};
+
+use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, SpawnHandle, WrapFuture, fut::ActorFutureExt};
+
+use super::{
+    executor::{Executor, Reconcile, TimersDue},
+    persistence::{Claim, Persistence, Read},
+};
+use crate::{
+    clock::StoreTime,
+    config::Config,
+    kernel::{
+        id::{Attempt, Position, RunKey},
+        time::Timestamp,
+    },
+    registry::Workflows,
+    store::{ClaimRequest, Reader},
+};
+
+/// The most runs claimed in one commit.
+const MOST_CLAIMED: usize = 256;
+
+/// The most runs claimed at once of those that a crash freed, until one of them has progressed: a poison run must not take
+/// everything along.
+const MOST_FORCED: u32 = 256;
+
+/// The safety net under hints: how often the store is asked although nothing was heard.
+const TICK: Duration = Duration::from_secs(5);
+
+/// Something that is due for a run in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Timer {
+    pub(crate) due: Timestamp,
+    pub(crate) run: RunKey,
+    pub(crate) what: What,
+}
+
+/// What is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum What {
+    /// A sleep is over.
+    Sleep(Position),
+    /// The next attempt of a call may start.
+    Retry(Position, Attempt),
+    /// An inline step ran out of time.
+    StepTimeout(Position, Attempt),
+    /// The run's own deadline.
+    Deadline,
+}
+
+/// Arms timers.
+///
+/// *from* Executor's outbox · *reply* [`TimersDue`] to the Executor · *delivery* tell · *if lost* the incarnation is over
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Arm(pub(crate) Vec<Timer>);
+
+/// Something in the store is due now, or may be.
+///
+/// *from* Persistence, the door · *reply* none · *delivery* nudge · *if lost* the next tick
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Nudge;
+
+/// So many executions more may be claimed; and, if some went to sleep, when the first of them is due.
+///
+/// *from* Executor · *reply* none · *delivery* nudge · *if lost* the next tick
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Room {
+    /// `None`: as far as was told before.
+    pub(crate) free: Option<usize>,
+    pub(crate) next_due: Option<Timestamp>,
+}
+
+/// Stops claiming: the node drains.
+///
+/// *from* the incarnation · *reply* when done · *delivery* ask · *if lost* the drain ends the incarnation anyway
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct StopClaiming;
+
+/// Links to the Executor; sent once.
+///
+/// *from* the incarnation · *reply* none · *delivery* ask · *if lost* the incarnation is not started
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Begin(pub(crate) Addr<Executor>);
+
+/// The keeper of due times.
+pub(crate) struct Scheduler {
+    persistence: Addr<Persistence>,
+    executor: Option<Addr<Executor>>,
+    config: Arc<Config>,
+    workflows: Arc<Workflows>,
+    time: Arc<StoreTime>,
+    wheel: BinaryHeap<Reverse<Timer>>,
+    /// The next `wake_at` in the store, as far as is known.
+    next_wake: Option<Timestamp>,
+    alarm: Option<(Timestamp, SpawnHandle)>,
+    free: usize,
+    claiming: bool,
+    /// Something became due while a claim was on its way.
+    again: bool,
+    draining: bool,
+}
+
+impl Scheduler {
+    pub(crate) fn new(
+        persistence: Addr<Persistence>,
+        config: Arc<Config>,
+        workflows: Arc<Workflows>,
+        time: Arc<StoreTime>,
+    ) -> Scheduler {
+        let free = config.in_flight;
+        Scheduler {
+            persistence,
+            executor: None,
+            config,
+            workflows,
+            time,
+            wheel: BinaryHeap::new(),
+            next_wake: None,
+            alarm: None,
+            free,
+            claiming: false,
+            again: false,
+            draining: false,
+        }
+    }
+
+    /// Sends what is due, claims if something in the store is, and sets the alarm for what comes next.
+    fn serve(&mut self, ctx: &mut Context<Self>) {
+        let now = self.time.now();
+        let mut due = Vec::new();
+        while self.wheel.peek().is_some_and(|Reverse(timer)| timer.due <= now) {
+            due.extend(self.wheel.pop().map(|Reverse(timer)| timer));
+        }
+        if let Some(executor) = self.executor.as_ref().filter(|_| !due.is_empty()) {
+            failpoint!("scheduler.timers_due");
+            executor.do_send(TimersDue(due));
+        }
+        if self.next_wake.is_some_and(|wake| wake <= now) {
+            self.next_wake = None;
+            self.claim(ctx);
+        }
+        self.set_alarm(now, ctx);
+    }
+
+    fn set_alarm(&mut self, now: Timestamp, ctx: &mut Context<Self>) {
+        let timer = self.wheel.peek().map(|Reverse(timer)| timer.due);
+        let next = match (timer, self.next_wake) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        match (next, &self.alarm) {
+            (Some(next), Some((set, _))) if *set <= next && *set > now => {}
+            (Some(next), _) => {
+                if let Some((_, old)) = self.alarm.take() {
+                    ctx.cancel_future(old);
+                }
+                // Half a millisecond more: the wheel rounds down, and a timer that is a hair early would be armed again.
+                let wait = next.since(now) + Duration::from_micros(500);
+                let handle = ctx.run_later(wait, |this, ctx| {
+                    this.alarm = None;
+                    this.serve(ctx);
+                });
+                self.alarm = Some((next, handle));
+            }
+            (None, _) => {}
+        }
+    }
+
+    fn claim(&mut self, ctx: &mut Context<Self>) {
+        if self.draining || self.executor.is_none() {
+            return;
+        }
+        if self.claiming {
+            self.again = true;
+            return;
+        }
+        if self.free == 0 {
+            // Room is told when there is some, and the claim follows then.
+            self.again = true;
+            return;
+        }
+        failpoint!("scheduler.before_claim");
+        self.claiming = true;
+        self.again = false;
+        let asked_at = self.time.now();
+        let limit = self.free.min(MOST_CLAIMED);
+        let request = ClaimRequest {
+            limit: u32::try_from(limit).unwrap_or(u32::MAX),
+            forced_limit: MOST_FORCED,
+            build: self.config.build,
+            workflows: self.workflows.names(),
+        };
+        let asked = self.persistence.send(Claim(request)).into_actor(self);
+        ctx.spawn(asked.map(move |answer, this, ctx| {
+            this.claiming = false;
+            let Ok(Ok(claimed)) = answer else { return };
+            this.free = this.free.saturating_sub(claimed);
+            if claimed == limit || this.again {
+                this.claim(ctx);
+            } else {
+                this.look_ahead(asked_at, ctx);
+            }
+        }));
+    }
+
+    /// Asks the store when the next sleeper is due, behind what the last claim has looked at.
+    fn look_ahead(&mut self, after: Timestamp, ctx: &mut Context<Self>) {
+        let read = Read::new(move |reader: Rc<dyn Reader>| async move { reader.next_wake(after).await });
+        ctx.spawn(self.persistence.send(read).into_actor(self).map(|answer, this, ctx| {
+            if let Ok(Ok(Some(wake))) = answer {
+                this.wake_at(wake, ctx);
+            }
+        }));
+    }
+
+    fn wake_at(&mut self, wake: Timestamp, ctx: &mut Context<Self>) {
+        if self.next_wake.is_none_or(|known| wake < known) {
+            self.next_wake = Some(wake);
+            self.serve(ctx);
+        }
+    }
+}
+
+impl Actor for Scheduler {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        ctx.run_interval(TICK, |this, ctx| {
+            // The alarm sleeps by a clock that stands still while the machine does.
+            this.serve(ctx);
+            this.claim(ctx);
+            if let Some(executor) = &this.executor {
+                executor.do_send(Reconcile);
+            }
+        });
+    }
+}
+
+impl Handler<Begin> for Scheduler {
+    type Result = ();
+
+    fn handle(&mut self, Begin(executor): Begin, ctx: &mut Context<Self>) {
+        self.executor = Some(executor);
+        self.claim(ctx);
+    }
+}
+
+impl Handler<Arm> for Scheduler {
+    type Result = ();
+
+    fn handle(&mut self, Arm(timers): Arm, ctx: &mut Context<Self>) {
+        self.wheel.extend(timers.into_iter().map(Reverse));
+        self.serve(ctx);
+    }
+}
+
+impl Handler<Nudge> for Scheduler {
+    type Result = ();
+
+    fn handle(&mut self, _: Nudge, ctx: &mut Context<Self>) {
+        self.claim(ctx);
+    }
+}
+
+impl Handler<Room> for Scheduler {
+    type Result = ();
+
+    fn handle(&mut self, room: Room, ctx: &mut Context<Self>) {
+        self.free = room.free.unwrap_or(self.free);
+        if let Some(due) = room.next_due {
+            if self.next_wake.is_none_or(|known| due < known) {
+                self.next_wake = Some(due);
+            }
+            self.serve(ctx);
+        }
+        if self.again && !self.claiming {
+            self.claim(ctx);
+        }
+    }
+}
+
+impl Handler<StopClaiming> for Scheduler {
+    type Result = ();
+
+    fn handle(&mut self, _: StopClaiming, _: &mut Context<Self>) {
+        self.draining = true;
+    }
+}

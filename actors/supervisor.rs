@@ -1,0 +1,330 @@
+//! Supervisor: starts the core, watches it, starts it anew with back-off when it dies, and gives up when that happens too
+//! often. And the public door. It is never on the data path of a running execution.
+//!
+//! ```text
+//! Starting ──► Open ──a core actor died──► (stop all in reverse, wait) ──► Starting
+//!                │                                     │ too many within the window
+//!                └──Shutdown──► Stopped                └──► Escalated
+//! ```
+
+use std::sync::Arc;
+
+use actix::{Actor, AsyncContext, Context, Handler, Message, Recipient, ResponseFuture, WrapFuture, fut::ActorFutureExt};
+
+use self::window::{Verdict, Window};
+use super::{
+    door::{Asked, Door, Found, Standing},
+    handle::Handle,
+    incarnation::{Exited, Incarnation},
+    messages::{Cancel, Describe, Description, Dispatch, Escalated, List, Resume, RetryParked, SendSignal, Shutdown},
+    persistence::CannotGoOn,
+    setup::Setup,
+};
+use crate::{
+    error::{DispatchError, Error, SendError},
+    kernel::event::MessageBody,
+    store::Summary,
+    workflow::Workflow,
+};
+
+mod window;
+
+/// The runtime's root, and its public door: send it [`Dispatch`], [`SendSignal`], [`Cancel`], [`Describe`], [`List`],
+/// [`RetryParked`] and [`Shutdown`].
+pub struct Supervisor {
+    door: Arc<Door>,
+    setup: Arc<Setup>,
+    incarnation: Option<Incarnation>,
+    window: Window,
+    escalated: Option<Recipient<Escalated>>,
+    /// An end of the core is being dealt with; further reports of the same life add nothing.
+    mending: bool,
+    /// The core is between two lives: whoever wants to leave waits until it has one, or will never have one again.
+    between: bool,
+    /// A shutdown waits for that.
+    leaving: Vec<tokio::sync::oneshot::Sender<()>>,
+}
+
+/// Starts the core for the first time.
+///
+/// *from* the builder · *reply* when the door is open, or why not · *delivery* ask · *if lost* the caller hears of it
+#[derive(Message)]
+#[rtype(result = "Result<(), Error>")]
+pub(crate) struct Open;
+
+/// Returns the door, for handles.
+///
+/// *from* the builder · *reply* the door · *delivery* ask · *if lost* the caller hears of it
+#[derive(Message)]
+#[rtype(result = "Result<Arc<Door>, Error>")]
+pub(crate) struct GetDoor;
+
+/// Finds the current run of an id.
+///
+/// *from* handles · *reply* the run, and where its end will be told · *delivery* ask · *if lost* the caller hears of it
+#[derive(Message)]
+#[rtype(result = "Result<Option<Found>, Error>")]
+pub(crate) struct Find(pub(crate) String);
+
+impl Supervisor {
+    pub(crate) fn new(door: Arc<Door>, setup: Arc<Setup>, escalated: Option<Recipient<Escalated>>) -> Supervisor {
+        let window = Window::new(door.config.restarts, door.config.restart_window);
+        Supervisor { door, setup, incarnation: None, window, escalated, mending: false, between: false, leaving: Vec::new() }
+    }
+
+    fn raise(&self, ctx: &Context<Self>) -> impl Future<Output = Result<Incarnation, Error>> + 'static {
+        let (setup, door) = (self.setup.clone(), self.door.clone());
+        let (exited, failed) = (ctx.address().recipient(), ctx.address().recipient());
+        async move { Incarnation::start(&setup, &door, exited, failed).await }
+    }
+
+    fn opened(&mut self, incarnation: Incarnation, ctx: &mut Context<Self>) {
+        let links = incarnation.links.clone();
+        self.incarnation = Some(incarnation);
+        if self.rest() {
+            return;
+        }
+        self.mending = false;
+        self.door.standing.send_replace(Standing::Open(links));
+        // Ends that were recorded by the former life are told now.
+        let door = self.door.clone();
+        let refill = async move {
+            for tries in 0..8 {
+                match door.settle_ended(&door.waiters.waited_for()).await {
+                    Ok(()) => return,
+                    Err(error) => tracing::warn!(%error, tries, "ends of runs could not be read; it is tried again"),
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(250 << tries)).await;
+            }
+        };
+        ctx.spawn(refill.into_actor(self));
+    }
+
+    /// Nothing is being stopped or started any more; tells whether somebody waits for that in order to leave.
+    fn rest(&mut self) -> bool {
+        self.between = false;
+        let leaving = std::mem::take(&mut self.leaving);
+        let somebody = !leaving.is_empty();
+        leaving.into_iter().for_each(|go| _ = go.send(()));
+        somebody
+    }
+
+    /// A core actor is dead: the incarnation ends, and a new one is started after a wait, or nothing is.
+    fn mend(&mut self, actor: &'static str, why: String, ctx: &mut Context<Self>) {
+        if std::mem::replace(&mut self.mending, true) {
+            return;
+        }
+        tracing::error!(actor, why, "a core actor died; the core is stopped and started anew");
+        self.door.standing.send_replace(Standing::Starting);
+        self.between = true;
+        let stopping = self.incarnation.take();
+        let grace = self.door.config.stop_grace;
+        let door = self.door.clone();
+        let stop = async move {
+            if let Some(incarnation) = stopping {
+                incarnation.stop(&door, true, grace).await;
+            }
+        };
+        let verdict = self.window.failed(self.door.config.clock.boot(), self.door.config.clock.boot().subsec_nanos().into());
+        ctx.spawn(stop.into_actor(self).map(move |(), this, ctx| match verdict {
+            _ if !this.leaving.is_empty() => _ = this.rest(),
+            Verdict::Restart(wait) => {
+                ctx.run_later(wait, move |this, ctx| {
+                    if !this.leaving.is_empty() {
+                        this.rest();
+                        return;
+                    }
+                    let start = this.raise(ctx);
+                    ctx.spawn(start.into_actor(this).map(|started, this, ctx| match started {
+                        Ok(incarnation) => this.opened(incarnation, ctx),
+                        Err(_) if !this.leaving.is_empty() => _ = this.rest(),
+                        Err(error) => {
+                            this.mending = false;
+                            this.mend("Supervisor", format!("the core could not be started: {error}"), ctx);
+                        }
+                    }));
+                });
+            }
+            Verdict::Escalate(restarts) => this.escalate(actor, &why, restarts),
+        }));
+    }
+
+    fn escalate(&mut self, actor: &str, panic: &str, restarts: u32) {
+        self.rest();
+        tracing::error!(actor, panic, restarts, "the runtime gives up; nothing recorded is lost, start the program again");
+        let (actor, panic) = (actor.to_owned(), panic.to_owned());
+        self.door.standing.send_replace(Standing::Escalated { actor: actor.clone(), panic: panic.clone(), restarts });
+        self.door.waiters.close();
+        if let Some(told) = &self.escalated {
+            told.do_send(Escalated { actor, panic, restarts });
+        }
+    }
+
+    fn is_current(&self, id: crate::kernel::id::Incarnation) -> bool {
+        self.incarnation.as_ref().is_some_and(|incarnation| incarnation.id == id)
+    }
+}
+
+impl Actor for Supervisor {
+    type Context = Context<Self>;
+}
+
+impl Handler<Open> for Supervisor {
+    type Result = actix::ResponseActFuture<Self, Result<(), Error>>;
+
+    fn handle(&mut self, _: Open, ctx: &mut Context<Self>) -> Self::Result {
+        let start = self.raise(ctx);
+        Box::pin(start.into_actor(self).map(|started, this, ctx| {
+            this.opened(started?, ctx);
+            Ok(())
+        }))
+    }
+}
+
+impl Handler<GetDoor> for Supervisor {
+    type Result = Result<Arc<Door>, Error>;
+
+    fn handle(&mut self, _: GetDoor, _: &mut Context<Self>) -> Self::Result {
+        Ok(self.door.clone())
+    }
+}
+
+impl Handler<Find> for Supervisor {
+    type Result = ResponseFuture<Result<Option<Found>, Error>>;
+
+    fn handle(&mut self, Find(id): Find, _: &mut Context<Self>) -> Self::Result {
+        let door = self.door.clone();
+        Box::pin(async move { door.find(id).await })
+    }
+}
+
+impl Handler<Exited> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, Exited { actor, incarnation, exit }: Exited, ctx: &mut Context<Self>) {
+        if self.is_current(incarnation) {
+            self.mend(actor, format!("{exit:?}"), ctx);
+        }
+    }
+}
+
+impl Handler<CannotGoOn> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, CannotGoOn { actor, incarnation, why }: CannotGoOn, ctx: &mut Context<Self>) {
+        if self.is_current(incarnation) {
+            self.mend(actor, why, ctx);
+        }
+    }
+}
+
+impl<W: Workflow> Handler<Dispatch<W>> for Supervisor {
+    type Result = ResponseFuture<Result<Handle<W>, Error>>;
+
+    fn handle(&mut self, dispatch: Dispatch<W>, _: &mut Context<Self>) -> Self::Result {
+        let door = self.door.clone();
+        Box::pin(async move {
+            let Dispatch { input, id, if_in_use, delay, deadline, priority, queue, tags, .. } = dispatch;
+            let input = input.map_err(DispatchError::from)?;
+            let (workflow, version) = (W::NAME, W::VERSION);
+            let asked = Asked { workflow, version, input, id, if_in_use, delay, deadline, priority, queue, tags };
+            let found = door.dispatch(asked).await?;
+            Ok(Handle::new(found, door))
+        })
+    }
+}
+
+impl Handler<SendSignal> for Supervisor {
+    type Result = ResponseFuture<Result<(), Error>>;
+
+    fn handle(&mut self, SendSignal { to, message, body }: SendSignal, _: &mut Context<Self>) -> Self::Result {
+        let door = self.door.clone();
+        Box::pin(async move {
+            let body = body.map_err(|e| SendError::Invalid(e.to_string()))?;
+            door.send(to, message, body).await
+        })
+    }
+}
+
+impl Handler<Cancel> for Supervisor {
+    type Result = ResponseFuture<Result<(), Error>>;
+
+    fn handle(&mut self, Cancel { to, reason }: Cancel, _: &mut Context<Self>) -> Self::Result {
+        let door = self.door.clone();
+        Box::pin(async move { door.send(to, uuid::Uuid::now_v7().to_string(), MessageBody::Cancel { reason }).await })
+    }
+}
+
+impl Handler<RetryParked> for Supervisor {
+    type Result = ResponseFuture<Result<(), Error>>;
+
+    fn handle(&mut self, RetryParked { to, position }: RetryParked, _: &mut Context<Self>) -> Self::Result {
+        let door = self.door.clone();
+        Box::pin(async move { door.send(to, uuid::Uuid::now_v7().to_string(), MessageBody::Retry { position }).await })
+    }
+}
+
+impl Handler<Resume> for Supervisor {
+    type Result = ResponseFuture<Result<(), Error>>;
+
+    fn handle(&mut self, Resume { id }: Resume, _: &mut Context<Self>) -> Self::Result {
+        let door = self.door.clone();
+        Box::pin(async move { door.resume(id).await })
+    }
+}
+
+impl Handler<Describe> for Supervisor {
+    type Result = ResponseFuture<Result<Option<Description>, Error>>;
+
+    fn handle(&mut self, Describe { id }: Describe, _: &mut Context<Self>) -> Self::Result {
+        let door = self.door.clone();
+        Box::pin(async move { door.describe(id).await })
+    }
+}
+
+impl Handler<List> for Supervisor {
+    type Result = ResponseFuture<Result<Vec<Summary>, Error>>;
+
+    fn handle(&mut self, List { filter }: List, _: &mut Context<Self>) -> Self::Result {
+        let door = self.door.clone();
+        Box::pin(async move { door.list(filter).await })
+    }
+}
+
+impl Handler<Shutdown> for Supervisor {
+    type Result = actix::ResponseActFuture<Self, Result<(), Error>>;
+
+    fn handle(&mut self, Shutdown { grace }: Shutdown, _: &mut Context<Self>) -> Self::Result {
+        self.mending = true;
+        self.door.standing.send_if_modified(|standing| {
+            let stops = !matches!(standing, Standing::Escalated { .. });
+            if stops {
+                *standing = Standing::Stopped;
+            }
+            stops
+        });
+        // A core that is being stopped or started is let come to rest first, or its threads would keep the store's lock.
+        let (go, at_rest) = tokio::sync::oneshot::channel();
+        if self.between {
+            self.leaving.push(go);
+        } else {
+            let _ = go.send(());
+        }
+        let stop_grace = self.door.config.stop_grace.min(grace);
+        let stop = at_rest.into_actor(self).then(move |_, this, _| {
+            let (stopping, door) = (this.incarnation.take(), this.door.clone());
+            let stop = async move {
+                if let Some(incarnation) = stopping {
+                    incarnation.drain(grace).await;
+                    incarnation.stop(&door, false, stop_grace).await;
+                }
+            };
+            stop.into_actor(this)
+        });
+        Box::pin(stop.map(|(), this, ctx| {
+            this.door.waiters.close();
+            actix::ActorContext::stop(ctx);
+            Ok(())
+        }))
+    }
+}

@@ -1,0 +1,111 @@
+//! `stent bench`: the workloads of the house, on any store, each result verified, one line of JSON on stdout.
+//!
+//! Client, engine and store share the machine's cores. A run makes a database of its own and never touches another.
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::Failure;
+use crate::Durability;
+
+mod ceiling;
+mod chain;
+mod deep;
+mod place;
+mod recovery;
+mod recovery_child;
+mod report;
+mod work;
+
+/// Measures this build on this machine.
+#[derive(Args, Debug)]
+pub(super) struct Bench {
+    /// Gives up after so many seconds: a result that does not come is a failure.
+    #[arg(long, global = true, default_value_t = 900)]
+    timeout: u64,
+    #[command(subcommand)]
+    workload: Workload,
+}
+
+#[derive(Subcommand, Debug)]
+enum Workload {
+    /// Many executions of a few sequential activities, a window of them in flight.
+    Chain(chain::Chain),
+    /// One execution of one activity at a time.
+    Latency(chain::Latency),
+    /// One execution that joins many parallel activities.
+    Fanout(chain::Fanout),
+    /// One execution of very many sequential activities, then its replay.
+    Deep(deep::Deep),
+    /// A process is killed half-way and restarted; nothing may be lost, nothing recorded repeated.
+    Recovery(recovery::Recovery),
+    /// Our own store without the engine: the same rows, key order and statements.
+    Ceiling(ceiling::Ceiling),
+    /// The process that `recovery` kills.
+    #[command(hide = true)]
+    RecoveryChild(recovery_child::Child),
+}
+
+/// Where and how durably.
+#[derive(Args, Debug, Clone)]
+struct Target {
+    /// `sqlite:<file that does not exist>` or `memory:`; by default an SQLite file in a fresh folder, removed afterwards.
+    #[arg(long, default_value = "sqlite:", hide_default_value = true)]
+    url: String,
+    /// What an acknowledgement survives.
+    #[arg(long, value_enum, default_value = "full")]
+    durability: Level,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+enum Level {
+    /// Synced to disk before each acknowledgement.
+    Full,
+    /// Written, not synced.
+    Normal,
+}
+
+impl Target {
+    /// The same kind of place, but another one.
+    fn elsewhere(&self) -> Target {
+        let url = if self.url == "memory:" { "memory:" } else { "sqlite:" };
+        Target { url: url.to_owned(), durability: self.durability }
+    }
+}
+
+impl Level {
+    fn durability(self) -> Durability {
+        match self {
+            Level::Full => Durability::Full,
+            Level::Normal => Durability::Normal,
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Level::Full => "full",
+            Level::Normal => "normal",
+        }
+    }
+}
+
+impl Bench {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let limit = self.timeout;
+        match tokio::time::timeout(std::time::Duration::from_secs(limit), self.measured()).await {
+            Ok(done) => done,
+            Err(_) => Err(Failure::Failed(format!("no end after {limit} s: a result is missing"))),
+        }
+    }
+
+    async fn measured(self) -> Result<(), Failure> {
+        match self.workload {
+            Workload::Chain(chain) => chain.run().await,
+            Workload::Latency(latency) => latency.run().await,
+            Workload::Fanout(fanout) => fanout.run().await,
+            Workload::Deep(deep) => deep.run().await,
+            Workload::Recovery(recovery) => recovery.run().await,
+            Workload::Ceiling(ceiling) => ceiling.run().await,
+            Workload::RecoveryChild(child) => child.run().await,
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! `ceiling`: what the store alone can do with the engine's rows, in the engine's key order, through the same statements.
+//! Records are made before the clock runs. Runs are staggered, so each commit holds beginnings, steps and ends alike.
+
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde_json::{Map, json};
+
+use super::{
+    Failure, Target,
+    place::Place,
+    report::{Report, bar, per_second, round},
+    work::{Increment, Steps},
+};
+use crate::{
+    Activity, Stats, Workflow,
+    kernel::{
+        codec,
+        event::{Call, Command, Commit, Event, Fact, Outcome as End, Started},
+        id::{BuildId, Digest, Incarnation, RunId, RunKey},
+        payload::Payload,
+        time::Timestamp,
+    },
+    store::{Batch, Item, NewNode, NewRun, Outcome, Status, Store, Then, Turn},
+};
+
+/// Our own store without the engine.
+#[derive(Args, Debug)]
+pub(super) struct Ceiling {
+    #[command(flatten)]
+    target: Target,
+    /// How many chains.
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..))]
+    executions: u64,
+    /// Activities of each.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    steps: u64,
+    /// Rows per commit.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=4_096))]
+    rows: u64,
+}
+
+/// What the bare store did.
+pub(super) struct Bare {
+    pub(super) wall: Duration,
+    pub(super) chains: u64,
+    pub(super) rows: u64,
+    pub(super) commits: u64,
+}
+
+impl Ceiling {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let Ceiling { target, executions, steps, rows } = self;
+        let place = Place::make(&target)?;
+        let bare = measure(&place, executions, steps, rows).await?;
+        let mut figures = Map::new();
+        figures.insert("rows_per_s".to_owned(), json!(round(per_second(bare.rows, bare.wall))));
+        figures.insert("commits_per_s".to_owned(), json!(round(per_second(bare.commits, bare.wall))));
+        Report {
+            workload: "ceiling",
+            params: json!({"executions": executions, "steps": steps, "rows": rows}),
+            wall: bare.wall,
+            rate: per_second(bare.chains, bare.wall),
+            unit: "chains/s",
+            times: Vec::new(),
+            stats: Stats { commits: bare.commits, rows: bare.rows, items: bare.rows, claims: 0 },
+            figures,
+            notes: "records are made before the clock runs".to_owned(),
+        }
+        .print(&place)
+    }
+}
+
+/// Writes so many chains, `rows` rows in each commit.
+pub(super) async fn measure(place: &Place, executions: u64, steps: u64, rows: u64) -> Result<Bare, Failure> {
+    let mut store = place.store().await?;
+    let incarnation = Incarnation(uuid::Uuid::now_v7());
+    let now = Timestamp(chrono::Utc::now().timestamp_micros());
+    let node = NewNode { incarnation, build: BuildId(0), label: "bench".to_owned(), now };
+    store.register(&node).await?;
+    let count = u32::try_from(executions).map_err(|_| Failure::Usage("that many chains are too many".to_owned()))?;
+    let RunKey(first) = store.reserve_keys(count).await?;
+    let batches = batches(executions, steps, rows, first, incarnation, now)?;
+    let bar = bar(batches.len() as u64, "commits");
+    let began = Instant::now();
+    let mut written = 0;
+    for batch in &batches {
+        written += write(&mut *store, batch).await?;
+        bar.inc(1);
+    }
+    let wall = began.elapsed();
+    bar.finish_and_clear();
+    store.retire(incarnation, true, &[]).await?;
+    store.close().await?;
+    if written != executions * (steps + 1) {
+        return Err(Failure::Failed(format!("{written} rows were written, not {}", executions * (steps + 1))));
+    }
+    Ok(Bare { wall, chains: executions, rows: written, commits: batches.len() as u64 })
+}
+
+async fn write(store: &mut dyn Store, batch: &Batch) -> Result<u64, Failure> {
+    let answer = store.commit(batch).await?;
+    match answer.outcomes.iter().find(|outcome| **outcome != Outcome::Done) {
+        Some(refused) => Err(Failure::Failed(format!("the store refused a row: {refused:?}"))),
+        None => Ok(answer.outcomes.len() as u64),
+    }
+}
+
+/// A chain that is being written.
+struct Flying {
+    number: u64,
+    row: u64,
+    tail: Option<Digest>,
+}
+
+fn batches(executions: u64, steps: u64, rows: u64, first: i64, by: Incarnation, now: Timestamp) -> Result<Vec<Batch>, Failure> {
+    let mut batches = Vec::new();
+    let mut flying: Vec<Flying> = Vec::new();
+    let mut begun = 0;
+    while begun < executions || !flying.is_empty() {
+        // A share of the window begins in each commit, until it is full.
+        let mut fresh = rows.div_ceil(steps + 1).min(executions - begun);
+        while fresh > 0 && (flying.len() as u64) < rows {
+            flying.push(Flying { number: begun, row: 0, tail: None });
+            begun += 1;
+            fresh -= 1;
+        }
+        let mut items = Vec::with_capacity(flying.len());
+        for chain in &mut flying {
+            let key = RunKey(first + i64::try_from(chain.number).unwrap_or_default());
+            items.push(Item::Turn(Box::new(turn(chain, key, steps, by, now).map_err(Failure::Failed)?)));
+            chain.row += 1;
+        }
+        flying.retain(|chain| chain.row <= steps);
+        batches.push(Batch { incarnation: by, now, renew: false, items, claim: None });
+    }
+    Ok(batches)
+}
+
+/// The row that the engine would write at this place of this chain.
+fn turn(chain: &mut Flying, run: RunKey, steps: u64, by: Incarnation, now: Timestamp) -> Result<Turn, String> {
+    let encode = |value: u64| Payload::encode(&value, "a result").map_err(|error| error.to_string());
+    // A version 7 UUID's text, as the engine's ids are: ascending.
+    let id = RunId { id: uuid::Builder::from_unix_timestamp_millis(chain.number, &[7; 10]).into_uuid().to_string(), run_no: 1 };
+    let commit_no = u32::try_from(chain.row).map_err(|error| error.to_string())?;
+    let input = Payload::encode(&Steps { steps }, "an input").map_err(|error| error.to_string())?;
+    let mut start = None;
+    let mut events = Vec::with_capacity(2);
+    if chain.row == 0 {
+        start = Some(NewRun {
+            run,
+            id: id.clone(),
+            after: Vec::new(),
+            workflow: Steps::NAME.to_owned(),
+            version: Steps::VERSION,
+            priority: 0,
+            queue: String::new(),
+            tags: Vec::new(),
+            created_at: now,
+            wake_at: None,
+            deadline: None,
+            input_digest: input.digest(),
+        });
+        let (workflow, version) = (Steps::NAME.to_owned(), Steps::VERSION);
+        let started = Started { workflow, version, input, seed: u64::MAX / 3, deadline: None, deferred: false, limits: None };
+        events.push(Event::Fact(Fact::Started(Box::new(started))));
+    } else {
+        events.push(Event::Fact(Fact::Completed { position: commit_no, attempt: 1, output: encode(chain.row)? }));
+    }
+    let ends = chain.row == steps;
+    events.push(Event::Command(if ends {
+        Command::End { outcome: Box::new(End::Completed(encode(steps)?)) }
+    } else {
+        let input = Payload::encode(&Increment { n: chain.row }, "an argument").map_err(|error| error.to_string())?;
+        let (position, activity) = (commit_no + 1, Increment::NAME.to_owned());
+        let call = Call { position, activity, input, options: None, undo: None, scope: None, compensating: false };
+        Command::Call(Box::new(call))
+    }));
+    let prev = chain.tail;
+    let commit = Commit { commit_no, prev, incarnation: by, epoch: 1, build: BuildId(i64::MAX / 3), time: now, events };
+    let record = codec::encode(&id, &commit)?;
+    chain.tail = Some(record.digest);
+    let then = if ends { Then::End { status: Status::Completed, seen: 0 } } else { Then::Hold };
+    Ok(Turn { run, start, commit_no, prev, record, then, consumed: Vec::new(), settled: Vec::new() })
+}

@@ -1,0 +1,210 @@
+//! `chain`, `latency` and `fanout`: from a dispatch to its verified result. One task keeps a window of executions in
+//! flight on the main thread, which does nothing else.
+
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use serde_json::{Map, Value, json};
+
+use super::{
+    Failure, Target, ceiling,
+    place::Place,
+    report::{Report, as_f64, bar, grown, per_second, round},
+    work::{self, Steps, Wide},
+};
+use crate::{Dispatch, Shutdown, Stent, Workflow};
+
+/// Many executions of a few sequential activities, a window of them in flight.
+#[derive(Args, Debug)]
+pub(super) struct Chain {
+    #[command(flatten)]
+    target: Target,
+    /// How many executions.
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..))]
+    executions: u64,
+    /// Activities of each.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    steps: u64,
+    /// Executions in flight at once.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    in_flight: u64,
+    /// Leaves out the run of the bare store afterwards.
+    #[arg(long)]
+    no_ceiling: bool,
+}
+
+/// One execution of one activity at a time.
+#[derive(Args, Debug)]
+pub(super) struct Latency {
+    #[command(flatten)]
+    target: Target,
+    /// How many executions.
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
+    count: u64,
+}
+
+/// One execution that joins many parallel activities.
+#[derive(Args, Debug)]
+pub(super) struct Fanout {
+    #[command(flatten)]
+    target: Target,
+    /// How many activities.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..))]
+    width: u64,
+}
+
+impl Chain {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let Chain { target, executions, steps, in_flight, no_ceiling } = self;
+        let place = Place::make(&target)?;
+        let stent = start(&place).await?;
+        let before = stent.stats();
+        let began = Instant::now();
+        let times = window(&stent, executions, in_flight, steps).await?;
+        let wall = began.elapsed();
+        let stats = grown(before, stent.stats());
+        stop(&stent).await?;
+
+        let rate = per_second(executions, wall);
+        let mut figures = Map::new();
+        figures.insert("steps_per_s".to_owned(), json!(round(per_second(executions * steps, wall))));
+        let mean = (stats.rows / stats.commits.max(1)).max(1);
+        figures.insert("rows_per_commit".to_owned(), json!(mean));
+        if !no_ceiling {
+            let beside = Place::make(&target.elsewhere())?;
+            let bare = ceiling::measure(&beside, executions.min(10_000), steps, mean).await?;
+            let chains = per_second(bare.chains, bare.wall);
+            figures.insert("ceiling_chains_per_s".to_owned(), json!(round(chains)));
+            figures.insert("share_of_ceiling".to_owned(), json!(round(rate / chains)));
+        }
+        Report {
+            workload: "chain",
+            params: json!({"executions": executions, "steps": steps, "in_flight": in_flight}),
+            wall,
+            rate,
+            unit: "executions/s",
+            times,
+            stats,
+            figures,
+            notes: String::new(),
+        }
+        .print(&place)
+    }
+}
+
+impl Latency {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let Latency { target, count } = self;
+        let place = Place::make(&target)?;
+        let stent = start(&place).await?;
+        // The first ones prepare statements and wake threads.
+        window(&stent, count.div_ceil(10), 1, 1).await?;
+        let before = stent.stats();
+        let began = Instant::now();
+        let times = window(&stent, count, 1, 1).await?;
+        let wall = began.elapsed();
+        let stats = grown(before, stent.stats());
+        stop(&stent).await?;
+        Report {
+            workload: "latency",
+            params: json!({"count": count}),
+            wall,
+            rate: per_second(count, wall),
+            unit: "executions/s",
+            times,
+            stats,
+            figures: Map::new(),
+            notes: format!("behind {} unmeasured ones", count.div_ceil(10)),
+        }
+        .print(&place)
+    }
+}
+
+impl Fanout {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let Fanout { target, width } = self;
+        let place = Place::make(&target)?;
+        let stent = start(&place).await?;
+        once(&stent, Wide { width: 10 }, 55).await?;
+        let before = stent.stats();
+        let wall = once(&stent, Wide { width }, width * (width + 1) / 2).await?;
+        let stats = grown(before, stent.stats());
+        stop(&stent).await?;
+        let mut figures = Map::new();
+        figures.insert("activities_per_ms".to_owned(), Value::from(round(per_second(width, wall) / 1e3)));
+        figures.insert("wall_ms".to_owned(), json!(round(wall.as_secs_f64() * 1e3)));
+        figures.insert("commits_per_activity".to_owned(), json!(round(as_f64(stats.commits) / as_f64(width))));
+        Report {
+            workload: "fanout",
+            params: json!({"width": width}),
+            wall,
+            rate: per_second(width, wall),
+            unit: "activities/s",
+            times: vec![wall],
+            stats,
+            figures,
+            notes: "behind an unmeasured one of 10".to_owned(),
+        }
+        .print(&place)
+    }
+}
+
+/// Starts a runtime for the plain workloads.
+async fn start(place: &Place) -> Result<Stent, Failure> {
+    Ok(Stent::of(work::plain(place.builder()).start().await?).await?)
+}
+
+/// Stops a runtime in order.
+pub(super) async fn stop(stent: &Stent) -> Result<(), Failure> {
+    stent.shutdown(Shutdown::within(Duration::from_secs(10))).await?;
+    stent.closed().await;
+    Ok(())
+}
+
+/// Runs one execution from its dispatch to its result, which must be the expected one.
+pub(super) async fn once<W>(stent: &Stent, workflow: W, expected: u64) -> Result<Duration, Failure>
+where
+    W: Workflow<Output = u64>,
+    W::Error: std::fmt::Display,
+{
+    let began = Instant::now();
+    let handle = stent.dispatch(Dispatch::new(workflow)).await?;
+    verified(&handle, expected).await?;
+    Ok(began.elapsed())
+}
+
+/// Waits for a result, which must be the expected one.
+pub(super) async fn verified<W>(handle: &crate::Handle<W>, expected: u64) -> Result<(), Failure>
+where
+    W: Workflow<Output = u64>,
+    W::Error: std::fmt::Display,
+{
+    match handle.result().await {
+        Ok(value) if value == expected => Ok(()),
+        Ok(value) => Err(Failure::Failed(format!("{} returned {value}, not {expected}", handle.id()))),
+        Err(error) => Err(Failure::Failed(format!("{} has no result: {error}", handle.id()))),
+    }
+}
+
+/// Keeps so many executions in flight until all are done; returns how long each took.
+async fn window(stent: &Stent, executions: u64, in_flight: u64, steps: u64) -> Result<Vec<Duration>, Failure> {
+    let bar = bar(executions, "executions");
+    let mut times = Vec::with_capacity(usize::try_from(executions).unwrap_or_default());
+    let mut flying = FuturesUnordered::new();
+    let mut left = executions;
+    while left > 0 && executions - left < in_flight {
+        flying.push(once(stent, Steps { steps }, steps));
+        left -= 1;
+    }
+    while let Some(time) = flying.next().await {
+        times.push(time?);
+        bar.inc(1);
+        if left > 0 {
+            flying.push(once(stent, Steps { steps }, steps));
+            left -= 1;
+        }
+    }
+    bar.finish_and_clear();
+    Ok(times)
+}

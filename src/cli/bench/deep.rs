@@ -1,0 +1,105 @@
+//! `deep`: does the hundred-thousandth step cost what the first did, and how fast is its log replayed? The run waits for a
+//! signal behind its last step; then the runtime is shut down, and another one is started on the same data.
+
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde_json::{Map, json};
+
+use super::{
+    Failure, Target,
+    chain::{stop, verified},
+    place::Place,
+    report::{Report, bar, grown, per_second, round},
+    work::{self, Finish, Long, Stamps},
+};
+use crate::{Dispatch, SendSignal, Stent};
+
+const ID: &str = "bench-deep";
+
+/// One execution of very many sequential activities, then its replay.
+#[derive(Args, Debug)]
+pub(super) struct Deep {
+    #[command(flatten)]
+    target: Target,
+    /// How many activities.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(10..=900_000))]
+    depth: u64,
+}
+
+impl Deep {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let Deep { target, depth } = self;
+        let place = Place::make(&target)?;
+        let stamps = Stamps::default();
+        let stent = Stent::of(work::stamped(place.builder(), &stamps).start().await?).await?;
+        let before = stent.stats();
+        let began = Instant::now();
+        stent.dispatch(Dispatch::new(Long { depth }).id(ID)).await?;
+        asleep(&stent, &stamps, depth).await?;
+        let stats = grown(before, stent.stats());
+        stop(&stent).await?;
+
+        let stamps_before = stamps.lock().clone();
+        let tenth = stamps_before.len() / 10;
+        let rate = |part: &[Instant]| match part {
+            [first, .., last] => per_second(part.len() as u64 - 1, last.duration_since(*first)),
+            _ => 0.0,
+        };
+        let wall = stamps_before.last().map_or(Duration::ZERO, |last| last.duration_since(began));
+        let first = rate(&stamps_before[..tenth]);
+        let last = rate(&stamps_before[stamps_before.len() - tenth..]);
+
+        let again = Stent::of(work::stamped(place.builder(), &stamps).start().await?).await?;
+        let woken = Instant::now();
+        again.signal(SendSignal::new(ID, &Finish)).await?;
+        let Some(handle) = again.handle::<Long>(ID).await? else {
+            return Err(Failure::Failed("the execution was lost at the restart".to_owned()));
+        };
+        verified(&handle, depth).await?;
+        let replay = woken.elapsed();
+        stop(&again).await?;
+        if stamps.lock().len() != stamps_before.len() {
+            return Err(Failure::Failed("a recorded step ran again behind the restart".to_owned()));
+        }
+        let events = 2 * depth + 2;
+        let mut figures = Map::new();
+        figures.insert("first_tenth_steps_per_s".to_owned(), json!(round(first)));
+        figures.insert("last_tenth_steps_per_s".to_owned(), json!(round(last)));
+        figures.insert("last_of_first".to_owned(), json!(round(last / first)));
+        figures.insert("replay_ms".to_owned(), json!(round(replay.as_secs_f64() * 1e3)));
+        figures.insert("replay_events_per_s".to_owned(), json!(round(per_second(events, replay))));
+        Report {
+            workload: "deep",
+            params: json!({"depth": depth}),
+            wall,
+            rate: per_second(depth, wall),
+            unit: "steps/s",
+            times: Vec::new(),
+            stats,
+            figures,
+            notes: format!("replay: from sending a signal to a sleeping run of {events} events to its result: three commits, claim, read, decode, replay"),
+        }
+        .print(&place)
+    }
+}
+
+/// Waits until the run has made all its steps and sleeps in the store.
+async fn asleep(stent: &Stent, stamps: &Stamps, depth: u64) -> Result<(), Failure> {
+    let bar = bar(depth, "steps");
+    loop {
+        let done = stamps.lock().len() as u64;
+        bar.set_position(done);
+        if done >= depth {
+            let rows = stent.list(crate::List::new()).await?;
+            if rows.iter().any(|row| row.id.id == ID && row.owner.is_none()) {
+                bar.finish_and_clear();
+                return Ok(());
+            }
+            if rows.iter().any(|row| row.status.is_end()) {
+                return Err(Failure::Failed("the run ended before it was told to".to_owned()));
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

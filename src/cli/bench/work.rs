@@ -1,0 +1,205 @@
+//! What the workloads run: workflows and activities, trivial on purpose.
+
+use std::{fs::File, io::Write, path::Path, sync::Arc, time::Instant};
+
+use futures_util::future::join_all;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use crate::{Activity, AppError, Builder, Call, Cx, Signal, Workflow};
+
+/// Fewer than a turn may ask for.
+const CHUNK: u64 = 5_000;
+
+/// `n` → `n + 1`.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Increment {
+    pub(super) n: u64,
+}
+
+impl Activity for Increment {
+    const NAME: &'static str = "bench.increment";
+    type Output = u64;
+    type Error = AppError;
+}
+
+/// So many increments, one after the other.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Steps {
+    pub(super) steps: u64,
+}
+
+impl Workflow for Steps {
+    const NAME: &'static str = "bench.chain";
+    type Output = u64;
+    type Error = AppError;
+
+    async fn run(self, cx: Cx<Self>) -> Result<u64, AppError> {
+        let mut n = 0;
+        for _ in 0..self.steps {
+            n = cx.call(Increment { n }).await?;
+        }
+        Ok(n)
+    }
+}
+
+/// So many increments at once; returns the sum of what they returned.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Wide {
+    pub(super) width: u64,
+}
+
+impl Workflow for Wide {
+    const NAME: &'static str = "bench.fanout";
+    type Output = u64;
+    type Error = AppError;
+
+    async fn run(self, cx: Cx<Self>) -> Result<u64, AppError> {
+        let mut sum = 0;
+        let mut from = 0;
+        while from < self.width {
+            let to = self.width.min(from + CHUNK);
+            for output in join_all((from..to).map(|n| cx.call(Increment { n }))).await {
+                sum += output?;
+            }
+            from = to;
+        }
+        Ok(sum)
+    }
+}
+
+/// Ends a [`Long`] run.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Finish;
+
+impl Signal for Finish {
+    const NAME: &'static str = "bench.finish";
+}
+
+/// So many stamped increments, one after the other, then a wait for [`Finish`].
+#[derive(Serialize, Deserialize)]
+pub(super) struct Long {
+    pub(super) depth: u64,
+}
+
+impl Workflow for Long {
+    const NAME: &'static str = "bench.deep";
+    type Output = u64;
+    type Error = AppError;
+
+    async fn run(self, cx: Cx<Self>) -> Result<u64, AppError> {
+        let mut n = 0;
+        for _ in 0..self.depth {
+            n = cx.call(Stamped { n }).await?;
+        }
+        cx.signal::<Finish>().await?;
+        Ok(n)
+    }
+}
+
+/// `n` → `n + 1`, and the time is noted.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Stamped {
+    pub(super) n: u64,
+}
+
+impl Activity for Stamped {
+    const NAME: &'static str = "bench.stamped";
+    type Output = u64;
+    type Error = AppError;
+}
+
+/// When each stamped increment ran.
+pub(super) type Stamps = Arc<Mutex<Vec<Instant>>>;
+
+/// How many effects each execution of `recovery` has.
+pub(super) const EFFECTS: u64 = 5;
+
+/// Five effects with a pause in the middle.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Paused {
+    pub(super) execution: u64,
+}
+
+impl Workflow for Paused {
+    const NAME: &'static str = "bench.recovery";
+    type Output = u64;
+    type Error = AppError;
+
+    async fn run(self, cx: Cx<Self>) -> Result<u64, AppError> {
+        let execution = self.execution;
+        let mut n = 0;
+        for step in 1..=EFFECTS {
+            n = cx.call(Effect { execution, step, n }).await?;
+            if step == EFFECTS.div_ceil(2) {
+                cx.sleep(std::time::Duration::from_millis(200)).await?;
+            }
+        }
+        Ok(n)
+    }
+}
+
+/// `n` → `n + 1`, and a line in the file of effects.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Effect {
+    pub(super) execution: u64,
+    pub(super) step: u64,
+    pub(super) n: u64,
+}
+
+impl Activity for Effect {
+    const NAME: &'static str = "bench.effect";
+    type Output = u64;
+    type Error = AppError;
+}
+
+/// Where effects leave their traces: `execution step attempt pid`, one line each, appended in one write.
+#[derive(Clone)]
+pub(super) struct Effects {
+    file: Arc<File>,
+    first: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Effects {
+    pub(super) fn open(path: &Path) -> std::io::Result<Effects> {
+        let file = File::options().create(true).append(true).open(path)?;
+        Ok(Effects { file: Arc::new(file), first: Arc::default() })
+    }
+
+    /// Returns when this process had its first effect.
+    pub(super) fn first(&self) -> Option<Instant> {
+        *self.first.lock()
+    }
+
+    fn leave(&self, execution: u64, step: u64, attempt: u32) -> std::io::Result<()> {
+        self.first.lock().get_or_insert_with(Instant::now);
+        let line = format!("{execution} {step} {attempt} {}\n", std::process::id());
+        (&*self.file).write_all(line.as_bytes())
+    }
+}
+
+/// Registers what `chain`, `latency` and `fanout` run.
+pub(super) fn plain(builder: Builder) -> Builder {
+    builder.workflow::<Steps>().workflow::<Wide>().activity(async |call: Call<Increment>| Ok(call.n + 1))
+}
+
+/// Registers what `deep` runs.
+pub(super) fn stamped(builder: Builder, stamps: &Stamps) -> Builder {
+    let stamps = stamps.clone();
+    builder.workflow::<Long>().activity(move |call: Call<Stamped>| {
+        stamps.lock().push(Instant::now());
+        async move { Ok(call.n + 1) }
+    })
+}
+
+/// Registers what `recovery` runs.
+pub(super) fn paused(builder: Builder, effects: &Effects) -> Builder {
+    let effects = effects.clone();
+    builder.workflow::<Paused>().activity(move |call: Call<Effect>| {
+        let left = effects.leave(call.execution, call.step, call.attempt());
+        async move {
+            left?;
+            Ok(call.n + 1)
+        }
+    })
+}

@@ -1,0 +1,90 @@
+//! Every knob, with its unit, its default and its limit. Validated when the runtime is started.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    clock::{Clock, SystemClock},
+    error::Error,
+    kernel::{id::BuildId, limits::Limits},
+    store::Durability,
+};
+
+/// The knobs of one supervisor.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) durability: Durability,
+    /// Executions in memory at once.
+    pub(crate) in_flight: usize,
+    /// Activities that run at once.
+    pub(crate) activities: usize,
+    /// How long this node may be silent before others may take its work.
+    pub(crate) lease: Duration,
+    /// How often the lease is renewed.
+    pub(crate) renewal: Duration,
+    /// How much earlier than its lease this node stops acting.
+    pub(crate) margin: Duration,
+    /// Shorter waits stay in memory.
+    pub(crate) passivate_after: Duration,
+    /// Limits of each run.
+    pub(crate) limits: Limits,
+    /// So many restarts of the core…
+    pub(crate) restarts: u32,
+    /// …within so long are one too many.
+    pub(crate) restart_window: Duration,
+    /// How long attempts have to stop when an incarnation ends.
+    pub(crate) stop_grace: Duration,
+    /// Whether each turn is replayed beside itself, to find what is not deterministic at the first run.
+    pub(crate) verify: bool,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) build: BuildId,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            durability: Durability::Full,
+            in_flight: 10_000,
+            activities: 1_000,
+            lease: Duration::from_secs(10),
+            renewal: Duration::from_millis(2_500),
+            margin: Duration::from_secs(1),
+            passivate_after: Duration::from_secs(10),
+            limits: Limits::default(),
+            // OTP's and Oban's numbers for a nursery of long-lived children.
+            restarts: 5,
+            restart_window: Duration::from_secs(30),
+            stop_grace: Duration::from_secs(5),
+            verify: cfg!(debug_assertions),
+            clock: Arc::new(SystemClock),
+            build: this_build(),
+        }
+    }
+}
+
+impl Config {
+    /// Checks that the knobs fit together.
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        let wrong = |what: &str| Err(Error::Config(what.to_owned()));
+        if self.in_flight == 0 || self.activities == 0 {
+            return wrong("`in_flight` and `activities` must be at least 1, or nothing could ever run");
+        }
+        if self.lease < Duration::from_millis(200) || self.lease > Duration::from_secs(3600) {
+            return wrong("`lease` must be between 200 ms and an hour");
+        }
+        if self.renewal * 2 + self.margin > self.lease {
+            return wrong("two renewals and the margin must fit into the lease, or one late answer loses it");
+        }
+        Ok(())
+    }
+}
+
+/// Names this program by its file: size and time of the last change. Two builds differ; two copies of one build may too,
+/// which costs no more than a second look at a blocked run.
+fn this_build() -> BuildId {
+    let file = std::env::current_exe().and_then(std::fs::metadata);
+    let seed = file.map_or(0, |file| {
+        let changed = file.modified().ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+        crate::kernel::random::mix(file.len(), changed.map_or(0, |at| u64::try_from(at.as_nanos()).unwrap_or(0)))
+    });
+    BuildId(i64::from_ne_bytes(seed.to_ne_bytes()))
+}

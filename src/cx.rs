@@ -1,0 +1,173 @@
+//! What a workflow sees of the world: [`Cx`]. Everything here is deterministic: it records what it asks for and answers
+//! from the log, live and in replay alike.
+//!
+//! Positions are reserved when a future is *constructed*; its command is recorded when it is first polled. So `join!`,
+//! `futures::join_all`, `select!` with `biased` and [`Cx::map`] all replay the same way.
+
+use std::{marker::PhantomData, rc::Rc, time::Duration};
+
+use crate::{
+    activity::{Activity, Durable},
+    error::{AppError, CallError, Cancelled},
+    kernel::{
+        id::{Position, RunId},
+        tape::Tape,
+        time::Timestamp,
+    },
+    workflow::Signal,
+};
+
+mod call;
+mod map;
+mod saga;
+mod step;
+mod wait;
+
+pub use call::{OnExhausted, Pending};
+pub use map::{Either, Map, Race};
+pub use saga::{Saga, Undoable};
+pub use step::Step;
+pub(crate) use step::failure_of;
+pub use wait::{Recv, Shielded, Sleep, Within};
+
+/// The workflow's only door to the world. Cheap to clone.
+pub struct Cx<W> {
+    tape: Rc<Tape>,
+    workflow: PhantomData<fn() -> W>,
+}
+
+impl<W> Clone for Cx<W> {
+    fn clone(&self) -> Self {
+        Cx::new(self.tape.clone())
+    }
+}
+
+impl<W> std::fmt::Debug for Cx<W> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Cx").field(self.tape.id()).finish()
+    }
+}
+
+impl<W> Cx<W> {
+    pub(crate) fn new(tape: Rc<Tape>) -> Self {
+        Cx { tape, workflow: PhantomData }
+    }
+
+    /// Calls an activity: run at least once, recorded exactly once.
+    ///
+    /// Await it for the output; set limits and retries on the returned value before. Dropping it unfinished cancels the
+    /// call.
+    pub fn call<A: Activity>(&self, activity: A) -> Pending<A> {
+        Pending::new(self.tape.clone(), activity, None)
+    }
+
+    /// Runs a short async closure inline, as a recorded step: it runs when its intent is durable, and its value is
+    /// recorded before the workflow goes on. In replay the closure does not run.
+    ///
+    /// The closure may borrow from the workflow. For work that blocks a thread use [`Cx::blocking`]; errors come back as
+    /// [`AppError`], because they must be stored.
+    pub fn step<'a, T, E, F>(&self, name: &str, closure: F) -> Step<'a, T>
+    where
+        T: Durable,
+        E: Into<AppError> + 'a,
+        F: AsyncFn() -> Result<T, E> + 'a,
+    {
+        Step::inline(self.tape.clone(), name, closure)
+    }
+
+    /// Runs a closure that blocks its thread (files, hashing, compression) on a bounded pool of threads, as a recorded
+    /// step. It may run more than once, like any activity.
+    pub fn blocking<T, E, F>(&self, name: &str, closure: F) -> Step<'static, T>
+    where
+        T: Durable,
+        E: Into<AppError>,
+        F: Fn() -> Result<T, E> + Send + Sync + 'static,
+    {
+        Step::blocking(self.tape.clone(), name, closure)
+    }
+
+    /// Waits for `duration`, durably: a restart in between does not prolong it, and it is never over early. Zero is over
+    /// at the next turn; more than a hundred years counts as a hundred years.
+    pub fn sleep(&self, duration: Duration) -> Sleep {
+        Sleep::new(self.tape.clone(), wait::Until::After(duration))
+    }
+
+    /// Waits until a moment, durably. One that has passed is over at the next turn.
+    pub fn sleep_until(&self, moment: chrono::DateTime<chrono::Utc>) -> Sleep {
+        // Rounded up: never over early.
+        let part = i64::from(!moment.timestamp_subsec_nanos().is_multiple_of(1000));
+        Sleep::new(self.tape.clone(), wait::Until::At(Timestamp(moment.timestamp_micros().saturating_add(part))))
+    }
+
+    /// Waits for the next unread signal of a type. Signals are kept until they are read, are read in the order in which
+    /// they were sent, and each one is read once: two waits take two signals.
+    pub fn signal<S: Signal>(&self) -> Recv<S> {
+        Recv::new(self.tape.clone())
+    }
+
+    /// Runs `each` over `items`, at most 16 at a time (see [`Map::concurrency`]), and returns the outputs in the order of
+    /// the items, or the first error; then what still runs is cancelled.
+    pub fn map<'a, I, T, F, U, E>(&self, items: I, each: F) -> Map<'a, I::IntoIter, F, U, E>
+    where
+        I: IntoIterator,
+        F: FnMut(I::Item) -> T,
+        T: Future<Output = Result<U, E>> + 'a,
+    {
+        Map::new(items.into_iter(), each)
+    }
+
+    /// Returns whichever of two futures is ready first; the other is dropped, which cancels what it waits for. Which one
+    /// won follows from the log, so replay agrees. Ready together, the first wins.
+    pub fn race<A: Future, B: Future>(&self, first: A, second: B) -> Race<A, B> {
+        Race::new(first, second)
+    }
+
+    /// Runs `body` as a saga: compensations that it registers run in reverse, one after the other, when it returns an
+    /// error, is cancelled, panics or is dropped. They are shielded from cancellation, retried until done, and the run
+    /// does not end before.
+    pub async fn saga<T, E>(&self, body: impl AsyncFnOnce(&mut Saga) -> Result<T, E>) -> Result<T, E> {
+        saga::run(&self.tape, body).await
+    }
+
+    /// Shields a future from cancellation: what it awaits goes on although the run was asked to stop. For clean-up.
+    pub fn shielded<F: Future>(&self, future: F) -> Shielded<F> {
+        Shielded::new(self.tape.clone(), future)
+    }
+
+    /// Tells whether the run was asked to stop.
+    pub fn is_cancelled(&self) -> bool {
+        self.tape.is_cancelled()
+    }
+
+    /// Returns the time of the current turn: the same in replay, never going back within a run.
+    pub fn now(&self) -> chrono::DateTime<chrono::Utc> {
+        self.tape.now().to_utc()
+    }
+
+    /// Returns a random number: the same in replay. Not for secrets.
+    pub fn random(&self) -> u64 {
+        self.tape.random()
+    }
+
+    /// Returns a random (version 4) UUID: the same in replay. Not for secrets.
+    pub fn uuid(&self) -> uuid::Uuid {
+        let bits = (u128::from(self.tape.random()) << 64) | u128::from(self.tape.random());
+        uuid::Builder::from_u128(bits).with_version(uuid::Version::Random).with_variant(uuid::Variant::RFC4122).into_uuid()
+    }
+
+    /// Returns the execution's id and the number of this run.
+    pub fn id(&self) -> &RunId {
+        self.tape.id()
+    }
+}
+
+/// The stable key of a call: what foreign systems may use to refuse a second act.
+pub(crate) fn call_key(id: &RunId, position: Position) -> String {
+    format!("{id}/{position}")
+}
+
+impl<E> From<Cancelled> for CallError<E> {
+    fn from(_: Cancelled) -> Self {
+        CallError::Cancelled
+    }
+}

@@ -1,0 +1,269 @@
+//! Public errors: one enum per operation, its variants named by what the caller can do, and [`Error`] above them all.
+
+use std::{error::Error as StdError, fmt};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    activity::DurableError,
+    kernel::{failure::Failure, payload::CodecError},
+    store::StoreError,
+};
+
+/// The result of most calls.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong when talking to the runtime.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The program's registrations or options contradict each other or the limits.
+    #[error("invalid configuration: {0}")]
+    Config(String),
+    /// Trouble with the store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A dispatch was refused.
+    #[error(transparent)]
+    Dispatch(#[from] DispatchError),
+    /// A message was refused.
+    #[error(transparent)]
+    Send(#[from] SendError),
+    /// Waiting for a result failed.
+    #[error("waiting for the result failed: {0}")]
+    Wait(String),
+    /// A run ended without a result; [`RunError`] is the typed form.
+    #[error("{0}")]
+    Run(String),
+    /// The runtime gave up: one of its actors failed too often. Nothing recorded is lost; start the program again.
+    #[error("the runtime gave up: {actor} failed {restarts} times within its window, last with: {panic}")]
+    Escalated {
+        /// Which actor failed.
+        actor: String,
+        /// What it said last.
+        panic: String,
+        /// How often it was restarted.
+        restarts: u32,
+    },
+    /// The runtime is stopped or stopping.
+    #[error("the runtime is stopped; start it again, everything recorded is in the store")]
+    Stopped,
+    /// The actor system under the runtime is gone, or there is none on this thread.
+    #[error("no actor system: {0}")]
+    NoSystem(String),
+}
+
+#[cfg(feature = "actors")]
+impl From<actix::MailboxError> for Error {
+    fn from(_: actix::MailboxError) -> Self {
+        Error::Stopped
+    }
+}
+
+/// Why an execution was not started.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DispatchError {
+    /// The id belongs to an execution that the policy does not accept.
+    #[error("id {id:?} is in use by a run of {workflow} that is {status}{}; choose another id or another policy", if *.differs { " with other arguments" } else { "" })]
+    IdInUse {
+        /// The id.
+        id: String,
+        /// Whose it is.
+        workflow: String,
+        /// The state of that run.
+        status: String,
+        /// Whether its arguments differ from these.
+        differs: bool,
+    },
+    /// Too much is in flight on this node; try again later.
+    #[error("busy: {0} executions are in flight on this node, which is its limit; try again later or raise `in_flight`")]
+    Busy(usize),
+    /// The workflow is not registered with this supervisor.
+    #[error("workflow {name:?} version {version} is not registered here; add `.workflow::<…>()` to the builder")]
+    Unregistered {
+        /// Its stored name.
+        name: String,
+        /// Its version.
+        version: u32,
+    },
+    /// A value is over its limit.
+    #[error("{what} has {size} bytes, the limit is {limit}; store large data elsewhere and pass a reference")]
+    TooLarge {
+        /// Which value.
+        what: String,
+        /// Its size in bytes.
+        size: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// An argument makes no sense.
+    #[error("invalid dispatch: {0}")]
+    Invalid(String),
+    /// The workflow could not even begin: the run was not recorded.
+    #[error("the run was not started: {0}")]
+    NotStarted(String),
+    /// The store did not answer in a way that tells whether it is recorded. Dispatch again with the same id: it is safe.
+    #[error("unknown whether the run is recorded ({0}); dispatch again with the same id")]
+    Unavailable(String),
+}
+
+/// Why a message to an execution was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// No execution has this id.
+    #[error("no execution has the id {0:?}")]
+    Unknown(String),
+    /// The execution has ended.
+    #[error("execution {id:?} has ended: {status}")]
+    AlreadyEnded {
+        /// Its id.
+        id: String,
+        /// How.
+        status: String,
+    },
+    /// Too many unread messages.
+    #[error("the inbox of {0:?} is full; the execution must read first")]
+    InboxFull(String),
+    /// A value is over its limit or cannot be encoded.
+    #[error("invalid message: {0}")]
+    Invalid(String),
+    /// The store did not answer in a way that tells whether it is recorded. Send again with the same message id: it is safe.
+    #[error("unknown whether the message is recorded ({0}); send again with the same message id")]
+    Unavailable(String),
+}
+
+/// How a run ended, if not with its output.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError<E> {
+    /// The workflow returned this error.
+    #[error("the workflow failed: {0}")]
+    Failed(E),
+    /// The workflow failed in a way that its own error type does not describe: a panic, a limit, a codec.
+    #[error("the workflow failed ({}): {}", .0.kind(), .0)]
+    Broken(Failure),
+    /// It was cancelled.
+    #[error("the workflow was cancelled: {reason}")]
+    Cancelled {
+        /// In the words of whoever asked.
+        reason: String,
+    },
+    /// Its deadline passed.
+    #[error("the workflow's deadline passed")]
+    TimedOut,
+    /// An operator ended it.
+    #[error("the workflow was terminated: {reason}")]
+    Terminated {
+        /// In the words of whoever did it.
+        reason: String,
+    },
+    /// The result could not be had; the run itself goes on.
+    #[error(transparent)]
+    Unavailable(Error),
+}
+
+impl<E: fmt::Display> From<RunError<E>> for Error {
+    /// For callers that only pass it on: the typed error becomes its text.
+    fn from(error: RunError<E>) -> Self {
+        match error {
+            RunError::Unavailable(error) => error,
+            ended => Error::Run(ended.to_string()),
+        }
+    }
+}
+
+/// How a call ended, if not with its output.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError<E> {
+    /// The activity returned this error, and no attempt is left.
+    #[error("{0}")]
+    Failed(E),
+    /// One of the four limits ran out.
+    #[error("timed out ({0})")]
+    TimedOut(String),
+    /// The run or this call was cancelled.
+    #[error("cancelled")]
+    Cancelled,
+    /// A crash in the middle of an at-most-once activity: whether it happened is not known.
+    #[error("maybe done: {0}")]
+    MaybeDone(String),
+    /// The failure is not of the activity's own error type: a panic, too many lost attempts, a value over its limit.
+    #[error("{0}")]
+    Broken(Failure),
+}
+
+impl<E> CallError<E> {
+    /// Turns the activity's own error into another type, leaving the other variants.
+    pub fn map<F>(self, f: impl FnOnce(E) -> F) -> CallError<F> {
+        match self {
+            CallError::Failed(e) => CallError::Failed(f(e)),
+            CallError::TimedOut(what) => CallError::TimedOut(what),
+            CallError::Cancelled => CallError::Cancelled,
+            CallError::MaybeDone(what) => CallError::MaybeDone(what),
+            CallError::Broken(failure) => CallError::Broken(failure),
+        }
+    }
+}
+
+/// The run was asked to stop, and this await was where it heard of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[error("cancelled")]
+pub struct Cancelled;
+
+/// An error for applications that need no type of their own: `?` turns every `std::error::Error` into one, keeping its
+/// message and the messages of its causes.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppError {
+    message: String,
+    causes: Vec<String>,
+}
+
+impl AppError {
+    /// Makes an error from a sentence.
+    #[must_use]
+    pub fn new(message: impl Into<String>) -> AppError {
+        AppError { message: message.into(), causes: Vec::new() }
+    }
+}
+
+impl fmt::Display for AppError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl fmt::Debug for AppError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        for cause in &self.causes {
+            write!(f, ": {cause}")?;
+        }
+        Ok(())
+    }
+}
+
+impl DurableError for AppError {
+    fn causes(&self) -> Vec<String> {
+        self.causes.clone()
+    }
+}
+
+impl<E: StdError> From<E> for AppError {
+    fn from(error: E) -> Self {
+        AppError { message: error.to_string(), causes: causes_of(&error) }
+    }
+}
+
+/// Returns the messages of the errors behind `error`, nearest first.
+pub(crate) fn causes_of(error: &dyn StdError) -> Vec<String> {
+    std::iter::successors(error.source(), |&e| e.source()).map(ToString::to_string).collect()
+}
+
+impl From<CodecError> for DispatchError {
+    fn from(error: CodecError) -> Self {
+        DispatchError::Invalid(error.to_string())
+    }
+}

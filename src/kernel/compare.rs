@@ -1,0 +1,94 @@
+//! What replay and twins compare, and how a command is told to people.
+
+use super::{
+    event::{Command, Event, Outcome, StepPlace},
+    payload::Payload,
+};
+
+/// Replay compares kind, name and place of a command; what it carries is data, and the recorded one counts.
+pub(super) fn same(a: &Command, b: &Command) -> bool {
+    fn name(command: &Command) -> Option<(&str, Option<StepPlace>)> {
+        match command {
+            Command::Call(call) => Some((&call.activity, None)),
+            // Where a closure runs is part of its name: a grant is of no use to a blocking one, nor a thread to an inline one.
+            Command::Step { name, place, .. } => Some((name, Some(*place))),
+            Command::Receive { signal, .. } => Some((signal, None)),
+            Command::Undo { compensation, .. } => Some((&compensation.activity, None)),
+            _ => None,
+        }
+    }
+    std::mem::discriminant(a) == std::mem::discriminant(b) && a.position() == b.position() && name(a) == name(b)
+}
+
+/// Between twins the data counts as well: a clock or a random number that is only an argument now is a decision later. But
+/// a `HashMap` within a value may be written in any order, so only which bytes there are counts.
+fn same_data(a: &Command, b: &Command) -> bool {
+    let bytes = |payload: &Payload| {
+        let mut counts = [0_usize; 256];
+        payload.bytes.iter().for_each(|&byte| counts[usize::from(byte)] += 1);
+        counts
+    };
+    match (a, b) {
+        (Command::Call(a), Command::Call(b)) => bytes(&a.input) == bytes(&b.input),
+        (Command::Undo { compensation: a, .. }, Command::Undo { compensation: b, .. }) => bytes(&a.input) == bytes(&b.input),
+        (Command::Sleep { due: a, .. }, Command::Sleep { due: b, .. }) => a == b,
+        (Command::End { outcome: a }, Command::End { outcome: b }) => match (&**a, &**b) {
+            (Outcome::Completed(a), Outcome::Completed(b)) => bytes(a) == bytes(b),
+            (a, b) => std::mem::discriminant(a) == std::mem::discriminant(b),
+        },
+        _ => true,
+    }
+}
+
+/// Returns what the twins asked for where they first differ.
+pub(super) fn first_difference(a: &[Command], b: &[Command]) -> Option<(String, String)> {
+    let at = (0..a.len().max(b.len())).find(|&i| match (a.get(i), b.get(i)) {
+        (Some(a), Some(b)) => !same(a, b) || !same_data(a, b),
+        _ => true,
+    })?;
+    let text = |command: Option<&Command>| command.map_or_else(|| "nothing".to_owned(), describe);
+    let (expected, mut found) = (text(a.get(at)), text(b.get(at)));
+    if expected == found {
+        found.push_str(" with other data");
+    }
+    Some((expected, found))
+}
+
+pub(super) fn describe_event(event: &Event) -> String {
+    match event {
+        Event::Fact(_) => "nothing more before the next fact".to_owned(),
+        Event::Command(command) => describe(command),
+    }
+}
+
+/// A command in words, for reports.
+pub(super) fn describe(command: &Command) -> String {
+    match command {
+        Command::Call(call) => format!("call {:?} (#{})", call.activity, call.position),
+        Command::Step { position, name, place: StepPlace::Inline, .. } => format!("step {name:?} (#{position})"),
+        Command::Step { position, name, place: StepPlace::Blocking, .. } => format!("blocking step {name:?} (#{position})"),
+        Command::Sleep { position, .. } => format!("sleep (#{position})"),
+        Command::Receive { position, signal } => format!("signal {signal:?} (#{position})"),
+        Command::Cancel { position } => format!("the drop of #{position}"),
+        Command::OpenSaga { position } => format!("a saga (#{position})"),
+        Command::Undo { position, compensation, .. } => format!("undo {:?} (#{position})", compensation.activity),
+        Command::KeepSaga { scope } => format!("the good end of saga #{scope}"),
+        Command::Compensate { scope } => format!("the compensation of saga #{scope}"),
+        Command::End { .. } => "the end".to_owned(),
+    }
+}
+
+/// A command without its payload, to be kept for reports.
+pub(super) fn shallow(command: &Command) -> Command {
+    match command {
+        Command::Call(call) => {
+            let mut call = (**call).clone();
+            call.input.bytes = bytes::Bytes::new();
+            call.undo = None;
+            call.options = None;
+            Command::Call(Box::new(call))
+        }
+        Command::End { .. } => Command::End { outcome: Box::new(Outcome::Continued) },
+        other => other.clone(),
+    }
+}

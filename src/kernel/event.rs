@@ -1,0 +1,394 @@
+//! The facts of a history. One [`Commit`] is one row of the log: everything that one turn recorded, at once or not at all.
+//!
+//! A turn is a sequence *fact, commands, fact, commands, …*: each fact is applied alone and the workflow polled until it
+//! is quiescent, so each command stands behind the fact that caused it, live and in replay alike. How facts were grouped
+//! in commits never matters.
+//!
+//! The variant names in the stored form are the short codes given with `rename`; a code is never reused. Fields are only
+//! ever added at the end, with a default.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    failure::Failure,
+    id::{Attempt, BuildId, CommitNo, Digest, Epoch, Incarnation, Position},
+    limits::Limits,
+    payload::Payload,
+    retry::Retry,
+    time::Timestamp,
+};
+
+/// One row of the log.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Commit {
+    /// Its number within the run, from 0, without gaps.
+    pub commit_no: CommitNo,
+    /// The digest of the row before it; `None` only for number 0.
+    pub prev: Option<Digest>,
+    /// Which life of which node wrote it.
+    pub incarnation: Incarnation,
+    /// Under which claim.
+    pub epoch: Epoch,
+    /// Which build of the program.
+    pub build: BuildId,
+    /// The store's time of this turn; never less than that of the commit before.
+    pub time: Timestamp,
+    /// What happened and what it led to, in order.
+    pub events: Vec<Event>,
+}
+
+/// One entry of the log.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum Event {
+    /// Something happened; applied to the workflow.
+    #[serde(rename = "f")]
+    Fact(Fact),
+    /// The workflow asked for something; compared in replay.
+    #[serde(rename = "c")]
+    Command(Command),
+}
+
+/// What happened to a run.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum Fact {
+    /// The run began.
+    #[serde(rename = "start")]
+    Started(Box<Started>),
+    /// Ownership was taken by force (the former owner died or was fenced); whoever read an older tail loses.
+    #[serde(rename = "claim")]
+    Claimed {
+        /// The new owner.
+        by: Incarnation,
+        /// The new epoch.
+        epoch: Epoch,
+    },
+    /// The current attempt of an activity or step succeeded.
+    #[serde(rename = "ok")]
+    Completed {
+        /// Which call.
+        position: Position,
+        /// Which attempt.
+        attempt: Attempt,
+        /// What it returned.
+        output: Payload,
+    },
+    /// The current attempt failed.
+    #[serde(rename = "err")]
+    Failed {
+        /// Which call.
+        position: Position,
+        /// Which attempt.
+        attempt: Attempt,
+        /// Why.
+        failure: Box<Failure>,
+        /// What follows; a retry is the recorded intent of the next attempt.
+        next: Next,
+    },
+    /// The current attempt was lost with the incarnation that ran it: its effect is *maybe done*.
+    #[serde(rename = "lost")]
+    Lost {
+        /// Which call.
+        position: Position,
+        /// Which attempt.
+        attempt: Attempt,
+        /// What follows.
+        next: Next,
+    },
+    /// A sleep is over.
+    #[serde(rename = "fire")]
+    Fired {
+        /// Which sleep.
+        position: Position,
+    },
+    /// A message was taken from the inbox.
+    #[serde(rename = "msg")]
+    Received {
+        /// The message's own id, by which a second copy is known.
+        message: String,
+        /// What it says.
+        body: MessageBody,
+    },
+    /// A message was taken from the inbox and had no effect.
+    #[serde(rename = "ign")]
+    Ignored {
+        /// The message's own id.
+        message: String,
+        /// Why it had none.
+        why: Ignored,
+    },
+    /// The run's own deadline passed.
+    #[serde(rename = "late")]
+    DeadlinePassed,
+    /// The first turn of a run that was written without one.
+    #[serde(rename = "go")]
+    Begun,
+}
+
+/// How a run began.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Started {
+    /// The workflow's stored name.
+    pub workflow: String,
+    /// The version of its code.
+    pub version: u32,
+    /// Its argument.
+    pub input: Payload,
+    /// Where `cx.random()` and `cx.uuid()` start from.
+    pub seed: u64,
+    /// When the whole run must have ended, if ever.
+    pub deadline: Option<Timestamp>,
+    /// Whether it was written without its first turn, which then begins with a `Begun` fact.
+    #[serde(default)]
+    pub deferred: bool,
+    /// The limits under which it runs, if they are not the default ones: a limit that was reached must be reached in replay.
+    #[serde(default)]
+    pub limits: Option<Box<Limits>>,
+}
+
+impl Started {
+    /// Returns the limits under which the run goes.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.limits.as_deref().copied().unwrap_or_default()
+    }
+}
+
+/// What follows a failed or lost attempt.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum Next {
+    /// The next attempt may start at that moment; this record is its intent.
+    #[serde(rename = "r")]
+    Retry {
+        /// Not before.
+        at: Timestamp,
+    },
+    /// No more attempts: the error goes to the workflow's code.
+    #[serde(rename = "g")]
+    GiveUp,
+    /// No more attempts: the step waits for an operator, the run stays as it is.
+    #[serde(rename = "p")]
+    Park,
+}
+
+/// Why a message had no effect.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Ignored {
+    /// A message of the same id was taken before.
+    #[serde(rename = "d")]
+    Duplicate,
+    /// What it refers to is over.
+    #[serde(rename = "l")]
+    Late,
+}
+
+/// What a message to an execution says.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum MessageBody {
+    /// A signal of the user's.
+    #[serde(rename = "s")]
+    Signal {
+        /// The signal's stored name.
+        name: String,
+        /// Its value.
+        payload: Payload,
+    },
+    /// Asks the run to stop: delivered at its next await.
+    #[serde(rename = "c")]
+    Cancel {
+        /// In the words of whoever asked.
+        reason: String,
+    },
+    /// Gives a parked call a new budget of attempts.
+    #[serde(rename = "r")]
+    Retry {
+        /// Which call; `None` means every parked one.
+        position: Option<Position>,
+    },
+}
+
+/// What a workflow asked for.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum Command {
+    /// Run an activity: the intent of its first attempt.
+    #[serde(rename = "call")]
+    Call(Box<Call>),
+    /// Run a closure written inline in the workflow: the intent of its first attempt.
+    #[serde(rename = "step")]
+    Step {
+        /// Its place.
+        position: Position,
+        /// Its name, for people and for the comparison in replay.
+        name: String,
+        /// Where the closure runs.
+        place: StepPlace,
+        /// How it is to be tried; `None` means the defaults.
+        options: Option<Box<CallOptions>>,
+    },
+    /// Wait until a moment.
+    #[serde(rename = "sleep")]
+    Sleep {
+        /// Its place.
+        position: Position,
+        /// Until when.
+        due: Timestamp,
+    },
+    /// Wait for a signal.
+    #[serde(rename = "recv")]
+    Receive {
+        /// Its place.
+        position: Position,
+        /// The signal's stored name.
+        signal: String,
+    },
+    /// An open call, sleep or wait was dropped or cancelled: what it returns is of no interest any more.
+    #[serde(rename = "drop")]
+    Cancel {
+        /// Which one.
+        position: Position,
+    },
+    /// A saga scope was opened.
+    #[serde(rename = "saga")]
+    OpenSaga {
+        /// Its place, which also names the scope.
+        position: Position,
+    },
+    /// A compensation was added to a scope after the fact.
+    #[serde(rename = "undo")]
+    Undo {
+        /// Its place.
+        position: Position,
+        /// The scope.
+        scope: Position,
+        /// What to run.
+        compensation: Box<Compensation>,
+    },
+    /// A saga scope ended well: its compensations are dropped.
+    #[serde(rename = "keep")]
+    KeepSaga {
+        /// Which scope.
+        scope: Position,
+    },
+    /// A saga scope ended badly: its compensations run, in reverse, shielded.
+    #[serde(rename = "comp")]
+    Compensate {
+        /// Which scope.
+        scope: Position,
+    },
+    /// The run is over. Nothing follows.
+    #[serde(rename = "end")]
+    End {
+        /// How.
+        outcome: Box<Outcome>,
+    },
+}
+
+/// The intent to run an activity.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Call {
+    /// Its place.
+    pub position: Position,
+    /// The activity's stored name.
+    pub activity: String,
+    /// Its argument.
+    pub input: Payload,
+    /// How it is to be tried; `None` means the defaults.
+    pub options: Option<Box<CallOptions>>,
+    /// What undoes it, recorded with the intent, so that a *maybe done* act is undone as well.
+    pub undo: Option<Box<Compensation>>,
+    /// The scope that `undo` belongs to, or, for a compensation that the kernel runs, the scope it undoes.
+    pub scope: Option<Position>,
+    /// Whether the kernel runs this as a compensation.
+    pub compensating: bool,
+}
+
+/// What undoes an act.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Compensation {
+    /// The activity's stored name.
+    pub activity: String,
+    /// Its argument.
+    pub input: Payload,
+    /// How it is to be tried; exhausted compensations always park.
+    pub options: Option<Box<CallOptions>>,
+}
+
+/// Where the closure of a step runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum StepPlace {
+    /// In the workflow's own future; short async work.
+    #[serde(rename = "i")]
+    Inline,
+    /// On the bounded pool of threads for what blocks.
+    #[serde(rename = "b")]
+    Blocking,
+}
+
+/// How a call is to be tried, as data.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct CallOptions {
+    /// When and how often again.
+    pub retry: Retry,
+    /// From the intent until an attempt starts.
+    pub schedule_to_start: Option<Duration>,
+    /// From an attempt's start to its end.
+    pub start_to_close: Option<Duration>,
+    /// From the intent to the end of the last attempt.
+    pub schedule_to_close: Option<Duration>,
+    /// The longest silence of a running attempt.
+    pub heartbeat: Option<Duration>,
+    /// Never start it twice: a crash in the middle is reported instead.
+    pub at_most_once: bool,
+    /// Whether the step waits for an operator when its attempts are used up.
+    pub park: bool,
+    /// Which queue it belongs to; empty is the default one.
+    pub queue: String,
+}
+
+/// How a run ended.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum Outcome {
+    /// With a value.
+    #[serde(rename = "ok")]
+    Completed(Payload),
+    /// With an error of the workflow's code.
+    #[serde(rename = "err")]
+    Failed(Failure),
+    /// Because it was asked to stop.
+    #[serde(rename = "can")]
+    Cancelled {
+        /// In the words of whoever asked.
+        reason: String,
+    },
+    /// Because its own deadline passed.
+    #[serde(rename = "late")]
+    TimedOut,
+    /// By an operator, without running its compensations.
+    #[serde(rename = "term")]
+    Terminated {
+        /// In the words of whoever did it.
+        reason: String,
+    },
+    /// Goes on as the next run of the same execution.
+    #[serde(rename = "cont")]
+    Continued,
+}
+
+impl Command {
+    /// Returns the place of this command, or of what it refers to.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        match self {
+            Command::Call(call) => call.position,
+            Command::Step { position, .. }
+            | Command::Sleep { position, .. }
+            | Command::Receive { position, .. }
+            | Command::Cancel { position }
+            | Command::OpenSaga { position }
+            | Command::Undo { position, .. } => *position,
+            Command::KeepSaga { scope } | Command::Compensate { scope } => *scope,
+            Command::End { .. } => 0,
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! A user's failure as data: what is recorded when an attempt or a workflow ends with an error, identical after any number
+//! of hops.
+
+use std::{fmt, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::payload::Payload;
+
+/// Why an attempt or a run failed.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Failure {
+    kind: String,
+    message: String,
+    details: Option<Payload>,
+    causes: Vec<String>,
+    backtrace: Option<String>,
+    is_final: bool,
+    retry_after: Option<Duration>,
+}
+
+/// The kind of a failure that the user's own error type describes; the typed value is in the details.
+pub const KIND_ERROR: &str = "error";
+/// The kind of a panic in user code.
+pub const KIND_PANIC: &str = "panic";
+/// The kind of an attempt that ran out of one of its four limits; the limit is named behind a colon.
+pub const KIND_TIMEOUT: &str = "timeout";
+/// The kind of an attempt whose effect is unknown and that must not run again.
+pub const KIND_MAYBE_DONE: &str = "maybe_done";
+/// The kind of a call that lost too many attempts with their nodes.
+pub const KIND_LOST: &str = "lost";
+/// The kind of a value that could not be encoded or decoded.
+pub const KIND_CODEC: &str = "codec";
+/// The kind of a value or history over its limit.
+pub const KIND_LIMIT: &str = "limit";
+/// The kind of an attempt that ended because it was told to stop.
+pub const KIND_CANCELLED: &str = "cancelled";
+/// The kind of an activity whose actor is gone.
+pub const KIND_HANDLER_GONE: &str = "handler_gone";
+
+impl Failure {
+    /// Makes a failure of the given kind.
+    #[must_use]
+    pub fn new(kind: impl Into<String>, message: impl Into<String>) -> Failure {
+        Failure {
+            kind: kind.into(),
+            message: message.into(),
+            details: None,
+            causes: Vec::new(),
+            backtrace: None,
+            is_final: false,
+            retry_after: None,
+        }
+    }
+
+    /// Adds the typed error, encoded.
+    #[must_use]
+    pub fn with_details(mut self, details: Payload) -> Failure {
+        self.details = Some(details);
+        self
+    }
+
+    /// Adds the messages of the errors behind this one, nearest first.
+    #[must_use]
+    pub fn with_causes(mut self, causes: Vec<String>) -> Failure {
+        self.causes = causes;
+        self
+    }
+
+    /// Adds where it happened.
+    #[must_use]
+    pub fn with_backtrace(mut self, backtrace: impl Into<String>) -> Failure {
+        self.backtrace = Some(backtrace.into());
+        self
+    }
+
+    /// Says when to try again, instead of the policy's own wait.
+    #[must_use]
+    pub fn with_retry_after(mut self, wait: Duration) -> Failure {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    /// Says that trying again is of no use.
+    #[must_use]
+    pub fn into_final(mut self) -> Failure {
+        self.is_final = true;
+        self
+    }
+
+    /// Returns the kind, by which policies and code tell failures apart.
+    #[must_use]
+    pub fn kind(&self) -> &str {
+        &self.kind
+    }
+
+    /// Returns the message, for people.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Returns the typed error, encoded, if there is one.
+    #[must_use]
+    pub fn details(&self) -> Option<&Payload> {
+        self.details.as_ref()
+    }
+
+    /// Returns the messages of the errors behind this one, nearest first.
+    #[must_use]
+    pub fn causes(&self) -> &[String] {
+        &self.causes
+    }
+
+    /// Returns where it happened, if that is known.
+    #[must_use]
+    pub fn backtrace(&self) -> Option<&str> {
+        self.backtrace.as_deref()
+    }
+
+    /// How many bytes it is made of.
+    pub(crate) fn bytes(&self) -> usize {
+        let texts = self.kind.len() + self.message.len() + self.causes.iter().map(String::len).sum::<usize>();
+        texts + self.backtrace.as_ref().map_or(0, String::len) + self.details.as_ref().map_or(0, |d| d.bytes.len())
+    }
+
+    /// Returns this failure, or a short one of kind [`KIND_LIMIT`] when it is larger than `most` bytes. Whether it is tried
+    /// again does not change by that.
+    pub(crate) fn bounded(self, most: usize) -> Failure {
+        let size = self.bytes();
+        if size <= most {
+            return self;
+        }
+        let begin: String = self.message.chars().take(200).collect();
+        let text = format!("the error has {size} bytes, the limit is {most}; it begins with: {begin}");
+        Failure { is_final: self.is_final, retry_after: self.retry_after, ..Failure::new(KIND_LIMIT, text) }
+    }
+
+    /// Tells whether trying again is of no use.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        self.is_final
+    }
+
+    /// Returns when to try again, if the failure says so itself.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        for cause in &self.causes {
+            write!(f, ": {cause}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,294 @@
+//! One living workflow: the polled future and its tape. `apply` is the only door: exactly **one** fact in, polled until
+//! quiescent, commands out. Live and replay go through the same door, so how facts arrived in groups never matters.
+
+use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use super::{
+    event::{Command, Fact, MessageBody, Next, Outcome, Started},
+    failure::{Failure, KIND_LIMIT, KIND_LOST, KIND_MAYBE_DONE, KIND_PANIC},
+    id::{Attempt, Position, RunId},
+    invariant::uphold,
+    limits::Limits,
+    payload::{CodecError, Payload},
+    tape::{Answer, BlockingWork, Grant, Misuse, Tape},
+    time::Timestamp,
+    wake::Hook,
+};
+
+/// A workflow's future, ready to be polled: its output, or its failure, encoded.
+pub(crate) type Body = Pin<Box<dyn Future<Output = Result<Payload, Failure>>>>;
+
+/// Makes the future of a workflow from its encoded input.
+pub(crate) type Begin = Arc<dyn Fn(&Payload, Rc<Tape>) -> Result<Body, CodecError> + Send + Sync>;
+
+/// How often a workflow may wake itself within one fact: far more than any join of the allowed number of commands needs.
+const MOST_POLLS: u32 = 100_000;
+
+/// What an inline step returned.
+pub(crate) type StepResult = (Position, Attempt, Result<Payload, Failure>);
+
+/// One living workflow.
+pub(crate) struct Instance {
+    tape: Rc<Tape>,
+    body: Option<Body>,
+    /// What the body returned, while compensations still run.
+    returned: Option<Outcome>,
+    cancel_reason: Option<String>,
+    deadline_passed: bool,
+    ended: bool,
+    begun: bool,
+}
+
+impl Instance {
+    /// Makes the workflow; nothing runs before its `Started` fact is applied.
+    pub(crate) fn new(id: RunId, started: &Started, begin: &Begin, limits: Limits) -> Result<Instance, Misuse> {
+        let tape = Tape::new(id, started.seed, limits);
+        let body = begin(&started.input, tape.clone()).map_err(Misuse::Undecodable)?;
+        Ok(Instance {
+            tape,
+            body: Some(body),
+            returned: None,
+            cancel_reason: None,
+            deadline_passed: false,
+            ended: false,
+            begun: false,
+        })
+    }
+
+    /// Sets whom to tell when an inline step wants to be polled.
+    pub(crate) fn tell(&self, hook: Hook) {
+        self.tape.wake_signal().tell(hook);
+    }
+
+    /// Applies one fact and returns the commands that it led to, in order.
+    ///
+    /// # Errors
+    /// [`Misuse`] when this build cannot go on with the run; nothing of this fact may be recorded then.
+    pub(crate) fn apply(&mut self, fact: &Fact, at: Timestamp) -> Result<Vec<Command>, Misuse> {
+        // A run that was written without its first turn is not polled before it begins.
+        if let Fact::Started(started) = fact {
+            self.begun = !started.deferred;
+        }
+        self.begun |= matches!(fact, Fact::Begun);
+        if !self.begun {
+            self.deliver(fact);
+            return Ok(Vec::new());
+        }
+        uphold!(OneEventOnePoll, self.tape.take_commands().is_empty(), "{}: commands without a fact", self.tape.id());
+        self.tape.begin_fact(at);
+        self.tape.wake_signal().enter();
+        self.deliver(fact);
+        let polled = self.quiesce();
+        self.tape.wake_signal().leave();
+        polled?;
+        let mut commands = self.tape.take_commands();
+        if let Some(misuse) = self.tape.misuse() {
+            return Err(misuse);
+        }
+        if self.tape.has_step_results() {
+            // A step ended in this poll: its own wake-up may be used up, so somebody must be told to fetch the result.
+            self.tape.wake_signal().nudge();
+        }
+        if self.ended {
+            return Ok(commands);
+        }
+        if !self.tape.compensates()
+            && let Some(outcome) = self.returned.take()
+        {
+            self.ended = true;
+            commands.push(Command::End { outcome: Box::new(outcome) });
+        } else if self.body.is_some() && !self.tape.waits_durably() {
+            return Err(Misuse::NothingDurable);
+        }
+        Ok(commands)
+    }
+
+    fn deliver(&mut self, fact: &Fact) {
+        match fact {
+            Fact::Completed { position, output, .. } => {
+                self.tape.answer(*position, Answer::Ended(Ok(output.clone())));
+            }
+            Fact::Failed { position, failure, next: Next::GiveUp, .. } => {
+                self.tape.answer(*position, Answer::Ended(Err((**failure).clone())));
+            }
+            Fact::Lost { position, attempt, next: Next::GiveUp } => {
+                self.tape.answer(*position, Answer::Ended(Err(lost(*position, *attempt))));
+            }
+            Fact::Failed { position, .. } | Fact::Lost { position, .. } => self.tape.revoke(*position),
+            Fact::Fired { position } => self.tape.answer(*position, Answer::Fired),
+            Fact::Received { body: MessageBody::Signal { name, payload }, .. } => {
+                self.tape.receive(name, payload.clone());
+            }
+            Fact::Received { body: MessageBody::Cancel { reason }, .. } => {
+                // The log's order decides why it stops.
+                if !self.deadline_passed {
+                    self.cancel_reason.get_or_insert_with(|| reason.clone());
+                }
+                self.tape.cancel();
+            }
+            Fact::DeadlinePassed => {
+                self.deadline_passed = true;
+                self.tape.cancel();
+            }
+            Fact::Started(_)
+            | Fact::Begun
+            | Fact::Claimed { .. }
+            | Fact::Ignored { .. }
+            | Fact::Received { body: MessageBody::Retry { .. }, .. } => {}
+        }
+    }
+
+    /// Polls until nothing is ready, compensations included.
+    fn quiesce(&mut self) -> Result<(), Misuse> {
+        let waker = Waker::from(self.tape.wake_signal().clone());
+        let mut polls = 0;
+        loop {
+            self.tape.wake_signal().take_woken();
+            self.poll_once(&waker);
+            if let Some(failure) = self.tape.take_failure() {
+                self.finish(Outcome::Failed(failure));
+            }
+            if self.tape.drive_sagas() || self.tape.wake_signal().take_woken() {
+                polls += 1;
+                if polls > MOST_POLLS {
+                    return Err(Misuse::Spins(MOST_POLLS));
+                }
+                continue;
+            }
+            break;
+        }
+        if self.tape.wake_signal().was_foreign() { Err(Misuse::ForeignWake) } else { Ok(()) }
+    }
+
+    fn poll_once(&mut self, waker: &Waker) {
+        let Some(body) = self.body.as_mut() else {
+            return;
+        };
+        let polled = catch_unwind(AssertUnwindSafe(|| body.as_mut().poll(&mut Context::from_waker(waker))));
+        let result = match polled {
+            Ok(Poll::Pending) => return,
+            Ok(Poll::Ready(Ok(output))) if output.bytes.len() > self.tape.limits().payload_bytes => {
+                let (size, most) = (output.bytes.len(), self.tape.limits().payload_bytes);
+                Err(Failure::new(KIND_LIMIT, format!("the output has {size} bytes, the limit is {most}")).into_final())
+            }
+            Ok(Poll::Ready(result)) => result.map_err(|failure| failure.bounded(self.tape.limits().payload_bytes)),
+            Err(panic) => {
+                // The future is half-way through an unwound poll; its scopes are handed over by their own guards.
+                Err(Failure::new(KIND_PANIC, panic_text(&*panic)))
+            }
+        };
+        self.finish(self.outcome(result));
+    }
+
+    /// Ends the body. Not sealed: what still lives in the future is dropped as part of the run, so its scopes compensate.
+    fn finish(&mut self, outcome: Outcome) {
+        self.discard_body();
+        self.returned = Some(outcome);
+    }
+
+    fn outcome(&self, result: Result<Payload, Failure>) -> Outcome {
+        match result {
+            Ok(output) => Outcome::Completed(output),
+            Err(failure) if failure.kind() != KIND_PANIC && self.tape.cancel_heard() => match &self.cancel_reason {
+                Some(reason) => Outcome::Cancelled { reason: reason.clone() },
+                None => Outcome::TimedOut,
+            },
+            Err(failure) => Outcome::Failed(failure),
+        }
+    }
+
+    /// Lets an inline step run its closure: its intent is durable.
+    pub(crate) fn grant(&mut self, position: Position, attempt: Attempt) {
+        self.tape.wake_signal().enter();
+        self.tape.grant(position, Grant { attempt });
+        self.tape.wake_signal().leave();
+    }
+
+    /// Polls for the sake of running inline steps; never applies a fact, so nothing else may move.
+    pub(crate) fn poll_steps(&mut self) -> Result<Vec<StepResult>, Misuse> {
+        let returned_before = self.body.is_none();
+        self.tape.wake_signal().enter();
+        let polled = self.quiesce();
+        self.tape.wake_signal().leave();
+        polled?;
+        if let Some(misuse) = self.tape.misuse() {
+            return Err(misuse);
+        }
+        // A command without a fact: the code was moved by something that is not in the log.
+        if self.body.is_none() != returned_before || !self.tape.take_commands().is_empty() {
+            return Err(Misuse::ForeignWake);
+        }
+        Ok(self.tape.take_step_results())
+    }
+
+    /// Lets what the log says of a compensation replace what replayed code asked for.
+    pub(crate) fn recorded(&self, command: &Command) {
+        match command {
+            Command::Undo { position, scope, compensation } => self.tape.recorded_undo(*scope, *position, compensation),
+            Command::Call(call) => {
+                if let (Some(scope), Some(undo)) = (call.scope, &call.undo) {
+                    self.tape.recorded_undo(scope, call.position, undo);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Tells whether something outside the log woke this instance.
+    pub(crate) fn was_foreign(&self) -> bool {
+        self.tape.wake_signal().was_foreign()
+    }
+
+    pub(crate) fn blocking_work(&self, position: Position) -> Option<BlockingWork> {
+        self.tape.blocking_work(position)
+    }
+
+    pub(crate) fn runs_steps(&self) -> bool {
+        self.tape.any_granted() || self.tape.has_step_results()
+    }
+
+    /// Drops the future with its tape sealed: user code in `Drop` can record nothing.
+    fn drop_body(&mut self) {
+        self.tape.seal();
+        self.discard_body();
+    }
+
+    fn discard_body(&mut self) {
+        let body = self.body.take();
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(body))) {
+            tracing::error!(run = %self.tape.id(), panic = panic_text(&*panic), "a destructor in workflow code panicked");
+        }
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        self.drop_body();
+    }
+}
+
+/// What the code hears of a call that lost its last attempt.
+fn lost(position: Position, attempt: Attempt) -> Failure {
+    if attempt == 1 {
+        let text = format!("the node died while the only attempt of call {position} ran; whether it happened is not known");
+        Failure::new(KIND_MAYBE_DONE, text)
+    } else {
+        Failure::new(KIND_LOST, format!("call {position} lost attempt {attempt} with its node, once more than the limit allows"))
+    }
+}
+
+/// The text of a panic, whatever it was thrown with.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(ToString::to_string)
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without a text".to_owned())
+}

@@ -1,0 +1,28 @@
+//! The pure heart: plain values in, plain values out; no clock, no randomness, no store, no actix, no tokio.
+//!
+//! Reading order: [`event`] (what a log says), `tape` and `instance` (a living workflow), `state` (a log summed up), `run`
+//! (a turn: arrivals in, one commit and its effects out), [`codec`] (a commit as bytes).
+
+mod blocked;
+pub mod codec;
+mod compare;
+pub mod event;
+pub mod failure;
+pub mod id;
+pub(crate) mod instance;
+pub(crate) mod invariant;
+pub mod limits;
+pub mod payload;
+pub mod random;
+pub mod retry;
+pub(crate) mod run;
+mod sagas;
+pub(crate) mod state;
+pub(crate) mod tape;
+#[cfg(test)]
+mod tests;
+pub mod time;
+mod wake;
+
+pub use blocked::Blocked;
+pub use tape::Misuse;

@@ -1,0 +1,117 @@
+//! User values as bytes. A value is MessagePack *with field names*: the compact form silently swaps re-ordered fields of
+//! one type and refuses added ones. What came in as JSON stays JSON. Nothing executable is ever decoded; size and depth
+//! are limited on the way in and on the way out.
+
+use std::{
+    any::Any,
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::{id::Digest, instance::panic_text};
+
+/// How deep a decoded value may nest.
+pub const DECODE_DEPTH: usize = 128;
+
+/// How the bytes of a [`Payload`] are to be read.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub enum Encoding {
+    /// MessagePack, structs as maps with field names.
+    #[serde(rename = "m")]
+    MessagePack,
+    /// JSON text, kept as it came.
+    #[serde(rename = "j")]
+    Json,
+}
+
+/// One encoded user value: input, output, error details, signal.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Payload {
+    /// How to read the bytes.
+    pub encoding: Encoding,
+    /// The encoded value.
+    pub bytes: Bytes,
+}
+
+impl fmt::Debug for Payload {
+    /// Shows length and encoding only: user data stays out of logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}[{} bytes]", self.encoding, self.bytes.len())
+    }
+}
+
+/// A user value could not be turned into bytes, or bytes not into the user's type.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[error("{what} cannot be {direction} as {type_name}: {reason}")]
+pub struct CodecError {
+    /// Which value, in words: "the input of activity pay.charge".
+    pub what: String,
+    /// "encoded" or "decoded".
+    pub direction: String,
+    /// The Rust type in the program.
+    pub type_name: String,
+    /// What serde said.
+    pub reason: String,
+}
+
+impl Payload {
+    /// Encodes a value as MessagePack with field names.
+    ///
+    /// # Errors
+    /// [`CodecError`] with serde's reason when the type refuses to be serialised, or with the panic of its code.
+    pub fn encode<T: Serialize + ?Sized>(value: &T, what: &str) -> Result<Payload, CodecError> {
+        let encoded = caught(|| rmp_serde::to_vec_named(value).map_err(|e| e.to_string()));
+        let bytes = encoded.map_err(|reason| codec_error::<T>(what, "encoded", &reason))?;
+        Ok(Payload { encoding: Encoding::MessagePack, bytes: bytes.into() })
+    }
+
+    /// Decodes the value; every byte must be used and nesting is limited to [`DECODE_DEPTH`].
+    ///
+    /// # Errors
+    /// [`CodecError`] when the bytes are not a `T`, or with the panic of its code.
+    pub fn decode<T: DeserializeOwned>(&self, what: &str) -> Result<T, CodecError> {
+        match self.encoding {
+            Encoding::MessagePack => {
+                let mut rest = &self.bytes[..];
+                let mut reader = rmp_serde::Deserializer::new(&mut rest);
+                reader.set_max_depth(DECODE_DEPTH);
+                let decoded = caught(|| T::deserialize(&mut reader).map_err(|e| e.to_string()));
+                let value = decoded.map_err(|reason| codec_error::<T>(what, "decoded", &reason))?;
+                // rmp-serde accepts trailing bytes silently; for us they are damage.
+                if rest.is_empty() {
+                    Ok(value)
+                } else {
+                    Err(codec_error::<T>(what, "decoded", &"bytes left over behind the value"))
+                }
+            }
+            Encoding::Json => Err(codec_error::<T>(what, "decoded", &"JSON payloads are not accepted by this release")),
+        }
+    }
+
+    /// Returns the digest by which two payloads are compared without keeping both.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        let mut hash = blake3::Hasher::new();
+        hash.update(&[self.encoding as u8]);
+        hash.update(&self.bytes);
+        Digest(*hash.finalize().as_bytes())
+    }
+}
+
+/// Runs the user's part of a codec. It runs on threads of the engine, where a panic would be taken for a bug of ours.
+fn caught<T>(codec: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    let panicked = |panic: Box<dyn Any + Send>| Err(format!("its code panicked: {}", panic_text(&*panic)));
+    catch_unwind(AssertUnwindSafe(codec)).unwrap_or_else(panicked)
+}
+
+fn codec_error<T: ?Sized>(what: &str, direction: &str, reason: &dyn fmt::Display) -> CodecError {
+    CodecError {
+        what: what.to_owned(),
+        direction: direction.to_owned(),
+        type_name: std::any::type_name::<T>().to_owned(),
+        reason: reason.to_string(),
+    }
+}

@@ -1,0 +1,597 @@
+//! One run as the engine sees it: the log so far and the living workflow. A **turn** takes everything that has arrived,
+//! decides the facts, applies them one by one and returns *one commit* and what to do once it is durable.
+//!
+//! ```text
+//!            arrivals                       commit                      acknowledged
+//!   Ready ───────────────► turn() ───────────────────► (recording) ───────────────────► effects, Ready
+//!     ▲                      │ Misuse, Nondeterminism                        refused │
+//!     │                      ▼                                                      ▼
+//!     └── replay()        blocked: nothing recorded                     sealed, replayed afresh
+//! ```
+
+use std::collections::{BTreeSet, VecDeque};
+
+use super::{
+    blocked::Blocked,
+    compare::{describe, describe_event, first_difference, same, shallow},
+    event::{Command, Commit, Event, Fact, Ignored, MessageBody, Outcome, Started, StepPlace},
+    failure::{Failure, KIND_LIMIT},
+    id::{Attempt, BuildId, CommitNo, Digest, Epoch, Incarnation, Position, RunId},
+    instance::{Begin, Instance, StepResult},
+    invariant::uphold,
+    limits::Limits,
+    payload::Payload,
+    state::{Open, OpenCall, Phase, Rest, State},
+    tape::{BlockingWork, Misuse, weight},
+    time::Timestamp,
+    wake::Hook,
+};
+
+/// Something that reached a run and is not recorded yet.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Arrival {
+    /// An attempt ended.
+    Ended { position: Position, attempt: Attempt, result: Result<Payload, Failure> },
+    /// A sleep may be over.
+    Due { position: Position },
+    /// A message is in the inbox.
+    Message { seq: u64, message: String, body: MessageBody },
+    /// The run's deadline may have passed.
+    Deadline,
+    /// A run that was written without its first turn begins.
+    Begin,
+    /// The run was taken by force; attempts that were under way are lost unless `held` names them.
+    Taken { by: Incarnation, epoch: Epoch },
+    /// The run was replayed by the incarnation that owned it before; inline steps that were under way are lost.
+    Reopened { held: BTreeSet<Position> },
+}
+
+impl Decision {
+    /// Returns the activities that this turn will need, compensations included.
+    pub(crate) fn activities(&self) -> impl Iterator<Item = &str> {
+        self.commit
+            .events
+            .iter()
+            .flat_map(|event| match event {
+                Event::Command(Command::Call(call)) => {
+                    [Some(call.activity.as_str()), call.undo.as_ref().map(|undo| undo.activity.as_str())]
+                }
+                Event::Command(Command::Undo { compensation, .. }) => [Some(compensation.activity.as_str()), None],
+                _ => [None, None],
+            })
+            .flatten()
+    }
+}
+
+/// Who writes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Writer {
+    pub(crate) incarnation: Incarnation,
+    pub(crate) epoch: Epoch,
+    pub(crate) build: BuildId,
+}
+
+/// What a turn decided: to be recorded whole, and acted upon only then.
+#[derive(Debug)]
+pub(crate) struct Decision {
+    pub(crate) commit: Commit,
+    pub(crate) effects: Vec<Effect>,
+    /// Inbox rows that became events.
+    pub(crate) consumed: Vec<u64>,
+    /// Calls that are over: what was kept for their attempts is of no use any more.
+    pub(crate) settled: Vec<Position>,
+    pub(crate) rest: Rest,
+}
+
+/// What the world is asked to do once the commit is durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// Start the current attempt of an activity, a blocking step or an inline step; not before `at`.
+    Start { position: Position, attempt: Attempt, at: Option<Timestamp> },
+    /// Say when that moment has come.
+    Timer { position: Position, due: Timestamp },
+    /// Stop the attempt that runs for this call: nobody wants its result.
+    Abort { position: Position },
+}
+
+/// One run: its log, summed up, and its living workflow.
+pub(crate) struct Run {
+    id: RunId,
+    limits: Limits,
+    state: State,
+    instance: Instance,
+    /// A second instance, given the same facts: whatever differs is not deterministic. Debug builds and tests.
+    twin: Option<Instance>,
+    next_commit: CommitNo,
+    tail: Option<Digest>,
+    last_time: Timestamp,
+    last_epoch: Epoch,
+    /// The newest commands that were replayed, for reports.
+    last: Vec<Command>,
+}
+
+impl Run {
+    /// Begins a run: applies its `Started` fact. Nothing is recorded yet.
+    pub(crate) fn begin(
+        id: RunId,
+        started: Started,
+        begin: &Begin,
+        twin: bool,
+        at: Timestamp,
+        writer: Writer,
+    ) -> Result<(Run, Decision), Blocked> {
+        let mut run = Run::new(id, started.clone(), begin, twin, at)?;
+        let mut turn = Turning::new(at);
+        run.apply(Fact::Started(Box::new(started)), &mut turn)?;
+        let decision = run.decide(turn, writer);
+        Ok((run, decision))
+    }
+
+    fn new(id: RunId, started: Started, begin: &Begin, twin: bool, at: Timestamp) -> Result<Run, Blocked> {
+        let limits = started.limits();
+        let misuse = |misuse| Blocked::Misuse { run: id.clone(), workflow: started.workflow.clone(), misuse };
+        let instance = Instance::new(id.clone(), &started, begin, limits).map_err(misuse)?;
+        let twin = if twin { Some(Instance::new(id.clone(), &started, begin, limits).map_err(misuse)?) } else { None };
+        Ok(Run {
+            state: State::new(started),
+            id,
+            limits,
+            instance,
+            twin,
+            next_commit: 0,
+            tail: None,
+            last_time: at,
+            last_epoch: 0,
+            last: Vec::new(),
+        })
+    }
+
+    /// Rebuilds a run from its log and compares each command that the code asks for with the one that is recorded.
+    pub(crate) fn replay(
+        id: &RunId,
+        log: impl IntoIterator<Item = (Commit, Digest)>,
+        begin: &Begin,
+        twin: bool,
+    ) -> Result<Run, Blocked> {
+        let bad = |what: &str| Blocked::BadLog { run: id.clone(), what: what.to_owned() };
+        let mut log = log.into_iter().peekable();
+        let started = match log.peek().map(|(commit, _)| (commit.events.first(), commit.time)) {
+            Some((Some(Event::Fact(Fact::Started(started))), at)) => ((**started).clone(), at),
+            _ => return Err(bad("it does not begin with a start")),
+        };
+        let mut run = Run::new(id.clone(), started.0, begin, twin, started.1)?;
+        for (commit, digest) in log {
+            let follows = commit.commit_no == run.next_commit && commit.prev == run.tail;
+            if !follows || commit.time < run.last_time || commit.epoch < run.last_epoch {
+                return Err(bad(&format!("commit {} does not follow its predecessor", commit.commit_no)));
+            }
+            run.replay_commit(&commit)?;
+            run.recorded(&commit, digest);
+        }
+        Ok(run)
+    }
+
+    fn replay_commit(&mut self, commit: &Commit) -> Result<(), Blocked> {
+        let mut asked: VecDeque<Command> = VecDeque::new();
+        for (index, event) in commit.events.iter().enumerate() {
+            if self.state.outcome.is_some() {
+                return Err(Blocked::BadLog {
+                    run: self.id.clone(),
+                    what: format!("commit {} goes on behind the end", commit.commit_no),
+                });
+            }
+            match event {
+                Event::Fact(fact) => {
+                    if let Some(command) = asked.pop_front() {
+                        return Err(self.differs(commit, index, &describe_event(event), &describe(&command)));
+                    }
+                    self.state.fact(fact, &self.limits);
+                    asked = self.instance.apply(fact, commit.time).map_err(|misuse| self.misuse(misuse))?.into();
+                    if let Some(twin) = &mut self.twin {
+                        let _ = twin.apply(fact, commit.time);
+                    }
+                }
+                Event::Command(expected) => {
+                    let Some(found) = asked.pop_front() else {
+                        return Err(self.differs(commit, index, &describe(expected), "nothing"));
+                    };
+                    if !same(expected, &found) {
+                        return Err(self.differs(commit, index, &describe(expected), &describe(&found)));
+                    }
+                    // The recorded command is the truth: options and input of the code may have changed since.
+                    self.state.command(expected, commit.time);
+                    self.instance.recorded(expected);
+                    if let Some(twin) = &self.twin {
+                        twin.recorded(expected);
+                    }
+                    self.note(expected);
+                }
+            }
+        }
+        match asked.pop_front() {
+            Some(command) => Err(self.differs(commit, commit.events.len(), "nothing more", &describe(&command))),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes what has arrived, in order. `None`: nothing came of it, so there is nothing to record. What is left behind did
+    /// not fit into this commit and waits for the next turn; what comes after the end is dropped (messages stay unread).
+    pub(crate) fn turn(
+        &mut self,
+        arrived: &mut VecDeque<Arrival>,
+        at: Timestamp,
+        writer: Writer,
+    ) -> Result<Option<Decision>, Blocked> {
+        let at = at.max(self.last_time);
+        let mut turn = Turning::new(at);
+        while self.state.outcome.is_none() && !turn.is_full(&self.limits) {
+            let Some(arrival) = arrived.pop_front() else {
+                break;
+            };
+            if let Arrival::Message { seq, .. } = &arrival {
+                turn.consumed.push(*seq);
+            }
+            for fact in self.facts_of(arrival, at) {
+                // An earlier loss of the same takeover may have ended the run, or have led the code to give this call up.
+                let stale = matches!(&fact, Fact::Lost { position, .. } if self.state.call(*position).is_none());
+                if !stale {
+                    self.apply(fact, &mut turn)?;
+                }
+            }
+        }
+        if self.state.outcome.is_some() {
+            arrived.clear();
+        }
+        if turn.events.is_empty() { Ok(None) } else { Ok(Some(self.decide(turn, writer))) }
+    }
+
+    /// Decides what an arrival means. A result of an attempt that is not the current one, or a timer of a sleep that is
+    /// over, means nothing.
+    fn facts_of(&self, arrival: Arrival, at: Timestamp) -> Vec<Fact> {
+        match arrival {
+            Arrival::Ended { position, attempt, result } => {
+                let current =
+                    self.state.call(position).is_some_and(|call| call.attempt == attempt && call.phase != Phase::Parked);
+                if !current {
+                    tracing::debug!(run = %self.id, position, attempt, "a late result was dropped");
+                    return Vec::new();
+                }
+                vec![match self.within_limits(result) {
+                    Ok(output) => Fact::Completed { position, attempt, output },
+                    Err(failure) => {
+                        let next = self.state.after_failure(position, &failure, at);
+                        Fact::Failed { position, attempt, failure: Box::new(failure), next }
+                    }
+                }]
+            }
+            Arrival::Due { position } => match self.state.open.get(&position) {
+                Some(Open::Sleep { due }) if *due <= at => vec![Fact::Fired { position }],
+                _ => Vec::new(),
+            },
+            Arrival::Message { message, body, .. } => vec![self.fact_of_message(message, body)],
+            Arrival::Deadline => match self.state.started.deadline {
+                Some(deadline) if deadline <= at && !self.state.deadline_passed => {
+                    vec![Fact::DeadlinePassed]
+                }
+                _ => Vec::new(),
+            },
+            Arrival::Begin if self.state.begun() => Vec::new(),
+            Arrival::Begin => vec![Fact::Begun],
+            Arrival::Taken { by, epoch } => {
+                let mut facts = vec![Fact::Claimed { by, epoch }];
+                facts.extend(self.losses(at, &BTreeSet::new(), |_| true));
+                facts
+            }
+            // What is not held by the node that owned the run all along was never begun, and is begun now. Inline steps are
+            // different: they live and die with the run's memory.
+            Arrival::Reopened { held } => self.losses(at, &held, |call| call.place == Some(StepPlace::Inline)),
+        }
+    }
+
+    fn fact_of_message(&self, message: String, body: MessageBody) -> Fact {
+        if self.state.knows(&message) {
+            return Fact::Ignored { message, why: Ignored::Duplicate };
+        }
+        let late = match &body {
+            MessageBody::Signal { .. } => false,
+            MessageBody::Cancel { .. } => self.state.cancel.is_some() || self.state.deadline_passed,
+            MessageBody::Retry { position } => self.state.parked(*position).next().is_none(),
+        };
+        if late { Fact::Ignored { message, why: Ignored::Late } } else { Fact::Received { message, body } }
+    }
+
+    /// The attempts that were under way, or may have been, and that nobody holds.
+    fn losses(&self, at: Timestamp, held: &BTreeSet<Position>, concerns: impl Fn(&OpenCall) -> bool) -> Vec<Fact> {
+        let begun = |phase| match phase {
+            Phase::Intended => true,
+            Phase::Waiting { at: start } => start <= at,
+            Phase::Parked => false,
+        };
+        self.state
+            .open
+            .iter()
+            .filter_map(|(&position, open)| match open {
+                Open::Call(call) if begun(call.phase) && concerns(call) && !held.contains(&position) => {
+                    let next = self.state.after_loss(position, at, &self.limits);
+                    Some(Fact::Lost { position, attempt: call.attempt, next })
+                }
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn within_limits(&self, result: Result<Payload, Failure>) -> Result<Payload, Failure> {
+        let most = self.limits.payload_bytes;
+        match result {
+            Ok(output) if output.bytes.len() > most => {
+                let text = format!(
+                    "the result has {} bytes, the limit is {most}; store it elsewhere and return a reference",
+                    output.bytes.len()
+                );
+                Err(Failure::new(KIND_LIMIT, text).into_final())
+            }
+            Ok(output) => Ok(output),
+            Err(failure) => Err(failure.bounded(most)),
+        }
+    }
+
+    fn apply(&mut self, fact: Fact, turn: &mut Turning) -> Result<(), Blocked> {
+        uphold!(TerminalOnce, self.state.outcome.is_none(), "{}: a fact behind the end", self.id);
+        let early = matches!((&fact, self.state.open.get(&position_of(&fact))),
+            (Fact::Fired { .. }, Some(Open::Sleep { due })) if *due > turn.at);
+        uphold!(NeverEarly, !early, "{}: a sleep would end before it is due", self.id);
+        let before_call = self.state.call(position_of(&fact)).is_some();
+        if let Fact::Received { body: MessageBody::Retry { position }, .. } = &fact {
+            turn.touched.extend(self.state.parked(*position));
+        }
+        self.state.fact(&fact, &self.limits);
+        let commands = self.instance.apply(&fact, turn.at).map_err(|misuse| self.misuse(misuse))?;
+        if let Some(twin) = &mut self.twin {
+            let workflow = self.state.started.workflow.clone();
+            let run = self.id.clone();
+            match twin.apply(&fact, turn.at) {
+                Err(misuse) => {
+                    return Err(Blocked::Misuse { run, workflow, misuse });
+                }
+                Ok(twins) => {
+                    if let Some((expected, found)) = first_difference(&twins, &commands) {
+                        return Err(Blocked::NotDeterministic { run, workflow, expected, found });
+                    }
+                }
+            }
+        }
+        turn.touch(position_of(&fact));
+        if before_call && self.state.call(position_of(&fact)).is_none() {
+            turn.settled.push(position_of(&fact));
+        }
+        turn.bytes += weight_of(&fact) + commands.iter().map(weight).sum::<usize>();
+        turn.events.push(Event::Fact(fact));
+        for command in commands {
+            let over: Vec<Position> = match &command {
+                Command::Cancel { position } => self.state.call(*position).map(|_| *position).into_iter().collect(),
+                // Calls whose futures were leaked instead of dropped.
+                Command::End { .. } => self.state.open.keys().copied().filter(|at| self.state.call(*at).is_some()).collect(),
+                _ => Vec::new(),
+            };
+            turn.aborted.extend(&over);
+            turn.settled.extend(over);
+            if matches!(command, Command::End { .. }) {
+                let undoing = self.state.open.values().any(|open| matches!(open, Open::Call(call) if call.compensating));
+                uphold!(SagaEmptyAtEnd, !undoing, "{}: it would end while a compensation runs", self.id);
+            }
+            self.state.command(&command, turn.at);
+            turn.touch(command.position());
+            turn.events.push(Event::Command(command));
+        }
+        Ok(())
+    }
+
+    /// Turns what was applied into one commit and its effects. The effects are read from the state *behind* the turn, so a
+    /// call that was made and dropped in one turn is never started.
+    fn decide(&mut self, turn: Turning, writer: Writer) -> Decision {
+        let taken = turn.events.iter().filter(|event| matches!(event, Event::Fact(Fact::Received { .. } | Fact::Ignored { .. })));
+        uphold!(InboxDelete, taken.count() == turn.consumed.len(), "{}: messages taken and messages deleted differ", self.id);
+        uphold!(EpochMonotone, writer.epoch >= self.last_epoch, "{}: its epoch would decrease", self.id);
+        let mut effects: Vec<Effect> = turn.aborted.iter().map(|&position| Effect::Abort { position }).collect();
+        let mut touched = turn.touched;
+        touched.sort_unstable();
+        touched.dedup();
+        effects.extend(touched.into_iter().filter_map(|position| self.effect_of(position)));
+        Decision {
+            commit: Commit {
+                commit_no: self.next_commit,
+                prev: self.tail,
+                incarnation: writer.incarnation,
+                epoch: writer.epoch,
+                build: writer.build,
+                time: turn.at,
+                events: turn.events,
+            },
+            effects,
+            consumed: turn.consumed,
+            settled: turn.settled,
+            rest: self.state.rest(turn.at),
+        }
+    }
+
+    fn effect_of(&self, position: Position) -> Option<Effect> {
+        match self.state.open.get(&position)? {
+            Open::Sleep { due } => Some(Effect::Timer { position, due: *due }),
+            Open::Receive { .. } => None,
+            Open::Call(call) => match call.phase {
+                Phase::Intended => Some(Effect::Start { position, attempt: call.attempt, at: None }),
+                Phase::Waiting { at } => Some(Effect::Start { position, attempt: call.attempt, at: Some(at) }),
+                Phase::Parked => None,
+            },
+        }
+    }
+
+    /// Everything that an open run asks of the world, for a fresh replay.
+    pub(crate) fn open_effects(&self) -> Vec<Effect> {
+        self.state.open.keys().filter_map(|&position| self.effect_of(position)).collect()
+    }
+
+    /// Returns the activities that open calls need.
+    pub(crate) fn open_activities(&self) -> impl Iterator<Item = &str> {
+        self.state.open.values().filter_map(|open| match open {
+            Open::Call(call) if call.input.is_some() => Some(call.name.as_str()),
+            _ => None,
+        })
+    }
+
+    /// Returns the report of a call whose activity is not registered here.
+    pub(crate) fn unregistered(&self, activity: &str) -> Blocked {
+        self.misuse(Misuse::Unregistered(activity.to_owned()))
+    }
+
+    /// Takes note that a commit is durable: it is the tail now.
+    pub(crate) fn recorded(&mut self, commit: &Commit, digest: Digest) {
+        uphold!(
+            TailChain,
+            commit.commit_no == self.next_commit && commit.prev == self.tail,
+            "{}: commit {} does not follow",
+            self.id,
+            commit.commit_no
+        );
+        self.next_commit = commit.commit_no + 1;
+        self.tail = Some(digest);
+        self.last_time = commit.time;
+        self.last_epoch = commit.epoch;
+    }
+
+    /// Lets an inline step run its closure.
+    pub(crate) fn grant(&mut self, position: Position, attempt: Attempt) {
+        // Only the current attempt has a right to run, however late the word of an older one comes.
+        if self.state.call(position).is_some_and(|call| call.attempt == attempt && call.phase != Phase::Parked) {
+            self.instance.grant(position, attempt);
+        }
+    }
+
+    /// Polls running inline steps.
+    pub(crate) fn poll_steps(&mut self) -> Result<Vec<StepResult>, Blocked> {
+        self.instance.poll_steps().map_err(|misuse| self.misuse(misuse))
+    }
+
+    /// Sets whom to tell when an inline step, or something foreign, wakes the workflow.
+    pub(crate) fn tell(&self, hook: Hook) {
+        self.instance.tell(hook);
+    }
+
+    /// Returns the report when something foreign woke the workflow.
+    pub(crate) fn foreign(&self) -> Option<Blocked> {
+        self.instance.was_foreign().then(|| self.misuse(Misuse::ForeignWake))
+    }
+
+    pub(crate) fn runs_steps(&self) -> bool {
+        self.instance.runs_steps()
+    }
+
+    pub(crate) fn blocking_work(&self, position: Position) -> Option<BlockingWork> {
+        self.instance.blocking_work(position)
+    }
+
+    pub(crate) fn state(&self) -> &State {
+        &self.state
+    }
+
+    pub(crate) fn id(&self) -> &RunId {
+        &self.id
+    }
+
+    pub(crate) fn outcome(&self) -> Option<&Outcome> {
+        self.state.outcome.as_ref()
+    }
+
+    /// Returns the time of the last commit: no turn is earlier.
+    pub(crate) fn last_time(&self) -> Timestamp {
+        self.last_time
+    }
+
+    pub(crate) fn next_commit(&self) -> CommitNo {
+        self.next_commit
+    }
+
+    fn note(&mut self, command: &Command) {
+        if self.last.len() == 5 {
+            self.last.remove(0);
+        }
+        self.last.push(shallow(command));
+    }
+
+    fn misuse(&self, misuse: Misuse) -> Blocked {
+        Blocked::Misuse { run: self.id.clone(), workflow: self.state.started.workflow.clone(), misuse }
+    }
+
+    fn differs(&self, commit: &Commit, event: usize, expected: &str, found: &str) -> Blocked {
+        let last: Vec<String> = self.last.iter().map(describe).collect();
+        Blocked::Nondeterminism {
+            run: self.id.clone(),
+            workflow: self.state.started.workflow.clone(),
+            version: self.state.started.version,
+            commit_no: commit.commit_no,
+            event,
+            expected: expected.to_owned(),
+            found: found.to_owned(),
+            last: if last.is_empty() { "none".to_owned() } else { last.join(", ") },
+            wrote: commit.build,
+        }
+    }
+}
+
+/// A turn in the making.
+struct Turning {
+    at: Timestamp,
+    events: Vec<Event>,
+    touched: Vec<Position>,
+    aborted: Vec<Position>,
+    settled: Vec<Position>,
+    consumed: Vec<u64>,
+    /// The payloads of its events.
+    bytes: usize,
+}
+
+impl Turning {
+    fn new(at: Timestamp) -> Turning {
+        Turning {
+            at,
+            events: Vec::new(),
+            touched: Vec::new(),
+            aborted: Vec::new(),
+            settled: Vec::new(),
+            consumed: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Tells whether the next fact belongs into the next commit. A fact is never divided, so a commit has at most half a
+    /// limit more than its last fact.
+    fn is_full(&self, limits: &Limits) -> bool {
+        self.bytes >= limits.item_bytes / 2 || self.events.len() >= limits.commands_per_turn
+    }
+
+    fn touch(&mut self, position: Position) {
+        if position != 0 {
+            self.touched.push(position);
+        }
+    }
+}
+
+fn position_of(fact: &Fact) -> Position {
+    match fact {
+        Fact::Completed { position, .. }
+        | Fact::Failed { position, .. }
+        | Fact::Lost { position, .. }
+        | Fact::Fired { position } => *position,
+        _ => 0,
+    }
+}
+
+/// How many bytes of payload a fact has.
+fn weight_of(fact: &Fact) -> usize {
+    match fact {
+        Fact::Completed { output, .. } => output.bytes.len(),
+        Fact::Failed { failure, .. } => failure.bytes(),
+        Fact::Received { body: MessageBody::Signal { payload, .. }, .. } => payload.bytes.len(),
+        _ => 0,
+    }
+}

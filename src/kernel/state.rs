@@ -1,0 +1,397 @@
+//! What a log says, without running any user code: a fold over its events. It knows which calls are open, which attempt
+//! each is at, what it waits for and what comes next. Replay, recovery, retry decisions and `why` all read it.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    time::Duration,
+};
+
+use super::{
+    event::{Call, CallOptions, Command, Fact, MessageBody, Next, Outcome, Started, StepPlace},
+    failure::Failure,
+    id::{Attempt, Position},
+    invariant::uphold,
+    limits::Limits,
+    payload::Payload,
+    time::Timestamp,
+};
+
+/// The facts of one run, summed up.
+#[derive(Clone, Debug)]
+pub(crate) struct State {
+    pub(crate) started: Started,
+    pub(crate) open: BTreeMap<Position, Open>,
+    pub(crate) outcome: Option<Outcome>,
+    pub(crate) cancel: Option<String>,
+    pub(crate) deadline_passed: bool,
+    /// Signals received and not yet waited for, by name.
+    unread: HashMap<String, usize>,
+    remembered: VecDeque<String>,
+    known: HashSet<String>,
+    /// The wait that the current fact answered; if it turns out to be dropped, the signal goes to the next one.
+    just_served: Option<(Position, String)>,
+}
+
+/// Something that the workflow asked for and that is not over.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Open {
+    Call(OpenCall),
+    Sleep { due: Timestamp },
+    Receive { signal: String },
+}
+
+/// A call or step that is not over.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct OpenCall {
+    pub(crate) name: String,
+    /// The argument of an activity; `None` for a step.
+    pub(crate) input: Option<Payload>,
+    pub(crate) place: Option<StepPlace>,
+    pub(crate) options: Option<Box<CallOptions>>,
+    /// The current attempt.
+    pub(crate) attempt: Attempt,
+    pub(crate) failed: u32,
+    pub(crate) lost: u32,
+    pub(crate) since: Timestamp,
+    pub(crate) phase: Phase,
+    pub(crate) compensating: bool,
+    pub(crate) last_failure: Option<String>,
+}
+
+/// Where the current attempt of a call stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Its intent is recorded: it runs, or may have run.
+    Intended,
+    /// Its intent is recorded, for that moment at the earliest.
+    Waiting { at: Timestamp },
+    /// It waits for an operator.
+    Parked,
+}
+
+/// Whether a run has something to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rest {
+    /// Something runs, or is about to.
+    Busy,
+    /// Only time and messages can move it on.
+    Waits {
+        /// The next moment that does.
+        next: Option<Timestamp>,
+    },
+    /// It is over.
+    Ended,
+}
+
+impl State {
+    pub(crate) fn new(started: Started) -> State {
+        State {
+            started,
+            open: BTreeMap::new(),
+            outcome: None,
+            cancel: None,
+            deadline_passed: false,
+            unread: HashMap::new(),
+            remembered: VecDeque::new(),
+            known: HashSet::new(),
+            just_served: None,
+        }
+    }
+
+    /// Folds a fact in.
+    pub(crate) fn fact(&mut self, fact: &Fact, limits: &Limits) {
+        self.just_served = None;
+        match fact {
+            Fact::Started(_) | Fact::Claimed { .. } => {}
+            Fact::Begun => self.started.deferred = false,
+            Fact::Completed { position, .. } => {
+                self.open.remove(position);
+            }
+            Fact::Failed { position, attempt, failure, next } => {
+                if let Some(Open::Call(call)) = self.open.get_mut(position) {
+                    call.failed += 1;
+                    call.last_failure = Some(failure.to_string());
+                }
+                self.follow(*position, *attempt, next);
+            }
+            Fact::Lost { position, attempt, next } => {
+                if let Some(Open::Call(call)) = self.open.get_mut(position) {
+                    call.lost += 1;
+                    call.last_failure = Some("lost with its node".to_owned());
+                }
+                self.follow(*position, *attempt, next);
+            }
+            Fact::Fired { position } => {
+                self.open.remove(position);
+            }
+            Fact::Received { message, body } => {
+                uphold!(ConsumedOnce, !self.knows(message), "message {message} is taken a second time");
+                self.remember(message, limits);
+                match body {
+                    MessageBody::Signal { name, .. } => self.serve(name),
+                    MessageBody::Cancel { reason } => {
+                        self.cancel.get_or_insert_with(|| reason.clone());
+                    }
+                    MessageBody::Retry { position } => self.unpark(*position),
+                }
+            }
+            Fact::Ignored { message, .. } => self.remember(message, limits),
+            Fact::DeadlinePassed => self.deadline_passed = true,
+        }
+    }
+
+    fn follow(&mut self, position: Position, attempt: Attempt, next: &Next) {
+        let Some(Open::Call(call)) = self.open.get_mut(&position) else {
+            return;
+        };
+        match next {
+            Next::Retry { at } => {
+                call.attempt = attempt + 1;
+                call.phase = Phase::Waiting { at: *at };
+            }
+            Next::Park => call.phase = Phase::Parked,
+            Next::GiveUp => {
+                self.open.remove(&position);
+            }
+        }
+    }
+
+    /// A new budget for parked calls; attempt numbers go on.
+    fn unpark(&mut self, position: Option<Position>) {
+        for at in self.parked(position).collect::<Vec<_>>() {
+            if let Some(Open::Call(call)) = self.open.get_mut(&at) {
+                call.phase = Phase::Intended;
+                call.attempt += 1;
+                call.failed = 0;
+                call.lost = 0;
+            }
+        }
+    }
+
+    /// The parked calls that a retry of this one, or of all, is for.
+    pub(crate) fn parked(&self, wanted: Option<Position>) -> impl Iterator<Item = Position> {
+        self.open.iter().filter_map(move |(&at, open)| match open {
+            Open::Call(call) if call.phase == Phase::Parked && wanted.is_none_or(|wanted| wanted == at) => Some(at),
+            _ => None,
+        })
+    }
+
+    fn serve(&mut self, name: &str) {
+        let first = self.open.iter().find(|(_, open)| matches!(open, Open::Receive { signal } if signal == name));
+        if let Some((&position, _)) = first {
+            self.open.remove(&position);
+            self.just_served = Some((position, name.to_owned()));
+        } else {
+            *self.unread.entry(name.to_owned()).or_default() += 1;
+        }
+    }
+
+    fn remember(&mut self, message: &str, limits: &Limits) {
+        if self.known.insert(message.to_owned()) {
+            self.remembered.push_back(message.to_owned());
+            if self.remembered.len() > limits.remembered_messages
+                && let Some(oldest) = self.remembered.pop_front()
+            {
+                self.known.remove(&oldest);
+            }
+        }
+    }
+
+    /// Tells whether a message of this id was taken before.
+    pub(crate) fn knows(&self, message: &str) -> bool {
+        self.known.contains(message)
+    }
+
+    /// Folds a command in.
+    pub(crate) fn command(&mut self, command: &Command, at: Timestamp) {
+        match command {
+            Command::Call(call) => {
+                let Call { position, activity, input, options, compensating, .. } = &**call;
+                let call = OpenCall::new(activity, Some(input.clone()), None, options.clone(), *compensating, at);
+                self.open.insert(*position, Open::Call(call));
+            }
+            Command::Step { position, name, place, options } => {
+                let call = OpenCall::new(name, None, Some(*place), options.clone(), false, at);
+                self.open.insert(*position, Open::Call(call));
+            }
+            Command::Sleep { position, due } => {
+                self.open.insert(*position, Open::Sleep { due: *due });
+            }
+            Command::Receive { position, signal } => match self.unread.get_mut(signal) {
+                Some(count) if *count > 0 => *count -= 1,
+                _ => {
+                    self.open.insert(*position, Open::Receive { signal: signal.clone() });
+                }
+            },
+            Command::Cancel { position } => {
+                self.open.remove(position);
+                if let Some((served, name)) = self.just_served.take_if(|(served, _)| served == position) {
+                    debug_assert_eq!(served, *position);
+                    self.serve(&name);
+                }
+            }
+            Command::End { outcome } => {
+                self.open.clear();
+                self.outcome = Some((**outcome).clone());
+            }
+            Command::OpenSaga { .. } | Command::Undo { .. } | Command::KeepSaga { .. } | Command::Compensate { .. } => {}
+        }
+    }
+
+    pub(crate) fn call(&self, position: Position) -> Option<&OpenCall> {
+        match self.open.get(&position) {
+            Some(Open::Call(call)) => Some(call),
+            _ => None,
+        }
+    }
+
+    /// Decides what follows a failed attempt.
+    pub(crate) fn after_failure(&self, position: Position, failure: &Failure, now: Timestamp) -> Next {
+        let Some(call) = self.call(position) else {
+            return Next::GiveUp;
+        };
+        let defaults = CallOptions::default();
+        let options = call.options.as_deref().unwrap_or(&defaults);
+        let exhausted = if options.park { Next::Park } else { Next::GiveUp };
+        if options.at_most_once {
+            return exhausted;
+        }
+        let seed = self.started.seed ^ u64::from(position);
+        match options.retry.next(call.failed + 1, failure, call.since, now, seed) {
+            Some(at) if options.schedule_to_close.is_some_and(|limit| at >= call.since.after(limit)) => exhausted,
+            Some(at) => Next::Retry { at },
+            None => exhausted,
+        }
+    }
+
+    /// Decides what follows an attempt that was lost with its node: never the retry budget's business.
+    pub(crate) fn after_loss(&self, position: Position, now: Timestamp, limits: &Limits) -> Next {
+        let Some(call) = self.call(position) else {
+            return Next::GiveUp;
+        };
+        let park = call.options.as_deref().is_some_and(|options| options.park);
+        let at_most_once = call.options.as_deref().is_some_and(|options| options.at_most_once);
+        if at_most_once || call.lost + 1 > limits.lost_attempts {
+            if park { Next::Park } else { Next::GiveUp }
+        } else {
+            Next::Retry { at: now }
+        }
+    }
+
+    /// Returns whether the run has something to do at `now`.
+    pub(crate) fn rest(&self, now: Timestamp) -> Rest {
+        if self.outcome.is_some() {
+            return Rest::Ended;
+        }
+        let mut next = self.started.deadline.filter(|_| !self.deadline_passed);
+        for open in self.open.values() {
+            let due = match open {
+                Open::Call(call) => match call.phase {
+                    Phase::Intended => return Rest::Busy,
+                    Phase::Waiting { at } if at <= now => return Rest::Busy,
+                    Phase::Waiting { at } => Some(at),
+                    Phase::Parked => None,
+                },
+                Open::Sleep { due } => Some(*due),
+                Open::Receive { .. } => None,
+            };
+            next = match (next, due) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+        }
+        Rest::Waits { next }
+    }
+
+    /// Tells whether the first turn was taken.
+    pub(crate) fn begun(&self) -> bool {
+        !self.started.deferred
+    }
+
+    /// Tells whether an attempt is recorded that may have begun.
+    pub(crate) fn has_intents(&self) -> bool {
+        self.open.values().any(|open| matches!(open, Open::Call(call) if call.phase == Phase::Intended))
+    }
+
+    /// Returns when an open sleep is over.
+    pub(crate) fn due_of(&self, position: Position) -> Option<Timestamp> {
+        match self.open.get(&position) {
+            Some(Open::Sleep { due }) => Some(*due),
+            _ => None,
+        }
+    }
+
+    /// Returns the sleeps that are over at `now`.
+    pub(crate) fn due_sleeps(&self, now: Timestamp) -> Vec<Position> {
+        let due = |open: &Open| matches!(open, Open::Sleep { due } if *due <= now);
+        self.open.iter().filter(|(_, open)| due(open)).map(|(position, _)| *position).collect()
+    }
+
+    /// Returns what the run waits for, one line each, for `describe`.
+    pub(crate) fn waits(&self) -> Vec<String> {
+        let mut waits: Vec<String> = self
+            .open
+            .iter()
+            .map(|(position, open)| match open {
+                Open::Sleep { due } => format!("sleep #{position} until {due}"),
+                Open::Receive { signal } => format!("signal {signal:?} (#{position})"),
+                Open::Call(call) => call.describe(*position),
+            })
+            .collect();
+        if let Some(deadline) = self.started.deadline.filter(|_| !self.deadline_passed && self.outcome.is_none()) {
+            waits.push(format!("deadline at {deadline}"));
+        }
+        waits
+    }
+}
+
+impl OpenCall {
+    fn new(
+        name: &str,
+        input: Option<Payload>,
+        place: Option<StepPlace>,
+        options: Option<Box<CallOptions>>,
+        compensating: bool,
+        since: Timestamp,
+    ) -> OpenCall {
+        OpenCall {
+            name: name.to_owned(),
+            input,
+            place,
+            options,
+            attempt: 1,
+            failed: 0,
+            lost: 0,
+            since,
+            phase: Phase::Intended,
+            compensating,
+            last_failure: None,
+        }
+    }
+
+    /// Returns what is left of a limit that counts from the intent.
+    pub(crate) fn left(&self, limit: Option<Duration>, now: Timestamp) -> Option<Duration> {
+        limit.map(|limit| self.since.after(limit).since(now))
+    }
+
+    fn describe(&self, position: Position) -> String {
+        let what = match (self.compensating, self.place) {
+            (true, _) => "compensation",
+            (false, Some(_)) => "step",
+            (false, None) => "activity",
+        };
+        let last = self.last_failure.as_ref().map_or_else(String::new, |last| format!("; last: {last}"));
+        let (name, attempt) = (&self.name, self.attempt);
+        match self.phase {
+            Phase::Intended => {
+                format!("{what} {name} (#{position}), attempt {attempt} is under way{last}")
+            }
+            Phase::Waiting { at } => {
+                format!("{what} {name} (#{position}), attempt {attempt} not before {at}{last}")
+            }
+            Phase::Parked => {
+                format!("{what} {name} (#{position}) is parked until it is retried by hand{last}")
+            }
+        }
+    }
+}

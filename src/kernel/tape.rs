@@ -1,0 +1,584 @@
+//! What a workflow's future and the kernel share: the commands that the code asked for, the answers that facts brought,
+//! and nothing that touches the world. The futures of [`crate::cx`] are thin views of it.
+//!
+//! Before the kernel drops a future it *seals* the tape: from then on every call and every drop is inert and records
+//! nothing, so that eviction and replay may run the user's `Drop` code any number of times.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    rc::Rc,
+    sync::Arc,
+    task::{Poll, Waker},
+};
+
+use super::{
+    event::{Command, Compensation},
+    failure::{Failure, KIND_LIMIT},
+    id::{Attempt, Position, RunId},
+    limits::Limits,
+    payload::{CodecError, Payload},
+    random,
+    sagas::Sagas,
+    time::Timestamp,
+    wake::Signal,
+};
+
+/// What a resolved position answers.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// A call or step ended.
+    Ended(Result<Payload, Failure>),
+    /// A sleep is over.
+    Fired,
+    /// A signal was taken: which one of its run, and what it says.
+    Signal(u64, Payload),
+}
+
+/// Why the kernel stops polling a workflow.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) enum Fault {
+    /// The run itself fails, deterministically: a limit.
+    Fails(Failure),
+    /// This build cannot go on with this run; nothing is recorded.
+    Blocks(Misuse),
+}
+
+/// A mistake in workflow code that would break replay, found at the first run.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Misuse {
+    /// It waits for something that no log entry can ever answer.
+    #[error(
+        "it awaits something that is not durable, so nothing could ever wake it after a restart; await only futures of `cx` (sleep: cx.sleep, I/O: cx.step or cx.call, blocking work: cx.blocking, messages: cx.signal)"
+    )]
+    NothingDurable,
+    /// Something outside woke it: a tokio timer, a channel, a spawned task.
+    #[error(
+        "it was woken from outside its log (a tokio sleep, a channel, a spawned task): use cx.sleep, cx.signal, cx.step or cx.call instead"
+    )]
+    ForeignWake,
+    /// It polled itself without end.
+    #[error("it woke itself {0} times without waiting for anything; a workflow must not spin or yield")]
+    Spins(u32),
+    /// It calls an activity that this program does not have.
+    #[error(
+        "it calls activity {0:?}, which is not registered here; add `.activity(…)` to the builder, or run a build that has it"
+    )]
+    Unregistered(String),
+    /// The closure of a step used the context, which no replay would see.
+    #[error(
+        "the closure of a step used `cx` (a call, a random number, a uuid); closures do not run in replay, so take such values before the step and let the closure borrow them"
+    )]
+    CxInStep,
+    /// A stored value is not of the type that the code expects.
+    #[error(
+        "{0}; the type changed since it was recorded: give new fields a serde default, keep old names with an alias, or run the build that wrote it"
+    )]
+    Undecodable(CodecError),
+}
+
+/// The closure of `cx.blocking`.
+pub(crate) type BlockingWork = Arc<dyn Fn() -> Result<Payload, Failure> + Send + Sync>;
+
+/// An inline step's right to run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Grant {
+    pub(crate) attempt: Attempt,
+}
+
+#[derive(Default)]
+struct Inner {
+    next: Position,
+    now: Timestamp,
+    seed: u64,
+    draws: u64,
+    sealed: bool,
+    cancelled: bool,
+    cancel_heard: bool,
+    shield: u32,
+    /// Awaits of this fact that were cancelled at once.
+    refusals: u32,
+    /// Whether the closure of a step is being polled.
+    in_step: bool,
+    /// The saga scopes that are being polled, outermost first.
+    scopes: Vec<Position>,
+    commands: Vec<Command>,
+    commands_of_fact: usize,
+    bytes_of_fact: usize,
+    /// Ordered, because cancellation wakes them all and their order must be that of replay.
+    open: BTreeMap<Position, Option<Waker>>,
+    answers: HashMap<Position, Answer>,
+    signals: HashMap<String, Mailbox>,
+    signals_received: u64,
+    grants: HashMap<Position, Grant>,
+    step_wakers: HashMap<Position, Waker>,
+    step_results: Vec<(Position, Attempt, Result<Payload, Failure>)>,
+    blocking: HashMap<Position, BlockingWork>,
+    sagas: Sagas,
+    fault: Option<Fault>,
+}
+
+/// Signals of one name: unread ones in the order of their arrival, or those who wait in that of their positions; never both.
+#[derive(Default)]
+struct Mailbox {
+    unread: BTreeMap<u64, Payload>,
+    waiting: BTreeSet<Position>,
+}
+
+/// How often an await of one fact may be cancelled at once before it counts as spinning.
+const MOST_REFUSALS: u32 = 10_000;
+
+/// The tape of one instance.
+pub(crate) struct Tape {
+    id: RunId,
+    limits: Limits,
+    signal: Arc<Signal>,
+    inner: RefCell<Inner>,
+}
+
+impl Tape {
+    pub(crate) fn new(id: RunId, seed: u64, limits: Limits) -> Rc<Tape> {
+        let inner = RefCell::new(Inner { next: 1, seed, ..Inner::default() });
+        Rc::new(Tape { id, limits, signal: Arc::default(), inner })
+    }
+
+    pub(crate) fn id(&self) -> &RunId {
+        &self.id
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    pub(crate) fn wake_signal(&self) -> &Arc<Signal> {
+        &self.signal
+    }
+
+    // ---- for the futures of `cx` -------------------------------------------------------------------------------
+
+    /// Reserves the next position: in the order of construction, live and in replay alike.
+    pub(crate) fn reserve(&self) -> Position {
+        let mut inner = self.inner.borrow_mut();
+        inner.forbid_in_step();
+        let position = inner.next;
+        inner.next += 1;
+        position
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.inner.borrow().now
+    }
+
+    pub(crate) fn random(&self) -> u64 {
+        let mut inner = self.inner.borrow_mut();
+        inner.forbid_in_step();
+        inner.draws += 1;
+        random::mix(inner.seed, inner.draws)
+    }
+
+    /// Emits a command and tells whether it was taken; inert when sealed. Beyond the limits the run fails instead, but what
+    /// gives up or undoes is always taken: a failing run still has its books to balance.
+    pub(crate) fn command(&self, command: Command) -> bool {
+        let mut inner = self.inner.borrow_mut();
+        if inner.sealed {
+            return false;
+        }
+        inner.forbid_in_step();
+        if gives_up(&command) {
+            inner.commands.push(command);
+            return true;
+        }
+        inner.commands_of_fact += 1;
+        inner.bytes_of_fact += weight(&command);
+        if inner.commands_of_fact > self.limits.commands_per_turn {
+            let most = self.limits.commands_per_turn;
+            let text = format!("more than {most} commands at once; use cx.map(..).concurrency(n)");
+            inner.fault.get_or_insert(Fault::Fails(Failure::new(KIND_LIMIT, text).into_final()));
+        } else if inner.bytes_of_fact > self.limits.item_bytes {
+            let most = self.limits.item_bytes;
+            let text =
+                format!("the commands of one turn have more than {most} bytes; use cx.map(..).concurrency(n) or pass references");
+            inner.fault.get_or_insert(Fault::Fails(Failure::new(KIND_LIMIT, text).into_final()));
+        }
+        if inner.fault.is_some() {
+            return false;
+        }
+        inner.commands.push(command);
+        true
+    }
+
+    /// Opens a position whose command was just emitted.
+    pub(crate) fn open(&self, position: Position) {
+        self.inner.borrow_mut().open.insert(position, None);
+    }
+
+    /// Tells whether an await that begins now is cancelled at once. Pending only for code that tries again without end: it
+    /// would never come back from its poll.
+    pub(crate) fn refuses(&self) -> Poll<bool> {
+        let mut inner = self.inner.borrow_mut();
+        let refuses = inner.cancelled && inner.shield == 0 && !inner.sealed;
+        if refuses {
+            inner.cancel_heard = true;
+            inner.refusals += 1;
+            if inner.refusals > MOST_REFUSALS {
+                inner.fault.get_or_insert(Fault::Blocks(Misuse::Spins(MOST_REFUSALS)));
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(refuses)
+    }
+
+    /// Returns the answer of an open position, or registers the waker; `None` inside `Ready` means cancelled.
+    pub(crate) fn poll(&self, position: Position, waker: &Waker) -> Poll<Option<Answer>> {
+        let mut inner = self.inner.borrow_mut();
+        if inner.sealed {
+            return Poll::Pending;
+        }
+        if let Some(answer) = inner.answers.remove(&position) {
+            return Poll::Ready(Some(answer));
+        }
+        if inner.cancelled && inner.shield == 0 {
+            inner.cancel_heard = true;
+            drop(inner);
+            self.abandon(position);
+            return Poll::Ready(None);
+        }
+        match inner.open.get_mut(&position) {
+            Some(Some(old)) if old.will_wake(waker) => {}
+            Some(slot) => *slot = Some(waker.clone()),
+            None => {}
+        }
+        Poll::Pending
+    }
+
+    /// Gives an open position up: its answer is of no interest any more.
+    pub(crate) fn abandon(&self, position: Position) {
+        let mut inner = self.inner.borrow_mut();
+        inner.blocking.remove(&position);
+        inner.grants.remove(&position);
+        inner.step_wakers.remove(&position);
+        let unanswered = inner.open.remove(&position).is_some();
+        inner.answers.remove(&position);
+        if unanswered && !inner.sealed {
+            drop(inner);
+            self.command(Command::Cancel { position });
+        }
+    }
+
+    /// Begins to wait for a signal: takes the oldest unread one, or stands in line. By position, not by who polled first:
+    /// the fold of the log knows positions only.
+    pub(crate) fn await_signal(&self, name: &str, position: Position) {
+        let mut inner = self.inner.borrow_mut();
+        let mailbox = inner.signals.entry(name.to_owned()).or_default();
+        if let Some((number, payload)) = mailbox.unread.pop_first() {
+            inner.answers.insert(position, Answer::Signal(number, payload));
+        } else {
+            mailbox.waiting.insert(position);
+            inner.open.insert(position, None);
+        }
+    }
+
+    /// Stops waiting for a signal. One that was assigned and not read goes to the next in line, or is unread again.
+    pub(crate) fn abandon_signal(&self, name: &str, position: Position) {
+        let mut inner = self.inner.borrow_mut();
+        if let Some(mailbox) = inner.signals.get_mut(name) {
+            mailbox.waiting.remove(&position);
+        }
+        let assigned = inner.answers.remove(&position);
+        drop(inner);
+        if let Some(Answer::Signal(number, payload)) = assigned {
+            self.command(Command::Cancel { position });
+            self.serve(name, number, payload);
+        } else {
+            self.abandon(position);
+        }
+    }
+
+    fn serve(&self, name: &str, number: u64, payload: Payload) {
+        let mut inner = self.inner.borrow_mut();
+        let mailbox = inner.signals.entry(name.to_owned()).or_default();
+        let Some(first) = mailbox.waiting.pop_first() else {
+            mailbox.unread.insert(number, payload);
+            return;
+        };
+        inner.answers.insert(first, Answer::Signal(number, payload));
+        let waker = inner.open.remove(&first).flatten();
+        drop(inner);
+        wake(waker);
+    }
+
+    /// Keeps the closure of a blocking step until the host takes it.
+    pub(crate) fn keep_blocking(&self, position: Position, work: BlockingWork) {
+        self.inner.borrow_mut().blocking.insert(position, work);
+    }
+
+    /// Returns the current right of an inline step to run, or registers the waker.
+    pub(crate) fn grant_of(&self, position: Position, waker: &Waker) -> Option<Grant> {
+        let mut inner = self.inner.borrow_mut();
+        if inner.sealed {
+            return None;
+        }
+        let granted = inner.grants.get(&position).copied();
+        inner.step_wakers.insert(position, waker.clone());
+        granted
+    }
+
+    /// Hands over what an inline step returned. It becomes a fact first and only then an answer.
+    pub(crate) fn step_ended(&self, position: Position, attempt: Attempt, result: Result<Payload, Failure>) {
+        let mut inner = self.inner.borrow_mut();
+        if !inner.sealed && inner.grants.remove(&position).is_some() {
+            inner.step_results.push((position, attempt, result));
+        }
+    }
+
+    /// Tells where the closure of a step begins and ends to be polled.
+    pub(crate) fn in_step(&self, within: bool) {
+        self.inner.borrow_mut().in_step = within;
+    }
+
+    pub(crate) fn fault(&self, fault: Fault) {
+        self.inner.borrow_mut().fault.get_or_insert(fault);
+    }
+
+    pub(crate) fn shield(&self, up: bool) {
+        let mut inner = self.inner.borrow_mut();
+        inner.shield = if up { inner.shield + 1 } else { inner.shield - 1 };
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.inner.borrow().cancelled
+    }
+
+    // ---- sagas -------------------------------------------------------------------------------------------------
+
+    pub(crate) fn open_saga(&self) -> Position {
+        let scope = self.reserve();
+        if self.command(Command::OpenSaga { position: scope }) {
+            let mut inner = self.inner.borrow_mut();
+            let within = inner.scopes.clone();
+            inner.sagas.open(scope, within);
+        }
+        scope
+    }
+
+    /// Begins to poll the body of a scope.
+    pub(crate) fn enter_saga(&self, scope: Position) {
+        self.inner.borrow_mut().scopes.push(scope);
+    }
+
+    /// Ends to poll the body of the innermost scope.
+    pub(crate) fn leave_saga(&self) {
+        self.inner.borrow_mut().scopes.pop();
+    }
+
+    /// Adds a compensation, which is recorded at `position`.
+    pub(crate) fn add_undo(&self, scope: Position, position: Position, compensation: Compensation) {
+        self.inner.borrow_mut().sagas.add(scope, position, compensation);
+    }
+
+    /// Lets a recorded compensation replace the one that replayed code registered.
+    pub(crate) fn recorded_undo(&self, scope: Position, position: Position, compensation: &Compensation) {
+        self.inner.borrow_mut().sagas.recorded(scope, position, compensation);
+    }
+
+    /// Ends a scope: well, or by running its compensations.
+    pub(crate) fn close_saga(&self, scope: Position, well: bool) {
+        let mut inner = self.inner.borrow_mut();
+        if inner.sealed {
+            return;
+        }
+        if well {
+            inner.sagas.keep(scope);
+            drop(inner);
+            self.command(Command::KeepSaga { scope });
+        } else {
+            inner.sagas.compensate(scope);
+            drop(inner);
+            self.command(Command::Compensate { scope });
+        }
+    }
+
+    /// Waits until a scope's compensations have all run. Shielded: cancellation does not interrupt it.
+    pub(crate) fn poll_saga(&self, scope: Position, waker: &Waker) -> Poll<()> {
+        self.inner.borrow_mut().sagas.poll(scope, waker)
+    }
+
+    /// Starts the next compensation of each scope that has none running. Returns whether anything changed.
+    pub(crate) fn drive_sagas(&self) -> bool {
+        let mut changed = false;
+        loop {
+            let mut inner = self.inner.borrow_mut();
+            let position = inner.next;
+            let Some((command, waker)) = inner.sagas.next(position) else {
+                return changed;
+            };
+            changed = true;
+            if let Some(command) = command {
+                inner.next += 1;
+                drop(inner);
+                self.command(command);
+            } else {
+                drop(inner);
+                wake(waker);
+            }
+        }
+    }
+
+    /// Tells whether a compensation is still to run.
+    pub(crate) fn compensates(&self) -> bool {
+        self.inner.borrow().sagas.busy()
+    }
+
+    // ---- for the kernel ----------------------------------------------------------------------------------------
+
+    /// Begins a fact: its time, and a fresh count of commands.
+    pub(crate) fn begin_fact(&self, now: Timestamp) {
+        let mut inner = self.inner.borrow_mut();
+        inner.now = now;
+        inner.commands_of_fact = 0;
+        inner.bytes_of_fact = 0;
+        inner.refusals = 0;
+    }
+
+    /// Answers an open position; one that was given up is ignored.
+    pub(crate) fn answer(&self, position: Position, answer: Answer) {
+        let mut inner = self.inner.borrow_mut();
+        if inner.sagas.ended(position) {
+            return;
+        }
+        inner.blocking.remove(&position);
+        inner.grants.remove(&position);
+        let Some(waker) = inner.open.remove(&position) else {
+            return;
+        };
+        inner.answers.insert(position, answer);
+        let step = inner.step_wakers.remove(&position);
+        drop(inner);
+        wake(waker);
+        wake(step);
+    }
+
+    pub(crate) fn receive(&self, name: &str, payload: Payload) {
+        let mut inner = self.inner.borrow_mut();
+        inner.signals_received += 1;
+        let number = inner.signals_received;
+        drop(inner);
+        self.serve(name, number, payload);
+    }
+
+    /// Cancels the run: everything that is waited for, now and later, ends as cancelled unless it is shielded.
+    pub(crate) fn cancel(&self) {
+        let mut inner = self.inner.borrow_mut();
+        inner.cancelled = true;
+        let wakers: Vec<Waker> = inner.open.values().flatten().cloned().collect();
+        drop(inner);
+        for waker in wakers {
+            waker.wake();
+        }
+    }
+
+    /// Lets an inline step run.
+    pub(crate) fn grant(&self, position: Position, grant: Grant) {
+        let mut inner = self.inner.borrow_mut();
+        if !inner.open.contains_key(&position) {
+            return;
+        }
+        inner.grants.insert(position, grant);
+        let waker = inner.step_wakers.remove(&position);
+        drop(inner);
+        wake(waker);
+    }
+
+    /// Takes an inline step's right to run away, because its time ran out: the step drops what it was doing.
+    pub(crate) fn revoke(&self, position: Position) {
+        let mut inner = self.inner.borrow_mut();
+        inner.grants.remove(&position);
+        let waker = inner.step_wakers.remove(&position);
+        drop(inner);
+        wake(waker);
+    }
+
+    pub(crate) fn any_granted(&self) -> bool {
+        !self.inner.borrow().grants.is_empty()
+    }
+
+    pub(crate) fn take_step_results(&self) -> Vec<(Position, Attempt, Result<Payload, Failure>)> {
+        std::mem::take(&mut self.inner.borrow_mut().step_results)
+    }
+
+    pub(crate) fn has_step_results(&self) -> bool {
+        !self.inner.borrow().step_results.is_empty()
+    }
+
+    pub(crate) fn blocking_work(&self, position: Position) -> Option<BlockingWork> {
+        self.inner.borrow().blocking.get(&position).cloned()
+    }
+
+    pub(crate) fn take_commands(&self) -> Vec<Command> {
+        std::mem::take(&mut self.inner.borrow_mut().commands)
+    }
+
+    /// Takes the failure that the run itself ends with.
+    pub(crate) fn take_failure(&self) -> Option<Failure> {
+        match self.inner.borrow_mut().fault.take_if(|fault| matches!(fault, Fault::Fails(_)))? {
+            Fault::Fails(failure) => Some(failure),
+            Fault::Blocks(_) => None,
+        }
+    }
+
+    /// Tells why this build cannot go on.
+    pub(crate) fn misuse(&self) -> Option<Misuse> {
+        match &self.inner.borrow().fault {
+            Some(Fault::Blocks(misuse)) => Some(misuse.clone()),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn cancel_heard(&self) -> bool {
+        self.inner.borrow().cancel_heard
+    }
+
+    /// Tells whether anything durable could still wake the workflow.
+    pub(crate) fn waits_durably(&self) -> bool {
+        let inner = self.inner.borrow();
+        !inner.open.is_empty() || !inner.step_results.is_empty() || inner.sagas.busy()
+    }
+
+    pub(crate) fn seal(&self) {
+        self.inner.borrow_mut().sealed = true;
+    }
+}
+
+impl Inner {
+    /// What a step's closure asks of the context would be missing in replay, where it does not run.
+    fn forbid_in_step(&mut self) {
+        if self.in_step && !self.sealed {
+            self.fault.get_or_insert(Fault::Blocks(Misuse::CxInStep));
+        }
+    }
+}
+
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+/// Tells whether a command ends or undoes something.
+fn gives_up(command: &Command) -> bool {
+    match command {
+        Command::Cancel { .. } | Command::Undo { .. } | Command::KeepSaga { .. } | Command::Compensate { .. } => true,
+        Command::Call(call) => call.compensating,
+        _ => false,
+    }
+}
+
+/// What a command adds to the size of its item, roughly: its payloads.
+pub(crate) fn weight(command: &Command) -> usize {
+    match command {
+        Command::Call(call) => call.input.bytes.len() + call.undo.as_ref().map_or(0, |undo| undo.input.bytes.len()),
+        Command::Undo { compensation, .. } => compensation.input.bytes.len(),
+        _ => 0,
+    }
+}

@@ -1,0 +1,97 @@
+//! **Stent** runs durable functions: ordinary async Rust whose progress survives crashes, restarts and deployments.
+//!
+//! ```
+//! use stent::prelude::*;
+//!
+//! #[derive(Serialize, Deserialize)]
+//! struct Greet { name: String }
+//!
+//! impl Workflow for Greet {
+//!     const NAME: &'static str = "docs.greet";
+//!     type Output = String;
+//!     type Error = AppError;
+//!
+//!     async fn run(self, cx: Cx<Self>) -> Result<String, AppError> {
+//!         let upper = cx.call(Shout { text: self.name }).await?;
+//!         Ok(format!("hello, {upper}"))
+//!     }
+//! }
+//!
+//! #[derive(Serialize, Deserialize)]
+//! struct Shout { text: String }
+//!
+//! impl Activity for Shout {
+//!     const NAME: &'static str = "docs.shout";
+//!     type Output = String;
+//!     type Error = AppError;
+//! }
+//!
+//! #[actix::main]
+//! async fn main() -> stent::Result<()> {
+//!     let supervisor = Stent::open("memory:")
+//!         .workflow::<Greet>()
+//!         .activity(async |call: Call<Shout>| Ok(call.text.to_uppercase()))
+//!         .start()
+//!         .await?;
+//!     let handle = supervisor.send(Dispatch::new(Greet { name: "world".into() }).id("greet-1")).await??;
+//!     assert_eq!(handle.result().await.unwrap(), "hello, WORLD");
+//!     supervisor.send(Shutdown::within(secs(5))).await??;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! Reading order: [`Workflow`], [`Activity`] and [`Signal`] are what you write; [`Cx`] is what a workflow sees; [`Stent`] starts
+//! the runtime; [`Dispatch`] and its neighbours are what you say to the [`Supervisor`]. [`kernel`] is the pure heart,
+//! [`store`] what a store must do.
+
+// Without the runtime nobody drives the kernel; what remains public are its types, for stores of other crates.
+#![cfg_attr(not(feature = "actors"), allow(dead_code))]
+
+#[cfg(feature = "failpoints")]
+pub mod failpoints;
+
+/// A named point at which a test can kill, panic or hold; nothing without the feature `failpoints`.
+#[cfg(feature = "actors")]
+macro_rules! failpoint {
+    ($name:literal) => {
+        #[cfg(feature = "failpoints")]
+        $crate::failpoints::hit($name);
+    };
+}
+
+mod activity;
+#[cfg(feature = "cli")]
+pub mod cli;
+#[cfg(feature = "actors")]
+pub mod clock;
+#[cfg(feature = "actors")]
+mod config;
+pub mod cx;
+pub mod error;
+pub mod kernel;
+pub mod prelude;
+mod registry;
+pub mod store;
+mod workflow;
+
+// The second source root: the folder is the supervision tree, and the only place that knows actix.
+#[cfg(feature = "actors")]
+#[path = "../actors/mod.rs"]
+mod actors;
+
+pub use activity::{Activity, Durable, DurableError};
+#[cfg(feature = "actors")]
+pub use actors::{
+    builder::Builder,
+    call::Call,
+    handle::{Handle, Stent},
+    handlers::{ActivityHandler, Answer},
+    messages::{Cancel, Describe, Description, Dispatch, Escalated, IfInUse, List, Resume, RetryParked, SendSignal, Shutdown},
+    stats::Stats,
+    supervisor::Supervisor,
+};
+pub use cx::{Cx, OnExhausted};
+pub use error::{AppError, CallError, Cancelled, DispatchError, Error, Result, RunError, SendError};
+pub use kernel::retry::Retry;
+pub use store::Durability;
+pub use workflow::{Signal, Workflow};

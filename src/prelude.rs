@@ -1,0 +1,46 @@
+//! Everything that a workflow, an activity and the program around them usually need.
+
+use std::time::Duration;
+
+#[cfg(feature = "actors")]
+pub use actix::{Actor, Addr, Context, Handler, Recipient, ResponseFuture};
+pub use serde::{Deserialize, Serialize};
+
+pub use crate::{
+    Activity, AppError, CallError, Cancelled, Cx, Durability, OnExhausted, Retry, RunError, Signal, Workflow, cx::Either,
+};
+#[cfg(feature = "actors")]
+pub use crate::{
+    Builder, Call, Cancel, Describe, Dispatch, Handle, IfInUse, List, Resume, RetryParked, SendSignal, Shutdown, Stent,
+    Supervisor,
+};
+
+/// Returns so many milliseconds.
+#[must_use]
+pub const fn millis(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+/// Returns so many seconds.
+#[must_use]
+pub const fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+/// Returns so many minutes.
+#[must_use]
+pub const fn mins(n: u64) -> Duration {
+    Duration::from_secs(60 * n)
+}
+
+/// Returns so many hours.
+#[must_use]
+pub const fn hours(n: u64) -> Duration {
+    Duration::from_secs(3_600 * n)
+}
+
+/// Returns so many days of 24 hours.
+#[must_use]
+pub const fn days(n: u64) -> Duration {
+    Duration::from_secs(86_400 * n)
+}

@@ -1,0 +1,286 @@
+//! The reference store: maps in memory, changed one item after the other in the order that the contract names. It is
+//! meant to be obviously right rather than fast; the conformance suite holds every other store against it.
+//!
+//! A clone shares the data, so a test keeps one while the runtime that had the other "crashes", and starts the next
+//! runtime on it. `close` closes one handle only.
+
+use std::{collections::BTreeMap, future::ready, rc::Rc, sync::Arc};
+
+use parking_lot::Mutex;
+use uuid::Uuid;
+
+use super::{Answer, Batch, BatchAnswer, Filter, Inbox, NewNode, Outcome, Reader, Status, Store, StoreError, Summary, Unread};
+use crate::kernel::{
+    codec::Record,
+    id::{BuildId, CommitNo, Incarnation, RunId, RunKey},
+    time::Timestamp,
+};
+
+mod apply;
+pub(super) mod lines;
+pub(super) mod refuse;
+
+/// How many unread messages an inbox takes, unless told otherwise.
+pub const INBOX_LIMIT: u32 = 10_000;
+
+/// A store in memory; clones share the data.
+#[derive(Clone, Debug)]
+pub struct MemoryStore {
+    data: Arc<Mutex<Data>>,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Data {
+    inbox_limit: u32,
+    next_run: i64,
+    /// The last time that a caller told: `retire` has none of its own.
+    now: Timestamp,
+    /// The row appended last.
+    newest: Option<(RunId, CommitNo, Record)>,
+    nodes: BTreeMap<Uuid, Node>,
+    runs: BTreeMap<RunKey, Run>,
+    /// By id, then by number: the last entry of an id is its current run.
+    ids: BTreeMap<(String, u32), RunKey>,
+}
+
+#[derive(Debug)]
+struct Node {
+    build: BuildId,
+    label: String,
+    live: bool,
+    beat: u64,
+}
+
+#[derive(Debug)]
+struct Run {
+    summary: Summary,
+    claims: u32,
+    forced: bool,
+    format: u32,
+    log: Vec<Record>,
+    inbox: BTreeMap<u64, Unread>,
+    /// By position: the attempt and its details.
+    heartbeats: BTreeMap<u32, (u32, bytes::Bytes)>,
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        MemoryStore::new()
+    }
+}
+
+impl MemoryStore {
+    /// Returns an empty store.
+    #[must_use]
+    pub fn new() -> MemoryStore {
+        MemoryStore::with_inbox_limit(INBOX_LIMIT)
+    }
+
+    /// Returns an empty store whose inboxes take so many unread messages.
+    #[must_use]
+    pub fn with_inbox_limit(inbox_limit: u32) -> MemoryStore {
+        let data = Data {
+            inbox_limit,
+            next_run: 1,
+            now: Timestamp::default(),
+            newest: None,
+            nodes: BTreeMap::new(),
+            runs: BTreeMap::new(),
+            ids: BTreeMap::new(),
+        };
+        MemoryStore { data: Arc::new(Mutex::new(data)), closed: false }
+    }
+
+    /// Every verb is over before its future is awaited: there is nothing to wait for.
+    fn answer<T: 'static>(&self, verb: impl FnOnce(&mut Data) -> Result<T, StoreError>) -> Answer<'static, T> {
+        let result = if self.closed { Err(StoreError::Closed) } else { verb(&mut self.data.lock()) };
+        Box::pin(ready(result))
+    }
+}
+
+impl Store for MemoryStore {
+    fn register(&mut self, node: &NewNode) -> Answer<'_, u64> {
+        self.answer(|data| {
+            if data.nodes.contains_key(&node.incarnation.0) {
+                return Err(StoreError::Other(format!("incarnation {} was registered before", node.incarnation)));
+            }
+            data.now = node.now;
+            let mut freed = 0;
+            for (id, other) in &mut data.nodes {
+                other.live = false;
+                freed += free(&mut data.runs, Incarnation(*id), data.now, &[]);
+            }
+            let row = Node { build: node.build, label: node.label.clone(), live: true, beat: 0 };
+            data.nodes.insert(node.incarnation.0, row);
+            Ok(freed)
+        })
+    }
+
+    fn retire(&mut self, incarnation: Incarnation, free_runs: bool, keep: &[RunKey]) -> Answer<'_, u64> {
+        self.answer(|data| {
+            if let Some(node) = data.nodes.get_mut(&incarnation.0) {
+                node.live = false;
+            }
+            Ok(if free_runs { free(&mut data.runs, incarnation, data.now, keep) } else { 0 })
+        })
+    }
+
+    fn resume(&mut self, id: &str, now: Timestamp) -> Answer<'_, Outcome> {
+        self.answer(|data| {
+            let current = data.current(id);
+            let Some(run) = current.and_then(|key| data.runs.get_mut(&key)) else { return Ok(Outcome::Unknown) };
+            if run.summary.status.is_end() {
+                return Ok(Outcome::Ended(Box::new(run.summary.clone())));
+            }
+            let held = run.summary.status == Status::Quarantined || run.summary.blocked_build.is_some();
+            if held && run.summary.owner.is_none() {
+                run.summary.status = Status::Active;
+                run.summary.blocked_build = None;
+                run.summary.reason = None;
+                run.summary.wake_at = Some(now);
+                run.claims = 0;
+                run.forced = true;
+            }
+            Ok(Outcome::Done)
+        })
+    }
+
+    fn reserve_keys(&mut self, count: u32) -> Answer<'_, RunKey> {
+        self.answer(|data| {
+            let first = data.next_run;
+            data.next_run += i64::from(count);
+            Ok(RunKey(first))
+        })
+    }
+
+    fn commit<'a>(&'a mut self, batch: &'a Batch) -> Answer<'a, BatchAnswer> {
+        self.answer(|data| Ok(data.commit(batch)))
+    }
+
+    fn reader(&self) -> Rc<dyn Reader> {
+        Rc::new(self.clone())
+    }
+
+    fn close(&mut self) -> Answer<'_, ()> {
+        self.closed = true;
+        Box::pin(ready(Ok(())))
+    }
+}
+
+impl Reader for MemoryStore {
+    fn history(&self, run: RunKey, from: CommitNo, limit: u32) -> Answer<'_, Vec<(CommitNo, Record)>> {
+        self.answer(|data| {
+            let log = data.runs.get(&run).map(|run| &run.log[..]).unwrap_or_default();
+            Ok((0..).zip(log.iter().cloned()).skip(from as usize).take(limit as usize).collect())
+        })
+    }
+
+    fn tail(&self, run: RunKey) -> Answer<'_, Option<(CommitNo, Record)>> {
+        self.answer(|data| {
+            let log = data.runs.get(&run).map(|run| &run.log[..]).unwrap_or_default();
+            Ok((0..).zip(log.iter().cloned()).last())
+        })
+    }
+
+    fn newest(&self) -> Answer<'_, Option<(RunId, CommitNo, Record)>> {
+        self.answer(|data| Ok(data.newest.clone()))
+    }
+
+    fn inbox(&self, run: RunKey) -> Answer<'_, Inbox> {
+        self.answer(|data| {
+            Ok(data.runs.get(&run).map_or_else(Inbox::default, |run| Inbox {
+                seq: run.summary.inbox_seq,
+                unread: run.inbox.values().cloned().collect(),
+            }))
+        })
+    }
+
+    fn find(&self, id: &str, run_no: Option<u32>) -> Answer<'_, Option<Summary>> {
+        self.answer(|data| {
+            let key = match run_no {
+                Some(run_no) => data.ids.get(&(id.to_owned(), run_no)).copied(),
+                None => data.current(id),
+            };
+            Ok(key.and_then(|key| data.runs.get(&key)).map(|run| run.summary.clone()))
+        })
+    }
+
+    fn summaries(&self, runs: &[RunKey]) -> Answer<'_, Vec<Summary>> {
+        self.answer(|data| Ok(runs.iter().filter_map(|run| data.runs.get(run)).map(|run| run.summary.clone()).collect()))
+    }
+
+    fn list(&self, filter: &Filter) -> Answer<'_, Vec<Summary>> {
+        self.answer(|data| {
+            let newest_first = data.runs.values().rev().map(|run| &run.summary);
+            let wanted = newest_first.filter(|run| {
+                filter.before.is_none_or(|before| run.run < before)
+                    && filter.workflow.as_ref().is_none_or(|workflow| *workflow == run.workflow)
+                    && (filter.status.is_empty() || filter.status.contains(&run.status))
+                    && filter.tag.as_ref().is_none_or(|tag| run.tags.contains(tag))
+            });
+            Ok(wanted.take(filter.limit as usize).cloned().collect())
+        })
+    }
+
+    fn owned(&self, by: Incarnation) -> Answer<'_, Vec<RunKey>> {
+        self.answer(|data| {
+            let owned = data.runs.values().filter(|run| run.summary.owner == Some(by));
+            Ok(owned.map(|run| run.summary.run).collect())
+        })
+    }
+
+    fn next_wake(&self, after: Timestamp) -> Answer<'_, Option<Timestamp>> {
+        self.answer(|data| {
+            let sleeping = data.runs.values().filter(|run| run.is_unowned_and_active());
+            Ok(sleeping.filter_map(|run| run.summary.wake_at).filter(|wake_at| *wake_at > after).min())
+        })
+    }
+
+    fn heartbeats(&self, run: RunKey) -> Answer<'_, Vec<(u32, u32, bytes::Bytes)>> {
+        self.answer(|data| {
+            let rows = data.runs.get(&run).into_iter().flat_map(|run| &run.heartbeats);
+            Ok(rows.map(|(position, (attempt, details))| (*position, *attempt, details.clone())).collect())
+        })
+    }
+
+    fn snapshot(&self) -> Answer<'_, Vec<String>> {
+        self.answer(|data| {
+            let mut all = Vec::new();
+            for (id, node) in &data.nodes {
+                all.push(lines::node(&Incarnation(*id), &node.build, &node.label, node.live, node.beat));
+            }
+            for Run { summary, claims, forced, format, log, inbox, heartbeats } in data.runs.values() {
+                let beside = lines::Beside { claims: *claims, forced: *forced, format: *format };
+                all.push(lines::run(summary, &beside));
+                all.extend((0..).zip(log).map(|(commit_no, record)| lines::event(&summary.id, commit_no, record)));
+                all.extend(inbox.values().map(|unread| lines::message(&summary.id, unread)));
+                for (position, (attempt, details)) in heartbeats {
+                    all.push(lines::heartbeat(&summary.id, *position, *attempt, details));
+                }
+            }
+            all.sort();
+            Ok(all)
+        })
+    }
+}
+
+impl Run {
+    fn is_unowned_and_active(&self) -> bool {
+        self.summary.owner.is_none() && self.summary.status == super::Status::Active
+    }
+}
+
+/// Frees the runs of a dead incarnation: due at once, and the next claim is by force.
+fn free(runs: &mut BTreeMap<RunKey, Run>, owner: Incarnation, now: Timestamp, keep: &[RunKey]) -> u64 {
+    let mut freed = 0;
+    for (key, run) in runs {
+        if run.summary.owner == Some(owner) && !keep.contains(key) {
+            run.summary.owner = None;
+            run.summary.wake_at = Some(now);
+            run.forced = true;
+            freed += 1;
+        }
+    }
+    freed
+}

@@ -1,0 +1,302 @@
+//! One batch, applied to the maps: fence, renewal, then the items kind by kind (turns, enqueues, yields, sends,
+//! heartbeats, progress), then the claim. Each item is looked at in full before anything of it is written.
+
+use std::collections::BTreeMap;
+
+use super::{Data, Run, refuse};
+use crate::{
+    kernel::{
+        codec::Record,
+        id::{Incarnation, RunKey},
+        time::Timestamp,
+    },
+    store::{
+        Batch, BatchAnswer, ClaimRequest, Claimed, FORMAT, Item, Message, NewRun, Outcome, Status, Summary, Then, Turn, Unread,
+        Yield, YieldReason,
+    },
+};
+
+/// Who writes, and when.
+#[derive(Clone, Copy)]
+struct Writer {
+    incarnation: Incarnation,
+    now: Timestamp,
+}
+
+impl Data {
+    pub(super) fn commit(&mut self, batch: &Batch) -> BatchAnswer {
+        self.now = batch.now;
+        let Some(node) = self.nodes.get_mut(&batch.incarnation.0).filter(|node| node.live) else {
+            let outcomes = vec![Outcome::Fenced; batch.items.len()];
+            return BatchAnswer { outcomes, claimed: Vec::new(), live: false };
+        };
+        node.beat += u64::from(batch.renew);
+        let writer = Writer { incarnation: batch.incarnation, now: batch.now };
+        let mut outcomes: Vec<_> = refuse::unacceptable(batch).into_iter().map(|why| why.map(Outcome::Refused)).collect();
+        for kind in 0..6 {
+            for (item, outcome) in batch.items.iter().zip(&mut outcomes) {
+                if outcome.is_none() && kind_of(item) == kind {
+                    *outcome = Some(self.apply(item, writer));
+                }
+            }
+        }
+        let claimed = batch.claim.as_ref().map(|request| self.claim(request, writer)).unwrap_or_default();
+        let outcomes = outcomes.into_iter().map(|outcome| outcome.unwrap_or(Outcome::Done)).collect();
+        BatchAnswer { outcomes, claimed, live: true }
+    }
+
+    fn apply(&mut self, item: &Item, writer: Writer) -> Outcome {
+        match item {
+            Item::Turn(turn) => self.turn(turn, writer).map_or_else(|refused| refused, |()| Outcome::Done),
+            Item::Enqueue(new, record) => self.enqueue(new, record, writer).map_or_else(|refused| refused, |()| Outcome::Done),
+            Item::Send(message) => self.send(message, writer),
+            Item::Yield(back) => self.give_back(back, writer),
+            Item::Heartbeat { run, position, attempt, details } => match self.runs.get_mut(run) {
+                Some(row) if row.summary.owner == Some(writer.incarnation) => {
+                    row.heartbeats.insert(*position, (*attempt, details.clone()));
+                    Outcome::Done
+                }
+                _ => Outcome::NotOwned,
+            },
+            Item::Progressed(runs) => {
+                for key in runs {
+                    if let Some(run) = self.runs.get_mut(key) {
+                        run.claims = 0;
+                    }
+                }
+                Outcome::Done
+            }
+        }
+    }
+
+    fn turn(&mut self, turn: &Turn, writer: Writer) -> Result<(), Outcome> {
+        match &turn.start {
+            Some(new) => {
+                self.may_begin(new)?;
+                let seen = match turn.then {
+                    Then::Hold => 0,
+                    Then::Passivate { seen, .. } | Then::End { seen, .. } => seen,
+                };
+                if !turn.consumed.is_empty() {
+                    return Err(Outcome::MessageGone);
+                }
+                if seen != 0 {
+                    return Err(Outcome::InboxMoved);
+                }
+                self.begin(new, Some(writer.incarnation), 1, None);
+            }
+            None => {
+                let run = self.runs.get(&turn.run).ok_or(Outcome::Conflict)?;
+                let last = run.log.last().map(|record| record.digest);
+                if run.summary.status.is_end() || turn.commit_no as usize != run.log.len() || turn.prev != last {
+                    return Err(Outcome::Conflict);
+                }
+                if turn.consumed.iter().any(|seq| !run.inbox.contains_key(seq)) {
+                    return Err(Outcome::MessageGone);
+                }
+                match turn.then {
+                    Then::Passivate { seen, .. } | Then::End { seen, .. } if seen != run.summary.inbox_seq => {
+                        return Err(Outcome::InboxMoved);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        let Some(run) = self.runs.get_mut(&turn.run) else { return Err(Outcome::Conflict) };
+        run.log.push(turn.record.clone());
+        self.newest = Some((run.summary.id.clone(), turn.commit_no, turn.record.clone()));
+        run.inbox.retain(|seq, _| !turn.consumed.contains(seq));
+        run.heartbeats.retain(|position, _| !turn.settled.contains(position));
+        match turn.then {
+            Then::Hold => {}
+            Then::Passivate { wake_at, .. } => {
+                run.summary.owner = None;
+                run.summary.wake_at = wake_at;
+                run.claims = 0;
+            }
+            Then::End { status, .. } => {
+                run.summary.status = status;
+                run.summary.ended_at = Some(writer.now);
+                run.summary.owner = None;
+                run.summary.wake_at = None;
+                run.claims = 0;
+                run.inbox.clear();
+                run.heartbeats.clear();
+            }
+        }
+        Ok(())
+    }
+
+    fn enqueue(&mut self, new: &NewRun, record: &Record, writer: Writer) -> Result<(), Outcome> {
+        self.may_begin(new)?;
+        // Without a time of its own it is due at once: nobody else would ever wake it.
+        self.begin(new, None, 0, new.wake_at.or(Some(writer.now)));
+        if let Some(run) = self.runs.get_mut(&new.run) {
+            run.log.push(record.clone());
+            self.newest = Some((new.id.clone(), 0, record.clone()));
+        }
+        Ok(())
+    }
+
+    /// Checks that a run may begin under its key and its id.
+    fn may_begin(&self, new: &NewRun) -> Result<(), Outcome> {
+        if self.runs.contains_key(&new.run) {
+            return Err(Outcome::Conflict);
+        }
+        let current = self.current(&new.id.id).and_then(|key| self.runs.get(&key)).map(|run| &run.summary);
+        match current {
+            None if new.id.run_no == 1 => Ok(()),
+            None => Err(Outcome::Unknown),
+            Some(current)
+                if current.id.run_no.checked_add(1) == Some(new.id.run_no)
+                    && new.after.contains(&current.status)
+                    && current.status.is_end() =>
+            {
+                Ok(())
+            }
+            Some(current) => Err(Outcome::IdInUse(Box::new(current.clone()))),
+        }
+    }
+
+    fn begin(&mut self, new: &NewRun, owner: Option<Incarnation>, epoch: u64, wake_at: Option<Timestamp>) {
+        let summary = Summary {
+            run: new.run,
+            id: new.id.clone(),
+            workflow: new.workflow.clone(),
+            version: new.version,
+            status: Status::Active,
+            owner,
+            epoch,
+            wake_at,
+            priority: new.priority,
+            queue: new.queue.clone(),
+            tags: new.tags.clone(),
+            created_at: new.created_at,
+            ended_at: None,
+            deadline: new.deadline,
+            input_digest: new.input_digest,
+            inbox_seq: 0,
+            blocked_build: None,
+            reason: None,
+        };
+        let run = Run {
+            summary,
+            claims: 0,
+            forced: false,
+            format: FORMAT,
+            log: Vec::new(),
+            inbox: BTreeMap::new(),
+            heartbeats: BTreeMap::new(),
+        };
+        self.ids.insert((new.id.id.clone(), new.id.run_no), new.run);
+        self.runs.insert(new.run, run);
+    }
+
+    fn give_back(&mut self, back: &Yield, writer: Writer) -> Outcome {
+        let Some(run) = self.runs.get_mut(&back.run) else { return Outcome::NotOwned };
+        let row = &mut run.summary;
+        if row.owner != Some(writer.incarnation) || row.epoch != back.epoch {
+            return Outcome::NotOwned;
+        }
+        row.owner = None;
+        match back.why {
+            YieldReason::Blocked { build, .. } => {
+                row.blocked_build = Some(build);
+                row.wake_at = Some(writer.now);
+                run.forced = true;
+            }
+            YieldReason::Quarantined { .. } => {
+                row.status = Status::Quarantined;
+                row.wake_at = None;
+                run.forced = true;
+            }
+            YieldReason::Released { wake_at, forced } => {
+                // Nobody is left who would see what is unread, and only a message would wake it: so it is due.
+                row.wake_at = if run.inbox.is_empty() { wake_at } else { Some(writer.now) };
+                run.forced = forced;
+            }
+        }
+        if let Some(report) = refuse::report(&back.why) {
+            run.summary.reason = Some(report);
+        }
+        Outcome::Done
+    }
+
+    fn send(&mut self, message: &Message, writer: Writer) -> Outcome {
+        let limit = self.inbox_limit as usize;
+        let current = self.current(&message.to);
+        let Some(run) = current.and_then(|key| self.runs.get_mut(&key)) else { return Outcome::Unknown };
+        if run.summary.status.is_end() {
+            return Outcome::Ended(Box::new(run.summary.clone()));
+        }
+        if run.inbox.values().any(|unread| unread.message == message.message) {
+            return Outcome::AlreadySent;
+        }
+        if run.inbox.len() >= limit {
+            return Outcome::InboxFull;
+        }
+        run.summary.inbox_seq += 1;
+        let seq = run.summary.inbox_seq;
+        let Message { message, body, sent_at, .. } = message.clone();
+        run.inbox.insert(seq, Unread { seq, message, body, sent_at });
+        // A blocked run is woken as well: for the build that cannot run it nothing changes, and another build may have
+        // run it since and put it to sleep.
+        if run.is_unowned_and_active() {
+            run.summary.wake_at = Some(run.summary.wake_at.map_or(writer.now, |at| at.min(writer.now)));
+        }
+        Outcome::Sent { seq, run: run.summary.run, ours: run.summary.owner == Some(writer.incarnation) }
+    }
+
+    fn claim(&mut self, request: &ClaimRequest, writer: Writer) -> Vec<Claimed> {
+        let mut due: Vec<_> = self
+            .runs
+            .values()
+            .filter(|run| {
+                let row = &run.summary;
+                run.is_unowned_and_active()
+                    && row.wake_at.is_some_and(|at| at <= writer.now)
+                    && run.format <= FORMAT
+                    && row.blocked_build != Some(request.build)
+                    && request.workflows.iter().any(|(name, version)| *name == row.workflow && *version == row.version)
+            })
+            .map(|run| (-i64::from(run.summary.priority), run.summary.wake_at, run.summary.run, run.forced))
+            .collect();
+        due.sort();
+        let mut by_force = 0;
+        due.retain(|(_, _, _, forced)| {
+            by_force += u32::from(*forced);
+            !forced || by_force <= request.forced_limit
+        });
+        due.truncate(request.limit as usize);
+        let keys = due.into_iter().map(|(_, _, key, _)| key);
+        keys.filter_map(|key| self.take(key, writer)).collect()
+    }
+
+    fn take(&mut self, key: RunKey, writer: Writer) -> Option<Claimed> {
+        let run = self.runs.get_mut(&key)?;
+        run.summary.owner = Some(writer.incarnation);
+        run.summary.epoch += 1;
+        run.summary.wake_at = None;
+        run.claims += 1;
+        let forced = std::mem::take(&mut run.forced);
+        Some(Claimed { summary: run.summary.clone(), forced, claims: run.claims })
+    }
+
+    /// Returns the current run of an id: the one with the highest number.
+    pub(super) fn current(&self, id: &str) -> Option<RunKey> {
+        let of_id = (id.to_owned(), 0)..=(id.to_owned(), u32::MAX);
+        self.ids.range(of_id).next_back().map(|(_, key)| *key)
+    }
+}
+
+/// Returns where in a batch the kind of this item has its turn.
+fn kind_of(item: &Item) -> u8 {
+    match item {
+        Item::Turn(_) => 0,
+        Item::Enqueue(..) => 1,
+        Item::Yield(_) => 2,
+        Item::Send(_) => 3,
+        Item::Heartbeat { .. } => 4,
+        Item::Progressed(_) => 5,
+    }
+}

@@ -1,0 +1,62 @@
+//! The snapshot of a store as text lines. Both stores write them with these functions, so a difference between two
+//! snapshots is a difference between the stores and not between two ways of writing. Runs are named by their public name:
+//! keys and positions are a store's own affair.
+
+use std::fmt::{Debug, Write};
+
+use crate::{
+    kernel::{
+        codec::Record,
+        id::{CommitNo, RunId},
+    },
+    store::{Summary, Unread},
+};
+
+/// What a run's row has beside its summary.
+pub(crate) struct Beside {
+    /// Claims since it last made progress.
+    pub(crate) claims: u32,
+    /// Whether its next claim is by force.
+    pub(crate) forced: bool,
+    /// The newest record format in its log.
+    pub(crate) format: u32,
+}
+
+pub(crate) fn run(summary: &Summary, beside: &Beside) -> String {
+    let Summary { run: _, id, workflow, version, status, owner, epoch, wake_at, priority, queue, tags, .. } = summary;
+    let Summary { created_at, ended_at, deadline, input_digest, inbox_seq, blocked_build, reason, .. } = summary;
+    let Beside { claims, forced, format } = beside;
+    format!(
+        "run {id} {workflow:?}/{version} {} owner={owner:?} epoch={epoch} claims={claims} forced={forced} \
+         wake={wake_at:?} priority={priority} queue={queue:?} tags={tags:?} created={created_at} ended={ended_at:?} \
+         deadline={deadline:?} input={} inbox_seq={inbox_seq} blocked={blocked_build:?} reason={reason:?} format={format}",
+        status.as_str(),
+        hex(&input_digest.0),
+    )
+}
+
+pub(crate) fn event(run: &RunId, commit_no: CommitNo, record: &Record) -> String {
+    format!("event {run} {commit_no:08} {} {}", hex(&record.digest.0), hex(&record.body))
+}
+
+pub(crate) fn message(run: &RunId, unread: &Unread) -> String {
+    // `Debug` of a payload hides its bytes, so the body is written in its stored form.
+    let body = rmp_serde::to_vec(&unread.body).unwrap_or_default();
+    format!("inbox {run} {:08} {:?} {} {}", unread.seq, unread.message, hex(&body), unread.sent_at)
+}
+
+pub(crate) fn heartbeat(run: &RunId, position: u32, attempt: u32, details: &[u8]) -> String {
+    format!("heartbeat {run} {position:08} {attempt} {}", hex(details))
+}
+
+pub(crate) fn node(incarnation: &dyn Debug, build: &dyn Debug, label: &str, live: bool, beat: u64) -> String {
+    format!("node {incarnation:?} {build:?} {label:?} live={live} beat={beat}")
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

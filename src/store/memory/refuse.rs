@@ -1,0 +1,88 @@
+//! What no store accepts, told from an item alone, before any store is asked: it keeps the stores alike in their answers,
+//! and keeps what would make a database refuse a whole batch out of the batch.
+
+use std::collections::HashSet;
+
+use crate::store::{Batch, Item, NewRun, Then, YieldReason};
+
+/// The longest row, message or details that is accepted. SQLite's own limit is 1 GB for a bound value, and one value
+/// carries a whole batch.
+pub(crate) const LONGEST_BODY: usize = 64 << 20;
+
+/// The longest id, as documented at `RunId`, and the limit for names, queues and tags too.
+pub(crate) const LONGEST_NAME: usize = 255;
+
+/// Returns for each item why no store accepts it, or `None`.
+pub(crate) fn unacceptable(batch: &Batch) -> Vec<Option<String>> {
+    let mut turned = HashSet::new();
+    batch.items.iter().map(|item| reason(item, &mut turned)).collect()
+}
+
+fn reason(item: &Item, turned: &mut HashSet<i64>) -> Option<String> {
+    match item {
+        Item::Turn(turn) => {
+            if !turned.insert(turn.run.0) {
+                return Some("the run has another turn in this batch".into());
+            }
+            if let Some(new) = &turn.start {
+                if new.run != turn.run {
+                    return Some("the turn and its new run have different keys".into());
+                }
+                if turn.commit_no != 0 || turn.prev.is_some() {
+                    return Some("a run starts with commit 0, which has no predecessor".into());
+                }
+                if let Some(why) = new_run(new) {
+                    return Some(why);
+                }
+            }
+            match turn.then {
+                Then::End { status, .. } if !status.is_end() => Some(format!("{} is not an end", status.as_str())),
+                _ => body(turn.record.body.len()),
+            }
+        }
+        Item::Enqueue(new, record) => new_run(new).or_else(|| body(record.body.len())),
+        Item::Send(message) => {
+            name("the id", &message.to).or_else(|| name("the message's id", &message.message)).or_else(
+                || match rmp_serde::to_vec(&message.body) {
+                    Ok(bytes) => body(bytes.len()),
+                    Err(error) => Some(format!("the message cannot be encoded: {error}")),
+                },
+            )
+        }
+        Item::Heartbeat { details, .. } => body(details.len()),
+        Item::Yield(_) | Item::Progressed(_) => None,
+    }
+}
+
+fn new_run(new: &NewRun) -> Option<String> {
+    if new.id.run_no == 0 {
+        return Some("runs are numbered from 1".into());
+    }
+    name("the id", &new.id.id)
+        .or_else(|| name("the workflow's name", &new.workflow))
+        .or_else(|| name("the queue", &new.queue))
+        .or_else(|| new.tags.iter().find_map(|tag| name("a tag", tag)))
+}
+
+/// A NUL is refused because PostgreSQL cannot store it and SQLite's text functions end at it.
+fn name(what: &str, text: &str) -> Option<String> {
+    if text.contains('\0') {
+        Some(format!("{what} contains a NUL"))
+    } else if text.len() > LONGEST_NAME {
+        Some(format!("{what} is longer than {LONGEST_NAME} bytes"))
+    } else {
+        None
+    }
+}
+
+fn body(bytes: usize) -> Option<String> {
+    (bytes > LONGEST_BODY).then(|| format!("{bytes} bytes are more than the {LONGEST_BODY} that a row may have"))
+}
+
+/// Returns the report of a yield as it is stored: for people, so a NUL is replaced and not refused.
+pub(crate) fn report(why: &YieldReason) -> Option<String> {
+    match why {
+        YieldReason::Blocked { reason, .. } | YieldReason::Quarantined { reason } => Some(reason.replace('\0', "\u{fffd}")),
+        YieldReason::Released { .. } => None,
+    }
+}

@@ -1,0 +1,576 @@
+//! What a store must do, as few verbs as possible. The log is the only truth; a store keeps it, the summary row of each
+//! run, the inboxes and the nodes, and changes them in *batches of items*.
+//!
+//! **An item is all or nothing**, and one bad item never harms its neighbours: everything that can refuse an item is a
+//! *data outcome* ([`Outcome`]), decided before anything is written. Only trouble with the store itself is an error.
+//!
+//! Two fences stand before every append. *Node*: the batch names the incarnation that writes; if its row is not live, all
+//! items are [`Outcome::Fenced`]. *Execution*: an append names the digest of the run's last row; if that is not the last
+//! row any more, the item is [`Outcome::Conflict`].
+//!
+//! Every store passes one conformance suite (`tests/store_contract.rs`), which drives all of them with the same random
+//! operations and compares answers and snapshots.
+
+use std::{future::Future, pin::Pin, rc::Rc};
+
+use crate::kernel::{
+    codec::Record,
+    event::MessageBody,
+    id::{BuildId, CommitNo, Digest, Epoch, Incarnation, RunId, RunKey},
+    time::Timestamp,
+};
+
+pub mod memory;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
+
+/// A boxed future that need not be `Send`: a store lives on Persistence's own thread.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + 'a>>;
+
+/// The newest record format that this release writes and reads; a run of a newer one is not claimed.
+pub const FORMAT: u32 = 1;
+
+/// A durable home of executions.
+///
+/// The exclusive borrow says it: there is never more than one commit under way. Reads go past it, through a [`Reader`].
+pub trait Store: 'static {
+    /// Enters a new incarnation as live. Any other node that is *proved* dead (SQLite and memory: every other one, since
+    /// this process holds the file's OS lock) is marked dead, and its executions are freed: `owner` becomes null, `forced`
+    /// is set, and `wake_at` becomes now. Returns how many were freed.
+    fn register(&mut self, node: &NewNode) -> Answer<'_, u64>;
+
+    /// Marks the incarnation dead. With `free`, its executions are freed as in `register`, except those of `keep`.
+    fn retire(&mut self, incarnation: Incarnation, free: bool, keep: &[RunKey]) -> Answer<'_, u64>;
+
+    /// Lets a quarantined or blocked run be claimed again, as after a crash: due now, by force, with no claim counted. The
+    /// answer is `Done` (also when there was nothing to lift), `Unknown` or `Ended`.
+    fn resume(&mut self, id: &str, now: Timestamp) -> Answer<'_, Outcome>;
+
+    /// Reserves `count` run keys, ascending and never given before; returns the first.
+    fn reserve_keys(&mut self, count: u32) -> Answer<'_, RunKey>;
+
+    /// Writes one batch: one transaction, one fsync. The answer has one outcome per item, in order.
+    fn commit<'a>(&'a mut self, batch: &'a Batch) -> Answer<'a, BatchAnswer>;
+
+    /// Returns the read side, which may be used while a commit is under way.
+    fn reader(&self) -> Rc<dyn Reader>;
+
+    /// Closes every connection, after a clean checkpoint where the store has one. Bounded in time by the caller.
+    fn close(&mut self) -> Answer<'_, ()>;
+}
+
+/// The read side of a store: sees what is committed, at any time.
+pub trait Reader {
+    /// Returns the log of a run, in order, from `from` on, at most `limit` rows.
+    fn history(&self, run: RunKey, from: CommitNo, limit: u32) -> Answer<'_, Vec<(CommitNo, Record)>>;
+
+    /// Returns the last row of a run's log.
+    fn tail(&self, run: RunKey) -> Answer<'_, Option<(CommitNo, Record)>>;
+
+    /// Returns the row that was appended last, of whatever run: its time is how far the log has come.
+    fn newest(&self) -> Answer<'_, Option<(RunId, CommitNo, Record)>>;
+
+    /// Returns a run's unread messages in inbox order, and `inbox_seq` read in the same snapshot.
+    fn inbox(&self, run: RunKey) -> Answer<'_, Inbox>;
+
+    /// Returns the summary of the current run of an id, or of one of its runs.
+    fn find(&self, id: &str, run_no: Option<u32>) -> Answer<'_, Option<Summary>>;
+
+    /// Returns the summaries of these runs; unknown ones are left out.
+    fn summaries(&self, runs: &[RunKey]) -> Answer<'_, Vec<Summary>>;
+
+    /// Returns one page of runs, newest first.
+    fn list(&self, filter: &Filter) -> Answer<'_, Vec<Summary>>;
+
+    /// Returns the runs that this incarnation owns, for the reconciler.
+    fn owned(&self, by: Incarnation) -> Answer<'_, Vec<RunKey>>;
+
+    /// Returns the earliest `wake_at` behind `after` of any run that is unowned and active, if there is one. What was due
+    /// before and was not claimed cannot run here, and must not keep anyone awake.
+    fn next_wake(&self, after: Timestamp) -> Answer<'_, Option<Timestamp>>;
+
+    /// Returns the kept heartbeat details of a run: `(position, attempt, details)`.
+    fn heartbeats(&self, run: RunKey) -> Answer<'_, Vec<(u32, u32, bytes::Bytes)>>;
+
+    /// Returns everything as sorted, comparable text lines, without store-internal numbers that may differ between
+    /// stores. For the conformance suite.
+    fn snapshot(&self) -> Answer<'_, Vec<String>>;
+}
+
+/// How durable an acknowledgement is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Durability {
+    /// On disk (fsync) before it is given: survives the loss of power.
+    #[default]
+    Full,
+    /// Written, not synced: survives the death of the process; a loss of power may take the last commits, but leaves no gap
+    /// and no half of one.
+    Normal,
+}
+
+/// A node that enters.
+#[derive(Clone, Debug)]
+pub struct NewNode {
+    /// Its life.
+    pub incarnation: Incarnation,
+    /// Its build.
+    pub build: BuildId,
+    /// For people: host and process id.
+    pub label: String,
+    /// The caller's time, used where the store has no clock of its own.
+    pub now: Timestamp,
+}
+
+/// What one transaction does, in this order: fence, renewal, items, claim.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// Who writes; checked first.
+    pub incarnation: Incarnation,
+    /// The caller's time; claims compare with it.
+    pub now: Timestamp,
+    /// Whether to renew the node's lease: adds one to its beat.
+    pub renew: bool,
+    /// The items. A run occurs in at most one [`Item::Turn`].
+    pub items: Vec<Item>,
+    /// What to claim afterwards, if anything.
+    pub claim: Option<ClaimRequest>,
+}
+
+/// What came of a batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BatchAnswer {
+    /// One per item, in order.
+    pub outcomes: Vec<Outcome>,
+    /// The runs claimed.
+    pub claimed: Vec<Claimed>,
+    /// Whether the node still stands; `false` means that nothing at all was written.
+    pub live: bool,
+}
+
+/// One change, all or nothing.
+#[derive(Clone, Debug)]
+pub enum Item {
+    /// What one turn of one run records.
+    Turn(Box<Turn>),
+    /// A run that is written without running its first turn here: unowned, due at `wake_at`.
+    Enqueue(Box<NewRun>, Record),
+    /// A message to an execution, from outside.
+    Send(Message),
+    /// Gives a run back without appending: blocked, quarantined, or merely released.
+    Yield(Yield),
+    /// Keeps the heartbeat details of a running attempt.
+    Heartbeat {
+        /// Whose.
+        run: RunKey,
+        /// Which call.
+        position: u32,
+        /// Which attempt.
+        attempt: u32,
+        /// The user's details, encoded.
+        details: bytes::Bytes,
+    },
+    /// Clears the count of claims without progress of these runs.
+    Progressed(Vec<RunKey>),
+}
+
+/// What one turn records.
+#[derive(Clone, Debug)]
+pub struct Turn {
+    /// Which run.
+    pub run: RunKey,
+    /// The run's row, when this is its first commit; it is inserted owned by the batch's incarnation, with epoch 1.
+    pub start: Option<NewRun>,
+    /// The number of this commit.
+    pub commit_no: CommitNo,
+    /// The digest of the row before; `None` only with `start`.
+    pub prev: Option<Digest>,
+    /// The row.
+    pub record: Record,
+    /// What becomes of the run.
+    pub then: Then,
+    /// Inbox rows that this turn turned into events, by `seq`. All must exist.
+    pub consumed: Vec<u64>,
+    /// Heartbeat rows that are of no use any more, by position.
+    pub settled: Vec<u32>,
+}
+
+/// What becomes of a run behind a commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// Goes on here.
+    Hold,
+    /// Sleeps: `owner` becomes null. Accepted only while `inbox_seq` is what the writer has seen.
+    Passivate {
+        /// When it is due next; `None` means only a message wakes it.
+        wake_at: Option<Timestamp>,
+        /// The `inbox_seq` up to which the writer has seen messages.
+        seen: u64,
+    },
+    /// Ended. Accepted only while `inbox_seq` is what the writer has seen; whatever is unread then is dropped with the row's
+    /// end, in the same commit.
+    End {
+        /// How.
+        status: Status,
+        /// The `inbox_seq` up to which the writer has seen messages.
+        seen: u64,
+    },
+}
+
+/// A run's row as it begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewRun {
+    /// Its key, from `reserve_keys`.
+    pub run: RunKey,
+    /// Its public name. Accepted only if no row of this `(id, run_no)` exists and, for `run_no > 1`, the run before it is
+    /// the current one and has ended with one of the states in `after`.
+    pub id: RunId,
+    /// With which ends of the run before this one may follow it; empty for `run_no` 1.
+    pub after: Vec<Status>,
+    /// The workflow's stored name.
+    pub workflow: String,
+    /// The version of its code.
+    pub version: u32,
+    /// Higher first; default 0.
+    pub priority: i32,
+    /// Its queue; empty is the default one.
+    pub queue: String,
+    /// Its tags.
+    pub tags: Vec<String>,
+    /// When it was asked for.
+    pub created_at: Timestamp,
+    /// When it is due, if it is not run at once.
+    pub wake_at: Option<Timestamp>,
+    /// When the whole run must have ended.
+    pub deadline: Option<Timestamp>,
+    /// The digest of its argument, by which a second dispatch of the id is compared.
+    pub input_digest: Digest,
+}
+
+/// A message on its way to an execution's current run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Message {
+    /// The execution's id; always its current run.
+    pub to: String,
+    /// The message's own id, made by the sender before its first try.
+    pub message: String,
+    /// What it says.
+    pub body: MessageBody,
+    /// When it was sent.
+    pub sent_at: Timestamp,
+}
+
+/// An unread message in an inbox.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unread {
+    /// Its number in this inbox: the value of `inbox_seq` behind its insertion. Ascending, from 1.
+    pub seq: u64,
+    /// The message's own id.
+    pub message: String,
+    /// What it says.
+    pub body: MessageBody,
+    /// When it was sent.
+    pub sent_at: Timestamp,
+}
+
+/// A run's unread messages.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Inbox {
+    /// How many messages were ever put in.
+    pub seq: u64,
+    /// Those that are unread, in order.
+    pub unread: Vec<Unread>,
+}
+
+/// Gives a run back without appending. A blocked or quarantined one is taken by force when it is claimed again, since what its
+/// attempts did is not known. Accepted only if the batch's incarnation owns it under this epoch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Yield {
+    /// Which run.
+    pub run: RunKey,
+    /// Under which claim.
+    pub epoch: Epoch,
+    /// Why.
+    pub why: YieldReason,
+}
+
+/// Why a run is given back.
+#[derive(Clone, Debug, PartialEq)]
+pub enum YieldReason {
+    /// Its code here does not fit its log: other builds may go on claiming it.
+    Blocked {
+        /// The build that cannot run it.
+        build: BuildId,
+        /// The whole report.
+        reason: String,
+    },
+    /// Nobody may claim it until an operator says so.
+    Quarantined {
+        /// The whole report.
+        reason: String,
+    },
+    /// Due again then; at once if a message is unread.
+    Released {
+        /// When.
+        wake_at: Option<Timestamp>,
+        /// Whether its attempts may still have been running, so that the next owner must write a `Claimed` event.
+        forced: bool,
+    },
+}
+
+/// What became of an item.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// All of it is durable.
+    Done,
+    /// A message went in: its number, the run that got it, and whether this incarnation owns that run (then the message is
+    /// handed over in memory; otherwise the run is due now).
+    Sent {
+        /// Its number in the inbox.
+        seq: u64,
+        /// The run that got it.
+        run: RunKey,
+        /// Whether the batch's incarnation owns the run.
+        ours: bool,
+    },
+    /// A message of this id is in the inbox already; nothing was changed.
+    AlreadySent,
+    /// The node is not live any more: nothing of the batch was written.
+    Fenced,
+    /// The log's last row is another one.
+    Conflict,
+    /// The id is in use; here is its current run.
+    IdInUse(Box<Summary>),
+    /// A message came in meanwhile: the run may neither sleep nor end before it has seen it.
+    InboxMoved,
+    /// A row to be consumed is not there: a bug of the caller's.
+    MessageGone,
+    /// The target of a message does not exist.
+    Unknown,
+    /// The target of a message has ended.
+    Ended(Box<Summary>),
+    /// The target's inbox is full.
+    InboxFull,
+    /// The run is not owned by this incarnation under this epoch.
+    NotOwned,
+    /// The store refused this item and no other, for a reason of its own.
+    Refused(String),
+}
+
+/// What may be claimed: runs that are unowned, active, due, of a readable format, not blocked for this build, and of one of these
+/// workflows. Order: priority (higher first), then due time, then key.
+#[derive(Clone, Debug)]
+pub struct ClaimRequest {
+    /// At most so many.
+    pub limit: u32,
+    /// At most so many of those with `forced` set (freed by a crash), so that a poison run cannot take everything along.
+    pub forced_limit: u32,
+    /// This build.
+    pub build: BuildId,
+    /// The `(name, version)` pairs that this node has.
+    pub workflows: Vec<(String, u32)>,
+}
+
+/// A claimed run: `owner` is set, `epoch` and `claims` are one higher, `wake_at` is null, `forced` as it was before is told
+/// and then cleared.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Claimed {
+    /// The row behind the claim.
+    pub summary: Summary,
+    /// Whether it was taken by force, so that the first commit must be a `Claimed` event.
+    pub forced: bool,
+    /// Claims since the run last made progress, this one included.
+    pub claims: u32,
+}
+
+/// A run's summary row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Summary {
+    /// Its key.
+    pub run: RunKey,
+    /// Its public name.
+    pub id: RunId,
+    /// The workflow's stored name.
+    pub workflow: String,
+    /// The version of its code.
+    pub version: u32,
+    /// Its stored state.
+    pub status: Status,
+    /// Who owns it.
+    pub owner: Option<Incarnation>,
+    /// Under which claim.
+    pub epoch: Epoch,
+    /// When it is due.
+    pub wake_at: Option<Timestamp>,
+    /// Higher first.
+    pub priority: i32,
+    /// Its queue.
+    pub queue: String,
+    /// Its tags.
+    pub tags: Vec<String>,
+    /// When it was asked for.
+    pub created_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// When the whole run must have ended.
+    pub deadline: Option<Timestamp>,
+    /// The digest of its argument.
+    pub input_digest: Digest,
+    /// How many messages were ever put into its inbox.
+    pub inbox_seq: u64,
+    /// The build that cannot run it, if one was refused.
+    pub blocked_build: Option<BuildId>,
+    /// Why it is blocked or quarantined.
+    pub reason: Option<String>,
+}
+
+/// The stored state of a run.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Status {
+    /// Not ended: running, waiting or blocked.
+    Active,
+    /// Not ended, and claimed by nobody until an operator says so: it killed its node again and again, or is unreadable.
+    Quarantined,
+    /// Not ended, stopped by an operator.
+    Paused,
+    /// Ended with a value.
+    Completed,
+    /// Ended with an error.
+    Failed,
+    /// Ended because it was asked to stop.
+    Cancelled,
+    /// Ended by its own deadline.
+    TimedOut,
+    /// Ended by an operator.
+    Terminated,
+    /// Goes on as the next run.
+    Continued,
+}
+
+impl Status {
+    /// Every state, for codecs and tests.
+    pub const ALL: [Status; 9] = [
+        Status::Active,
+        Status::Quarantined,
+        Status::Paused,
+        Status::Completed,
+        Status::Failed,
+        Status::Cancelled,
+        Status::TimedOut,
+        Status::Terminated,
+        Status::Continued,
+    ];
+
+    /// Tells whether nothing can change any more.
+    #[must_use]
+    pub fn is_end(self) -> bool {
+        !matches!(self, Status::Active | Status::Quarantined | Status::Paused)
+    }
+
+    /// Returns the word that is stored and shown.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Active => "active",
+            Status::Quarantined => "quarantined",
+            Status::Paused => "paused",
+            Status::Completed => "completed",
+            Status::Failed => "failed",
+            Status::Cancelled => "cancelled",
+            Status::TimedOut => "timed_out",
+            Status::Terminated => "terminated",
+            Status::Continued => "continued",
+        }
+    }
+
+    /// Returns the state of that word.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Status> {
+        Status::ALL.into_iter().find(|status| status.as_str() == word)
+    }
+}
+
+/// Which runs to list.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Only those of this workflow.
+    pub workflow: Option<String>,
+    /// Only those in one of these states; empty means any.
+    pub status: Vec<Status>,
+    /// Only those with this tag.
+    pub tag: Option<String>,
+    /// Only those older than this one (the last of the page before).
+    pub before: Option<RunKey>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// Trouble with the store itself. What was acknowledged stays acknowledged.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// Another process has the database open.
+    #[error("{path} is in use by process {pid}; stop it, or give this one a database of its own")]
+    InUse {
+        /// The database.
+        path: String,
+        /// Who holds it; 0 when it does not say.
+        pid: u32,
+    },
+    /// A newer release has migrated the database.
+    #[error("{path} has schema {found}, this build knows {known}; run a newer build, nothing was changed")]
+    NewerSchema {
+        /// The database.
+        path: String,
+        /// Its schema.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+    /// The URL names no store that this build has.
+    #[error("{url:?} names no store of this build; use sqlite:<file> or memory: (and see the crate's features)")]
+    UnknownUrl {
+        /// What was given, without a password.
+        url: String,
+    },
+    /// The disk is full. Nothing was written and nothing is lost; it goes on when there is room.
+    #[error("no room left for {path}; free some, work goes on by itself")]
+    Full {
+        /// The database.
+        path: String,
+    },
+    /// The database cannot be written.
+    #[error("{path} is read-only; give the process write permission to the file and its folder")]
+    ReadOnly {
+        /// The database.
+        path: String,
+    },
+    /// Reading or writing failed in a way after which nothing in memory may be trusted.
+    #[error("I/O error in {path}: {reason}; the store was closed and is recovered before anything is acknowledged again")]
+    Io {
+        /// The database.
+        path: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// The file is not a database of ours, or is damaged.
+    #[error("{path} is not usable: {reason}")]
+    Corrupt {
+        /// The database.
+        path: String,
+        /// What was found.
+        reason: String,
+    },
+    /// A lock could not be had in time; trying again is safe, nothing was written.
+    #[error("the store is busy: {reason}")]
+    Busy {
+        /// What it waited for.
+        reason: String,
+    },
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
+    /// Anything else that the driver said.
+    #[error("the store failed: {0}")]
+    Other(String),
+}

@@ -1,0 +1,352 @@
+//! The embedded store: one SQLite file, one process, one connection that writes and a few that read.
+//!
+//! The log is append-only with ascending keys, a running step costs one appended row, and a batch is one transaction of
+//! a constant number of statements (`sql.rs`). What refuses an item is decided before anything is written (`look.rs`,
+//! `decide.rs`). The process holds an OS lock (`lock.rs`), so any other node in the file is dead.
+//!
+//! After an I/O error nothing that is in memory may be trusted, and an fsync is never tried twice: the store closes
+//! itself, and is opened anew, which begins with a checkpoint.
+
+use std::{
+    path::{Path, PathBuf},
+    rc::Rc,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use sqlx::{
+    SqlitePool,
+    sqlite::{SqlitePoolOptions, SqliteRow},
+};
+
+use self::{commit::Writer, lock::Lock, script::Values};
+use super::{
+    Answer, Batch, BatchAnswer, Durability, Filter, Inbox, NewNode, Outcome, Reader, Store, StoreError, Summary,
+    memory::INBOX_LIMIT,
+};
+use crate::kernel::{
+    codec::Record,
+    id::{CommitNo, Incarnation, RunId, RunKey},
+    time::Timestamp,
+};
+
+mod commit;
+mod decide;
+mod lock;
+mod look;
+mod read;
+mod recall;
+mod rows;
+mod schema;
+mod script;
+mod sql;
+mod trouble;
+
+/// How to open a database.
+#[derive(Clone, Debug)]
+pub struct SqliteOptions {
+    /// What survives which failure.
+    pub durability: Durability,
+    /// How many unread messages an inbox takes.
+    pub inbox_limit: u32,
+    /// How long to wait for a lock that another program holds.
+    pub busy_timeout: Duration,
+    /// How many connections read.
+    pub readers: u32,
+    /// How many pages of 8 KiB the file may have; `None` means as many as the disk has room for.
+    pub max_pages: Option<u32>,
+}
+
+impl Default for SqliteOptions {
+    fn default() -> Self {
+        SqliteOptions {
+            durability: Durability::Full,
+            inbox_limit: INBOX_LIMIT,
+            busy_timeout: Duration::from_secs(5),
+            readers: 3,
+            max_pages: None,
+        }
+    }
+}
+
+/// A store in an SQLite file.
+pub struct SqliteStore {
+    writer: Option<Writer>,
+    reader: Rc<SqliteReader>,
+    /// The last time that a caller told: `retire` has none of its own.
+    now: Timestamp,
+    /// Last, so that it is released last.
+    lock: Option<Lock>,
+}
+
+impl std::fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SqliteStore").field("reader", &self.reader).finish_non_exhaustive()
+    }
+}
+
+impl SqliteStore {
+    /// Opens a database, or makes it when there is no file. Whatever is in its write-ahead log is brought into the file
+    /// first. Needs a tokio runtime with timers.
+    ///
+    /// # Errors
+    /// - [`StoreError::InUse`]: another process has it open.
+    /// - [`StoreError::Corrupt`]: it is not a database, or one of another program, or it is damaged.
+    /// - [`StoreError::NewerSchema`]: a newer release made it.
+    /// - [`StoreError::Busy`]: another program holds a lock on it.
+    /// - [`StoreError::ReadOnly`], [`StoreError::Full`], [`StoreError::Io`]: as the system says; its folder must exist.
+    pub async fn open(path: &Path, options: SqliteOptions) -> Result<SqliteStore, StoreError> {
+        let path = canonical(path)?;
+        let lock = Lock::take(&path)?;
+        let connection = schema::open(&path, &options).await?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(options.readers.max(1))
+            .test_before_acquire(false)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_lazy_with(
+                schema::connection(&path, &options).read_only(true).thread_name(|number| format!("stent-read-{number}")),
+            );
+        let path = path.display().to_string();
+        Ok(SqliteStore {
+            writer: Some(Writer::new(connection, path.clone(), options.inbox_limit)),
+            reader: Rc::new(SqliteReader { path, pool: readers, closed: AtomicBool::new(false) }),
+            now: Timestamp::default(),
+            lock: Some(lock),
+        })
+    }
+
+    fn writer(&mut self) -> Result<&mut Writer, StoreError> {
+        if self.reader.closed.load(Relaxed) { Err(StoreError::Closed) } else { self.writer.as_mut().ok_or(StoreError::Closed) }
+    }
+
+    /// Passes a result on; after an I/O error the store is closed. The connections are dropped and not closed in order:
+    /// that would try the fsync again.
+    fn judge<T>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let Err(StoreError::Io { .. }) = result {
+            self.reader.closed.store(true, Relaxed);
+        }
+        result
+    }
+}
+
+/// The read side: a few connections of its own.
+#[derive(Debug)]
+struct SqliteReader {
+    path: String,
+    pool: SqlitePool,
+    /// Set by an I/O error or `close`; nothing is done any more.
+    closed: AtomicBool,
+}
+
+impl SqliteReader {
+    /// Runs a query on a reader.
+    async fn read(&self, text: &'static str, values: Result<Values, sqlx::Error>) -> Result<Vec<SqliteRow>, StoreError> {
+        if self.closed.load(Relaxed) {
+            return Err(StoreError::Closed);
+        }
+        let rows = async { script::rows(&mut *self.pool.acquire().await?, text, values?).await };
+        rows.await.map_err(|error| self.reading(&error))
+    }
+
+    /// Returns what an error of a read means. What does not decode was damaged or written by somebody else.
+    fn reading(&self, error: &sqlx::Error) -> StoreError {
+        match error {
+            sqlx::Error::Decode(what) | sqlx::Error::ColumnDecode { source: what, .. } => {
+                StoreError::Corrupt { path: self.path.clone(), reason: what.to_string() }
+            }
+            error => {
+                let error = trouble::sort(error, &self.path).into_store();
+                if let StoreError::Io { .. } = error {
+                    self.closed.store(true, Relaxed);
+                }
+                error
+            }
+        }
+    }
+}
+
+impl Store for SqliteStore {
+    fn register(&mut self, node: &NewNode) -> Answer<'_, u64> {
+        let node = node.clone();
+        async move {
+            self.now = node.now;
+            let result = read::register(self.writer()?, &node).await;
+            self.judge(result)
+        }
+        .boxed_local()
+    }
+
+    fn retire(&mut self, incarnation: Incarnation, free: bool, keep: &[RunKey]) -> Answer<'_, u64> {
+        let keep = keep.to_vec();
+        async move {
+            let now = self.now;
+            let result = read::retire(self.writer()?, incarnation, free.then_some((now, &keep))).await;
+            self.judge(result)
+        }
+        .boxed_local()
+    }
+
+    fn resume(&mut self, id: &str, now: Timestamp) -> Answer<'_, Outcome> {
+        let id = id.to_owned();
+        async move {
+            let result = read::resume(self.writer()?, id.clone(), now).await;
+            self.judge(result)?;
+            Ok(match self.reader.read_find(id, None).await? {
+                None => Outcome::Unknown,
+                Some(run) if run.status.is_end() => Outcome::Ended(Box::new(run)),
+                Some(_) => Outcome::Done,
+            })
+        }
+        .boxed_local()
+    }
+
+    fn reserve_keys(&mut self, count: u32) -> Answer<'_, RunKey> {
+        async move {
+            let result = read::reserve(self.writer()?, count).await;
+            self.judge(result)
+        }
+        .boxed_local()
+    }
+
+    fn commit<'a>(&'a mut self, batch: &'a Batch) -> Answer<'a, BatchAnswer> {
+        async move {
+            self.now = batch.now;
+            let result = self.writer()?.commit(batch).await;
+            self.judge(result)
+        }
+        .boxed_local()
+    }
+
+    fn reader(&self) -> Rc<dyn Reader> {
+        self.reader.clone()
+    }
+
+    fn close(&mut self) -> Answer<'_, ()> {
+        async move {
+            // Readers first: the checkpoint waits for them.
+            self.reader.pool.close().await;
+            let broken = self.reader.closed.swap(true, Relaxed);
+            let result = match self.writer.take() {
+                Some(writer) if !broken => writer.close().await,
+                _ => Ok(()),
+            };
+            self.lock = None;
+            result
+        }
+        .boxed_local()
+    }
+}
+
+impl Reader for SqliteReader {
+    fn history(&self, run: RunKey, from: CommitNo, limit: u32) -> Answer<'_, Vec<(CommitNo, Record)>> {
+        async move { self.read_history(run, from, limit).await }.boxed_local()
+    }
+
+    fn tail(&self, run: RunKey) -> Answer<'_, Option<(CommitNo, Record)>> {
+        async move { self.read_tail(run).await }.boxed_local()
+    }
+
+    fn newest(&self) -> Answer<'_, Option<(RunId, CommitNo, Record)>> {
+        async move { self.read_newest().await }.boxed_local()
+    }
+
+    fn inbox(&self, run: RunKey) -> Answer<'_, Inbox> {
+        async move { self.read_inbox(run).await }.boxed_local()
+    }
+
+    fn find(&self, id: &str, run_no: Option<u32>) -> Answer<'_, Option<Summary>> {
+        let id = id.to_owned();
+        async move { self.read_find(id, run_no).await }.boxed_local()
+    }
+
+    fn summaries(&self, runs: &[RunKey]) -> Answer<'_, Vec<Summary>> {
+        let runs = runs.to_vec();
+        async move { self.read_summaries(&runs).await }.boxed_local()
+    }
+
+    fn list(&self, filter: &Filter) -> Answer<'_, Vec<Summary>> {
+        let filter = filter.clone();
+        async move { self.read_list(filter).await }.boxed_local()
+    }
+
+    fn owned(&self, by: Incarnation) -> Answer<'_, Vec<RunKey>> {
+        async move { self.read_owned(by).await }.boxed_local()
+    }
+
+    fn next_wake(&self, after: Timestamp) -> Answer<'_, Option<Timestamp>> {
+        async move { self.read_next_wake(after).await }.boxed_local()
+    }
+
+    fn heartbeats(&self, run: RunKey) -> Answer<'_, Vec<(u32, u32, bytes::Bytes)>> {
+        async move { self.read_heartbeats(run).await }.boxed_local()
+    }
+
+    fn snapshot(&self) -> Answer<'_, Vec<String>> {
+        async move { self.read_snapshot().await }.boxed_local()
+    }
+}
+
+/// Returns the one name of a file that may have several, so that it has one lock.
+fn canonical(path: &Path) -> Result<PathBuf, StoreError> {
+    if let Ok(path) = path.canonicalize() {
+        return Ok(path);
+    }
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let name = path.file_name();
+    let trouble = |reason: String| StoreError::Io { path: path.display().to_string(), reason };
+    let folder = folder.canonicalize().map_err(|error| trouble(format!("its folder: {error}")))?;
+    Ok(folder.join(name.ok_or_else(|| trouble("it names no file".into()))?))
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{Executor, Row, SqlSafeStr};
+
+    use super::*;
+
+    async fn opened(folder: &tempfile::TempDir) -> SqliteStore {
+        SqliteStore::open(&folder.path().join("stent.db"), SqliteOptions::default()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn every_text_prepares_on_the_newest_schema() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = opened(&folder).await;
+        let mut reader = store.reader.pool.acquire().await.unwrap();
+        for (name, text) in sql::ALL {
+            for statement in text.split_inclusive(';').filter(|statement| !statement.trim().is_empty()) {
+                let prepared = reader.prepare(sqlx::AssertSqlSafe(statement.to_owned()).into_sql_str()).await;
+                assert!(prepared.is_ok(), "{name}: {statement}: {prepared:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn no_text_of_a_commit_or_a_poll_scans_a_table() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = opened(&folder).await;
+        let mut reader = store.reader.pool.acquire().await.unwrap();
+        let whole = ["list", "snapshot", "register", "version"];
+        for (name, text) in sql::ALL.iter().filter(|(name, _)| !whole.contains(name)) {
+            for statement in text.split_inclusive(';').map(str::trim) {
+                if !["SELECT", "UPDATE", "INSERT", "DELETE", "WITH"].iter().any(|verb| statement.starts_with(verb)) {
+                    continue;
+                }
+                let explain = format!("EXPLAIN QUERY PLAN {statement}");
+                let plan = reader.fetch_all(sqlx::raw_sql(sqlx::AssertSqlSafe(explain))).await.unwrap();
+                for step in plan {
+                    let step: String = step.get(3);
+                    let tables = ["executions", "events", "inbox", "heartbeats", "e", "x", "v", "i"];
+                    let scans = step.strip_prefix("SCAN ").and_then(|of| of.split(' ').next());
+                    let scans = scans.is_some_and(|table| tables.contains(&table));
+                    assert!(!scans, "{name}: {step}: {statement}");
+                }
+            }
+        }
+    }
+}

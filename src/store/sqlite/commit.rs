@@ -1,0 +1,321 @@
+//! A batch, start to end. One hop to the connection's thread when memory decides it (`recall.rs`), else two: look, write. A claim behind other items is a
+//! third, because the rows that it takes are only known behind the writes.
+//!
+//! When a statement fails that no decision foresaw, the batch is rolled back and tried a second time with a savepoint
+//! around each item, still as one transaction: the guilty item alone is refused.
+
+use std::sync::Arc;
+
+use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
+
+use super::{
+    decide::{self, Plan},
+    look::{self, Seen},
+    recall::{Ground, Memory, Note},
+    rows::Table,
+    script::{self, Answered, Frame, Scripts, Values},
+    sql,
+    trouble::{self, Trouble},
+};
+use crate::store::{
+    Batch, BatchAnswer, ClaimRequest, Claimed, Item, Outcome, StoreError, Summary,
+    memory::{lines::Beside, refuse},
+};
+
+/// The one connection that writes.
+pub(super) struct Writer {
+    connection: SqliteConnection,
+    scripts: Scripts,
+    path: String,
+    inbox_limit: u32,
+    memory: Memory,
+    /// Whether a transaction may be open: a commit whose future was dropped leaves one behind.
+    open: bool,
+}
+
+type Rows = Vec<(Summary, Beside)>;
+
+impl Writer {
+    pub(super) fn new(connection: SqliteConnection, path: String, inbox_limit: u32) -> Writer {
+        Writer { connection, scripts: Scripts::default(), path, inbox_limit, memory: Memory::default(), open: false }
+    }
+
+    /// Checkpoints and closes; the first trouble is told, but it is closed in any case.
+    pub(super) async fn close(mut self) -> Result<(), StoreError> {
+        self.roll_back_leftovers().await;
+        let clean = super::schema::checkpoint(&mut self.connection, &self.path).await;
+        let closed = self.connection.close().await;
+        clean.and(closed.map_err(|error| trouble::sort(&error, &self.path).into_store()))
+    }
+
+    /// Runs one script as a transaction of its own, the script's text without its frame. It may change anything, so nothing
+    /// is known behind it.
+    pub(super) async fn transaction(&mut self, text: &'static str, values: Values) -> Result<Vec<Answered>, StoreError> {
+        self.memory.forget();
+        self.alone(text, values).await
+    }
+
+    /// The same for the one script that changes exactly one row, and none that a batch is about.
+    pub(super) async fn reserve(&mut self, values: Values) -> Result<Vec<Answered>, StoreError> {
+        let answers = self.alone(sql::RESERVE, values).await?;
+        self.memory.changed_one_more();
+        Ok(answers)
+    }
+
+    async fn alone(&mut self, text: &'static str, values: Values) -> Result<Vec<Answered>, StoreError> {
+        self.roll_back_leftovers().await;
+        self.open = true;
+        let whole: Arc<str> = [sql::BEGIN, text, sql::COMMIT].concat().into();
+        let result = script::run(&mut self.connection, AssertSqlSafe(whole), values).await;
+        match result {
+            Ok(answers) => {
+                self.open = false;
+                Ok(answers)
+            }
+            Err(error) => {
+                self.roll_back_leftovers().await;
+                Err(self.sort(error).into_store())
+            }
+        }
+    }
+
+    pub(super) async fn commit(&mut self, batch: &Batch) -> Result<BatchAnswer, StoreError> {
+        self.roll_back_leftovers().await;
+        self.open = true;
+        let mut result = self.whole(batch).await;
+        if let Err(Trouble::Statement(_)) = &result {
+            self.roll_back_leftovers().await;
+            self.open = true;
+            result = self.one_by_one(batch).await;
+        }
+        match result {
+            Ok(answer) => {
+                self.open = false;
+                self.memory.learn();
+                Ok(answer)
+            }
+            Err(trouble) => {
+                self.roll_back_leftovers().await;
+                Err(trouble.into_store())
+            }
+        }
+    }
+
+    async fn roll_back_leftovers(&mut self) {
+        if self.open {
+            self.memory.forget();
+            // It fails when SQLite has rolled back by itself, which is as good.
+            let _ = script::run(&mut self.connection, sql::ROLLBACK, Values::default()).await;
+            self.open = false;
+        }
+    }
+
+    async fn whole(&mut self, batch: &Batch) -> Result<BatchAnswer, Trouble> {
+        let (mut outcomes, items) = sorted(batch);
+        let claim = claim_of(batch);
+        let claims_only = claim.filter(|_| items.is_empty());
+        if claim.is_none()
+            && let Some(answer) = self.known(batch, &items).await?
+        {
+            return Ok(answer);
+        }
+        let mut seen = self.look(batch, &items, Frame::Whole, claims_only).await?;
+        let Some(node) = seen.node else { return self.fenced(batch).await };
+        let Seen { version, changes, .. } = seen;
+        self.memory.stand_on(Ground { incarnation: batch.incarnation, node, version, changes });
+        let mut candidates = Rows::new();
+        candidates.append(&mut seen.candidates);
+        let mut plan = Plan::new(batch, self.inbox_limit, node, seen);
+        for &item in &items {
+            outcomes[item] = Some(plan.decide(item));
+        }
+        let frame = if claim.is_some() { Frame::Open } else { Frame::Whole };
+        let claim_behind = claim.filter(|_| claims_only.is_none());
+        candidates.extend(self.write(batch, plan, frame, batch.renew, claim_behind).await?);
+        let claimed = match claim {
+            Some(request) => self.take(batch, node, request, candidates).await?,
+            None => Vec::new(),
+        };
+        Ok(answer(outcomes, claimed))
+    }
+
+    /// Writes a batch about which everything is known; `None` when something is not, or turns out not to be so.
+    async fn known(&mut self, batch: &Batch, items: &[usize]) -> Result<Option<BatchAnswer>, Trouble> {
+        let Some(ground) = self.memory.ground(batch.incarnation) else { return Ok(None) };
+        let Some(seen) = self.memory.recall(batch, items) else { return Ok(None) };
+        let Ground { node, version, changes, .. } = ground;
+        let mut plan = Plan::new(batch, self.inbox_limit, node, Seen { node: Some(node), version, changes, ..seen });
+        let (mut outcomes, _) = sorted(batch);
+        for &item in items {
+            outcomes[item] = Some(plan.decide(item));
+        }
+        match self.write(batch, plan, Frame::Known, batch.renew, None).await {
+            Ok(_) => Ok(Some(answer(outcomes, Vec::new()))),
+            Err(Trouble::Statement(_)) => {
+                self.roll_back_leftovers().await;
+                self.open = true;
+                Ok(None)
+            }
+            Err(trouble) => Err(trouble),
+        }
+    }
+
+    async fn one_by_one(&mut self, batch: &Batch) -> Result<BatchAnswer, Trouble> {
+        let (mut outcomes, items) = sorted(batch);
+        let seen = self.look(batch, &[], Frame::Whole, None).await?;
+        let Some(node) = seen.node else { return self.fenced(batch).await };
+        let renewal = Plan::new(batch, self.inbox_limit, node, seen);
+        self.write(batch, renewal, Frame::Open, batch.renew, None).await?;
+        for item in items {
+            outcomes[item] = Some(match self.single(batch, item, node).await {
+                Ok(outcome) => outcome,
+                Err(Trouble::Statement(why)) => {
+                    self.run(sql::ROLLBACK_TO, Values::default()).await?;
+                    Outcome::Refused(why)
+                }
+                Err(store) => return Err(store),
+            });
+        }
+        let claim = claim_of(batch);
+        let seen = self.look(batch, &[], Frame::Open, claim).await?;
+        let claimed = match claim {
+            Some(request) => self.take(batch, node, request, seen.candidates).await?,
+            None => {
+                self.run(sql::COMMIT, Values::default()).await?;
+                Vec::new()
+            }
+        };
+        self.memory.forget();
+        Ok(answer(outcomes, claimed))
+    }
+
+    async fn single(&mut self, batch: &Batch, item: usize, node: i64) -> Result<Outcome, Trouble> {
+        let seen = self.look(batch, &[item], Frame::Single, None).await?;
+        let mut plan = Plan::new(batch, self.inbox_limit, node, seen);
+        let outcome = plan.decide(item);
+        self.write(batch, plan, Frame::Single, false, None).await?;
+        Ok(outcome)
+    }
+
+    async fn look(
+        &mut self,
+        batch: &Batch,
+        items: &[usize],
+        frame: Frame,
+        claim: Option<&ClaimRequest>,
+    ) -> Result<look::Seen, Trouble> {
+        let mut look = look::ask(batch, items, claim).map_err(|error| self.sort(error))?;
+        let text = self.scripts.look(frame, look.wanted);
+        let values = std::mem::take(&mut look.values);
+        let answers = script::run(&mut self.connection, text, values).await.map_err(|error| self.sort(error))?;
+        look.read(frame, answers).map_err(|error| self.sort(error))
+    }
+
+    /// Writes what was accepted; returns what may be claimed behind it, if that is asked for.
+    async fn write(
+        &mut self,
+        batch: &Batch,
+        plan: Plan<'_>,
+        frame: Frame,
+        renew: bool,
+        claim: Option<&ClaimRequest>,
+    ) -> Result<Rows, Trouble> {
+        let script = plan.finish(renew).map_err(|error| self.sort(error))?;
+        let decide::Script { mut wanted, sizes, mut values, total, notes } = script;
+        self.memory.note(notes);
+        if let Some(request) = claim {
+            wanted[wanted.len() - 1] = true;
+            values = look::claiming(values, batch, request).map_err(|error| self.sort(error))?;
+        }
+        if frame == Frame::Open && !wanted.contains(&true) {
+            return Ok(Rows::new());
+        }
+        wanted[script::COUNTS] |= frame == Frame::Known;
+        let text = self.scripts.write(frame, wanted, sizes);
+        let answers = script::run(&mut self.connection, text, values).await.map_err(|error| self.sort(error))?;
+        self.memory.count(match frame {
+            Frame::Whole | Frame::Known if script::counted(&wanted) => Some(total),
+            // The statement before the COMMIT has counted.
+            Frame::Whole | Frame::Known => answers.iter().rev().nth(1).and_then(|answer| answer.rows.first()?.try_get(0).ok()),
+            Frame::Single | Frame::Open => None,
+        });
+        // Only the candidates have rows, and in an open frame they are the last statement.
+        let candidates = answers.into_iter().next_back().unwrap_or_default().rows;
+        let candidates: Result<Rows, _> = candidates.iter().map(super::rows::summary).collect();
+        candidates.map_err(|error| self.sort(error))
+    }
+
+    /// Takes the first candidates and ends the transaction.
+    async fn take(
+        &mut self,
+        batch: &Batch,
+        node: i64,
+        request: &ClaimRequest,
+        candidates: Rows,
+    ) -> Result<Vec<Claimed>, Trouble> {
+        let mut by_force = 0;
+        let allowed = candidates.into_iter().filter(|(_, beside)| {
+            by_force += u32::from(beside.forced);
+            !beside.forced || by_force <= request.forced_limit
+        });
+        let (mut runs, mut inboxes) = (Table::new(), Vec::new());
+        let claimed: Vec<_> = allowed
+            .take(request.limit as usize)
+            .map(|(mut summary, Beside { claims, forced, .. })| {
+                runs.number(summary.run.0);
+                inboxes.push((summary.run.0, Note::Claimed(summary.inbox_seq)));
+                summary.owner = Some(batch.incarnation);
+                summary.epoch += 1;
+                summary.wake_at = None;
+                Claimed { summary, forced, claims: claims + 1 }
+            })
+            .collect();
+        self.memory.note(inboxes);
+        self.memory.count(None);
+        if runs.is_empty() {
+            self.run(sql::COMMIT, Values::default()).await?;
+        } else {
+            let values = Values::default().with(node).and_then(|values| values.rows(runs));
+            self.run(sql::CLAIM, values.map_err(|error| self.sort(error))?).await?;
+        }
+        Ok(claimed)
+    }
+
+    async fn fenced(&mut self, batch: &Batch) -> Result<BatchAnswer, Trouble> {
+        self.memory.forget();
+        self.run(sql::ROLLBACK, Values::default()).await?;
+        Ok(BatchAnswer { outcomes: vec![Outcome::Fenced; batch.items.len()], claimed: Vec::new(), live: false })
+    }
+
+    async fn run(&mut self, text: &'static str, values: Values) -> Result<(), Trouble> {
+        script::run(&mut self.connection, text, values).await.map_err(|error| self.sort(error))?;
+        Ok(())
+    }
+
+    fn sort(&self, error: sqlx::Error) -> Trouble {
+        trouble::sort(&error, &self.path)
+    }
+}
+
+/// Returns the outcomes that are known beforehand, and the other items kind by kind.
+fn sorted(batch: &Batch) -> (Vec<Option<Outcome>>, Vec<usize>) {
+    let outcomes: Vec<_> = refuse::unacceptable(batch).into_iter().map(|why| why.map(Outcome::Refused)).collect();
+    let mut items: Vec<usize> = (0..outcomes.len()).filter(|item| outcomes[*item].is_none()).collect();
+    items.sort_by_key(|item| match batch.items[*item] {
+        Item::Turn(_) => 0,
+        Item::Enqueue(..) => 1,
+        Item::Yield(_) => 2,
+        Item::Send(_) => 3,
+        Item::Heartbeat { .. } => 4,
+        Item::Progressed(_) => 5,
+    });
+    (outcomes, items)
+}
+
+fn claim_of(batch: &Batch) -> Option<&ClaimRequest> {
+    batch.claim.as_ref().filter(|request| request.limit > 0 && !request.workflows.is_empty())
+}
+
+fn answer(outcomes: Vec<Option<Outcome>>, claimed: Vec<Claimed>) -> BatchAnswer {
+    BatchAnswer { outcomes: outcomes.into_iter().map(|outcome| outcome.unwrap_or(Outcome::Done)).collect(), claimed, live: true }
+}

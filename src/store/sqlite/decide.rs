@@ -1,0 +1,404 @@
+//! Decides about the items one after the other, in the order of the contract, and collects what the accepted ones write.
+//! Nothing is written while anything is undecided, and nothing can refuse an item behind this: whatever then does not
+//! fit is an error of the whole transaction.
+
+use std::collections::BTreeSet;
+
+use super::{
+    look::{Known, Seen},
+    recall::Note,
+    rows::{self, Blob, Grid, Table},
+    script::{GRIDS, Values},
+};
+use crate::{
+    kernel::{
+        codec::Record,
+        id::{Incarnation, RunKey},
+        time::Timestamp,
+    },
+    store::{Batch, FORMAT, Item, Message, NewRun, Outcome, Status, Summary, Then, Turn, Yield, YieldReason, memory::refuse},
+};
+
+/// What the accepted items write: the tables of the statements of the same names.
+pub(super) struct Plan<'a> {
+    batch: &'a Batch,
+    inbox_limit: u64,
+    node: i64,
+    seen: Seen,
+    blob: Blob,
+    runs: Grid,
+    events: Grid,
+    settled: Grid,
+    consumed: Table,
+    ended: Table,
+    unread: Table,
+    heartbeats_settled: Table,
+    yields: Table,
+    messages: Table,
+    heartbeats: Table,
+    progressed: Table,
+    /// The runs that messages went to.
+    receivers: BTreeSet<i64>,
+    /// What the writer will know.
+    notes: Vec<(i64, Note)>,
+}
+
+/// What is to be written.
+pub(super) struct Script {
+    /// Which statements of `WRITE`.
+    pub(super) wanted: [bool; 15],
+    /// For how many rows, those that take grids.
+    pub(super) sizes: [usize; GRIDS],
+    pub(super) values: Values,
+    /// How many rows the connection will have changed, unless one of those statements runs whose rows nobody counts.
+    pub(super) total: i64,
+    pub(super) notes: Vec<(i64, Note)>,
+}
+
+impl<'a> Plan<'a> {
+    pub(super) fn new(batch: &'a Batch, inbox_limit: u32, node: i64, seen: Seen) -> Plan<'a> {
+        Plan {
+            batch,
+            inbox_limit: u64::from(inbox_limit),
+            node,
+            seen,
+            blob: Blob::default(),
+            runs: Grid::default(),
+            events: Grid::default(),
+            settled: Grid::default(),
+            consumed: Table::new(),
+            ended: Table::new(),
+            unread: Table::new(),
+            heartbeats_settled: Table::new(),
+            yields: Table::new(),
+            messages: Table::new(),
+            heartbeats: Table::new(),
+            progressed: Table::new(),
+            receivers: BTreeSet::new(),
+            notes: Vec::new(),
+        }
+    }
+
+    fn ours(&self) -> Incarnation {
+        self.batch.incarnation
+    }
+
+    /// Decides about one item. Items are to be given kind by kind.
+    pub(super) fn decide(&mut self, place: usize) -> Outcome {
+        let refused_or_done = |result: Result<(), Outcome>| result.map_or_else(|refused| refused, |()| Outcome::Done);
+        match &self.batch.items[place] {
+            Item::Turn(turn) => refused_or_done(match &turn.start {
+                Some(new) => self.start(turn, new),
+                None => self.turn(place, turn),
+            }),
+            Item::Enqueue(new, record) => refused_or_done(self.enqueue(new, record)),
+            Item::Yield(back) => refused_or_done(self.give_back(back)),
+            Item::Send(message) => self.send(message),
+            Item::Heartbeat { run, position, attempt, details } => {
+                match self.seen.runs.get(&run.0) {
+                    Some(known) if known.summary.owner == Some(self.ours()) => {}
+                    _ => return Outcome::NotOwned,
+                }
+                let (from, length) = self.blob.put(details);
+                self.heartbeats.row().int(run.0).int(*position).int(*attempt).int(from).int(length);
+                self.notes.push((run.0, Note::Beaten));
+                Outcome::Done
+            }
+            Item::Progressed(runs) => {
+                runs.iter().for_each(|run| self.progressed.number(run.0));
+                Outcome::Done
+            }
+        }
+    }
+
+    fn turn(&mut self, place: usize, turn: &Turn) -> Result<(), Outcome> {
+        if turn.prev.is_none() || self.seen.conflicts.contains(&place) {
+            return Err(Outcome::Conflict);
+        }
+        if self.seen.gone.contains(&place) {
+            return Err(Outcome::MessageGone);
+        }
+        if self.seen.moved.contains(&place) {
+            return Err(Outcome::InboxMoved);
+        }
+        self.append(turn.run, turn.commit_no, &turn.record);
+        let mut consumed = turn.consumed.clone();
+        consumed.sort_unstable();
+        consumed.dedup();
+        for seq in &consumed {
+            self.consumed.row().int(turn.run.0).int(rows::number(*seq));
+        }
+        let bare = self.seen.bare.contains(&turn.run.0);
+        for position in turn.settled.iter().filter(|_| !bare) {
+            self.heartbeats_settled.row().int(turn.run.0).int(*position);
+        }
+        let (status, wake_at, ended_at) = match turn.then {
+            Then::Hold => (Status::Active, None, None),
+            Then::Passivate { wake_at, .. } => (Status::Active, wake_at, None),
+            Then::End { status, .. } => (status, None, Some(self.batch.now)),
+        };
+        let holds = turn.then == Then::Hold;
+        if holds {
+            self.notes.push((turn.run.0, Note::Went(turn.commit_no, turn.record.digest)));
+        } else {
+            // A passivation leaves the state as it is: a paused run stays paused.
+            let state = ended_at.map(|_| rows::code(status));
+            let (wake_at, ended_at) = (wake_at.map(|at| at.0), ended_at.map(|at| at.0));
+            self.settled.row([turn.run.0.into(), state.into(), wake_at.into(), ended_at.into()]);
+            self.notes.push((turn.run.0, Note::Left));
+        }
+        if ended_at.is_some() && !bare {
+            self.ended.number(turn.run.0);
+        }
+        if let Then::End { seen: 1.., .. } = turn.then {
+            self.unread.number(turn.run.0);
+        }
+        if let Some(known) = self.seen.runs.get_mut(&turn.run.0) {
+            known.unread = known.unread.saturating_sub(consumed.len() as u64);
+            known.messages.retain(|_, seq| !consumed.contains(seq));
+            if !holds {
+                known.summary.owner = None;
+                known.summary.wake_at = wake_at;
+            }
+            if ended_at.is_some() {
+                known.summary.status = status;
+                known.summary.ended_at = ended_at;
+                known.unread = 0;
+                known.messages.clear();
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, turn: &Turn, new: &NewRun) -> Result<(), Outcome> {
+        self.may_begin(new)?;
+        if !turn.consumed.is_empty() {
+            return Err(Outcome::MessageGone);
+        }
+        let mut row = begun(new, Some(self.ours()), 1, None);
+        match turn.then {
+            Then::Hold => {}
+            Then::Passivate { seen, .. } | Then::End { seen, .. } if seen != 0 => return Err(Outcome::InboxMoved),
+            Then::Passivate { wake_at, .. } => {
+                row.owner = None;
+                row.wake_at = wake_at;
+            }
+            Then::End { status, .. } => {
+                row.owner = None;
+                row.status = status;
+                row.ended_at = Some(self.batch.now);
+            }
+        }
+        self.append(new.run, 0, &turn.record);
+        if turn.then == Then::Hold {
+            self.notes.push((new.run.0, Note::Began(turn.record.digest)));
+        }
+        self.begin(row);
+        Ok(())
+    }
+
+    fn enqueue(&mut self, new: &NewRun, record: &Record) -> Result<(), Outcome> {
+        self.may_begin(new)?;
+        self.append(new.run, 0, record);
+        // Without a time of its own it is due at once: nobody else would ever wake it.
+        self.begin(begun(new, None, 0, new.wake_at.or(Some(self.batch.now))));
+        Ok(())
+    }
+
+    fn may_begin(&self, new: &NewRun) -> Result<(), Outcome> {
+        if self.seen.taken.contains(&new.run.0) {
+            return Err(Outcome::Conflict);
+        }
+        let current = self.seen.current.get(&new.id.id).and_then(|run| self.seen.runs.get(run));
+        match current.map(|known| &known.summary) {
+            None if new.id.run_no == 1 => Ok(()),
+            None => Err(Outcome::Unknown),
+            Some(current)
+                if current.id.run_no.checked_add(1) == Some(new.id.run_no)
+                    && current.status.is_end()
+                    && new.after.contains(&current.status) =>
+            {
+                Ok(())
+            }
+            Some(current) => Err(Outcome::IdInUse(Box::new(current.clone()))),
+        }
+    }
+
+    fn append(&mut self, run: RunKey, commit_no: u32, record: &Record) {
+        let (from, _) = self.blob.put(&record.digest.0);
+        let (_, length) = self.blob.put(&record.body);
+        self.events.row([run.0.into(), commit_no.into(), from.into(), length.into()]);
+    }
+
+    fn begin(&mut self, row: Summary) {
+        let (digest, _) = self.blob.put(&row.input_digest.0);
+        self.runs.row([
+            row.run.0.into(),
+            row.id.id.as_str().into(),
+            row.id.run_no.into(),
+            row.workflow.as_str().into(),
+            row.version.into(),
+            rows::code(row.status).into(),
+            row.owner.map(|_| self.node).into(),
+            rows::number(row.epoch).into(),
+            row.wake_at.map(|at| at.0).into(),
+            row.priority.into(),
+            row.queue.as_str().into(),
+            rows::array(&row.tags).as_str().into(),
+            row.created_at.0.into(),
+            row.ended_at.map(|at| at.0).into(),
+            row.deadline.map(|at| at.0).into(),
+            digest.into(),
+        ]);
+        self.seen.taken.insert(row.run.0);
+        self.seen.current.insert(row.id.id.clone(), row.run.0);
+        self.seen.runs.insert(row.run.0, Known::new(row));
+    }
+
+    fn give_back(&mut self, back: &Yield) -> Result<(), Outcome> {
+        let ours = self.ours();
+        let known = self.seen.runs.get_mut(&back.run.0).ok_or(Outcome::NotOwned)?;
+        let row = &mut known.summary;
+        if row.owner != Some(ours) || row.epoch != back.epoch {
+            return Err(Outcome::NotOwned);
+        }
+        let (mut by_force, mut blocked) = (true, None);
+        row.owner = None;
+        match back.why {
+            YieldReason::Blocked { build, .. } => {
+                blocked = Some(build.0);
+                row.blocked_build = Some(build);
+                row.wake_at = Some(self.batch.now);
+            }
+            YieldReason::Quarantined { .. } => {
+                row.status = Status::Quarantined;
+                row.wake_at = None;
+            }
+            YieldReason::Released { wake_at, forced } => {
+                by_force = forced;
+                // Nobody is left who would see what is unread, and only a message would wake it: so it is due.
+                row.wake_at = if known.unread == 0 { wake_at } else { Some(self.batch.now) };
+            }
+        }
+        let report = refuse::report(&back.why);
+        self.yields
+            .row()
+            .int(back.run.0)
+            .int(rows::code(row.status))
+            .maybe(row.wake_at.map(|at| at.0))
+            .int(by_force)
+            .maybe(blocked)
+            .maybe_text(report.as_deref());
+        row.reason = report.or_else(|| row.reason.take());
+        self.notes.push((back.run.0, Note::Left));
+        Ok(())
+    }
+
+    fn send(&mut self, message: &Message) -> Outcome {
+        let (ours, now) = (self.ours(), self.batch.now);
+        let current = self.seen.current.get(&message.to);
+        let Some(known) = current.and_then(|run| self.seen.runs.get_mut(run)) else { return Outcome::Unknown };
+        let row = &mut known.summary;
+        if row.status.is_end() {
+            return Outcome::Ended(Box::new(row.clone()));
+        }
+        if known.messages.contains_key(&message.message) {
+            return Outcome::AlreadySent;
+        }
+        if known.unread >= self.inbox_limit {
+            return Outcome::InboxFull;
+        }
+        let body = match rmp_serde::to_vec(&message.body) {
+            Ok(body) => body,
+            Err(error) => return Outcome::Refused(format!("the message cannot be encoded: {error}")),
+        };
+        row.inbox_seq += 1;
+        known.unread += 1;
+        known.messages.insert(message.message.clone(), row.inbox_seq);
+        // A blocked run is woken as well: for the build that cannot run it nothing changes, and another build may have
+        // run it since and put it to sleep.
+        if row.owner.is_none() && row.status == Status::Active {
+            row.wake_at = Some(row.wake_at.map_or(now, |at| at.min(now)));
+        }
+        let (from, length) = self.blob.put(&body);
+        let seq = rows::number(row.inbox_seq);
+        self.messages.row().int(row.run.0).int(seq).text(&message.message).int(message.sent_at.0).int(from).int(length);
+        self.receivers.insert(row.run.0);
+        self.notes.push((row.run.0, Note::Got(row.inbox_seq)));
+        Outcome::Sent { seq: row.inbox_seq, run: row.run, ours: row.owner == Some(ours) }
+    }
+
+    /// Returns which statements of `WRITE` are needed, and the values for them. `claim` is left to the caller.
+    pub(super) fn finish(self, renew: bool) -> Result<Script, sqlx::Error> {
+        let mut receivers = Table::new();
+        for run in &self.receivers {
+            if let Some(known) = self.seen.runs.get(run) {
+                let seq = rows::number(known.summary.inbox_seq);
+                receivers.row().int(*run).int(seq).maybe(known.summary.wake_at.map(|at| at.0));
+            }
+        }
+        let grids = [self.runs, self.events, self.settled];
+        let changes = i64::from(renew) + grids.iter().map(Grid::count).sum::<i64>() + self.consumed.count();
+        let total = self.seen.changes + changes;
+        let sizes = grids.each_ref().map(Grid::size);
+        let wanted = [
+            renew,
+            !grids[0].is_empty(),
+            !grids[1].is_empty(),
+            !grids[2].is_empty(),
+            !self.consumed.is_empty(),
+            changes > 0,
+            !self.ended.is_empty(),
+            !self.unread.is_empty(),
+            !self.heartbeats_settled.is_empty(),
+            !self.yields.is_empty(),
+            !self.messages.is_empty(),
+            !receivers.is_empty(),
+            !self.heartbeats.is_empty(),
+            !self.progressed.is_empty(),
+            false,
+        ];
+        let values = Values::grids(grids)?
+            .with(self.node)?
+            .with(self.blob.finish())?
+            .with(self.batch.now.0)?
+            .with(i64::from(FORMAT))?
+            .up_to(8)?
+            .with(self.consumed.finish())?
+            .with(total)?
+            .with(self.ended.finish())?
+            .with(self.heartbeats_settled.finish())?
+            .rows(self.yields)?
+            .rows(self.messages)?
+            .rows(receivers)?
+            .rows(self.heartbeats)?
+            .with(self.progressed.finish())?
+            .with(self.unread.finish())?
+            .with(super::look::name(self.batch.incarnation))?
+            .with(self.seen.version)?;
+        Ok(Script { wanted, sizes, values, total, notes: self.notes })
+    }
+}
+
+fn begun(new: &NewRun, owner: Option<Incarnation>, epoch: u64, wake_at: Option<Timestamp>) -> Summary {
+    Summary {
+        run: new.run,
+        id: new.id.clone(),
+        workflow: new.workflow.clone(),
+        version: new.version,
+        status: Status::Active,
+        owner,
+        epoch,
+        wake_at,
+        priority: new.priority,
+        queue: new.queue.clone(),
+        tags: new.tags.clone(),
+        created_at: new.created_at,
+        ended_at: None,
+        deadline: new.deadline,
+        input_digest: new.input_digest,
+        inbox_seq: 0,
+        blocked_build: None,
+        reason: None,
+    }
+}

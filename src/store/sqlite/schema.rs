@@ -1,0 +1,101 @@
+//! Opening a database: whose it is, which schema it has, and what must be safe before anything is acknowledged.
+
+use std::path::Path;
+
+use sqlx::{
+    AssertSqlSafe, ConnectOptions, Row, SqliteConnection,
+    sqlite::{SqliteConnectOptions, SqliteSynchronous},
+};
+
+use super::{Durability, SqliteOptions, script, script::Values, sql, trouble};
+use crate::store::StoreError;
+
+/// The migrations in order; the first makes schema 1.
+const MIGRATIONS: [&str; 1] = [include_str!("../migrations/0001_first.sql")];
+
+/// Returns what all connections have in common.
+pub(super) fn connection(path: &Path, options: &SqliteOptions) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .foreign_keys(false)
+        .busy_timeout(options.busy_timeout)
+        .statement_cache_capacity(script::SCRIPTS)
+        // The rows of one statement pass without the connection's thread waiting for us in between.
+        .row_buffer_size(4096)
+        .pragma("temp_store", "MEMORY")
+        .pragma("cache_size", "-32768")
+        .disable_statement_logging()
+}
+
+/// Opens the writer: checks whose file this is, makes what is in the log durable, brings the schema up to date.
+pub(super) async fn open(path: &Path, options: &SqliteOptions) -> Result<SqliteConnection, StoreError> {
+    let name = path.display().to_string();
+    let trouble = |error: sqlx::Error| trouble::sort(&error, &name).into_store();
+    let mut how = connection(path, options)
+        .create_if_missing(true)
+        .page_size(8192)
+        .synchronous(match options.durability {
+            Durability::Full => SqliteSynchronous::Full,
+            Durability::Normal => SqliteSynchronous::Normal,
+        })
+        .pragma("wal_autocheckpoint", "1000")
+        .pragma("fullfsync", "ON")
+        .thread_name(|_| "stent-sqlite".into());
+    if let Some(pages) = options.max_pages {
+        how = how.pragma("max_page_count", pages.to_string());
+    }
+    let mut writer = how.connect().await.map_err(trouble)?;
+    // Before anything is changed in a file that may be somebody else's.
+    let tables = script::rows(&mut writer, sql::TABLES, Values::default()).await.map_err(trouble)?;
+    let ours = tables.iter().any(|row| row.try_get::<&str, _>(0).is_ok_and(|name| name == "_stent_migrations"));
+    if !tables.is_empty() && !ours {
+        return Err(StoreError::Corrupt { path: name, reason: "it is a database of another program".into() });
+    }
+    let mode = script::rows(&mut writer, sql::WAL, Values::default()).await.map_err(trouble)?;
+    let mode: String = mode.first().map(|row| row.try_get(0)).transpose().map_err(trouble)?.unwrap_or_default();
+    if mode != "wal" {
+        let reason = format!("its file system allows journal mode {mode} only, and a write-ahead log is needed");
+        return Err(StoreError::Other(format!("{name}: {reason}")));
+    }
+    // After an fsync that failed, pages of the log may be clean in memory and absent on disk. The checkpoint brings them
+    // into the database with an fsync of its own; before that nothing may build on them (PROTOCOL 38).
+    checkpoint(&mut writer, &name).await?;
+    migrate(&mut writer, &name).await?;
+    Ok(writer)
+}
+
+/// Brings all of the log into the database and empties it.
+pub(super) async fn checkpoint(writer: &mut SqliteConnection, path: &str) -> Result<(), StoreError> {
+    let trouble = |error: sqlx::Error| trouble::sort(&error, path).into_store();
+    let rows = script::rows(writer, sql::CHECKPOINT, Values::default()).await.map_err(trouble)?;
+    match rows.first().map(|row| row.try_get::<i64, _>(0)).transpose().map_err(trouble)? {
+        Some(0) => Ok(()),
+        _ => Err(StoreError::Busy { reason: format!("another program is reading {path}; close it there") }),
+    }
+}
+
+async fn migrate(writer: &mut SqliteConnection, path: &str) -> Result<(), StoreError> {
+    let trouble = |error: sqlx::Error| trouble::sort(&error, path).into_store();
+    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    script::run(writer, sql::MIGRATIONS, Values::default()).await.map_err(trouble)?;
+    loop {
+        script::run(writer, sql::BEGIN, Values::default()).await.map_err(trouble)?;
+        let rows = script::rows(writer, sql::VERSION, Values::default()).await.map_err(trouble)?;
+        let found: i64 = rows.first().map(|row| row.try_get(0)).transpose().map_err(trouble)?.unwrap_or(0);
+        let next = usize::try_from(found).ok().and_then(|found| MIGRATIONS.get(found));
+        let Some(next) = next else {
+            script::run(writer, sql::ROLLBACK, Values::default()).await.map_err(trouble)?;
+            return if found == known { Ok(()) } else { Err(StoreError::NewerSchema { path: path.into(), found, known }) };
+        };
+        let migrated = async {
+            sqlx::raw_sql(AssertSqlSafe(*next)).execute(&mut *writer).await?;
+            script::run(writer, sql::MIGRATED, Values::default().with(found + 1)?).await?;
+            script::run(writer, sql::COMMIT, Values::default()).await
+        };
+        if let Err(error) = migrated.await {
+            // The first error is the one to tell; if this fails too, closing the connection rolls back as well.
+            let _ = script::run(writer, sql::ROLLBACK, Values::default()).await;
+            return Err(trouble(error));
+        }
+    }
+}

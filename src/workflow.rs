@@ -1,0 +1,33 @@
+//! What a workflow is: a typed message whose `run` is replayed from its log. And what a signal is.
+
+use crate::{
+    activity::{Durable, DurableError},
+    cx::Cx,
+};
+
+/// A durable function.
+///
+/// The type is the message: its fields are the arguments. `run` must be deterministic: whatever touches the world goes
+/// through [`Cx`], and so do time and randomness. It runs on one thread, so nothing in it need be `Send`.
+#[allow(async_fn_in_trait, reason = "a run stays on its arbiter: no Send bound is wanted on the future")]
+pub trait Workflow: Durable + Send {
+    /// The stored name: stable for ever, unique in the program, never a Rust path. For example `"shop.place_order"`.
+    const NAME: &'static str;
+    /// The version of the code, recorded with each run; only a node that has this version runs it.
+    const VERSION: u32 = 1;
+    /// What it returns.
+    type Output: Durable + Send;
+    /// How it fails.
+    type Error: DurableError + Send;
+
+    /// Runs, or replays, the function.
+    async fn run(self, cx: Cx<Self>) -> Result<Self::Output, Self::Error>
+    where
+        Self: Sized;
+}
+
+/// A message from outside that a workflow waits for by name.
+pub trait Signal: Durable {
+    /// The stored name: stable for ever. For example `"approval"`.
+    const NAME: &'static str;
+}

@@ -1,0 +1,173 @@
+//! The program that `tests/crash.rs` kills. It dispatches the same executions at every start, under the same ids, sends
+//! each its signal under the same message id, waits for all ends and leaves. Every effect and every acknowledgement is
+//! one line in a side file, appended by one write before anything else can happen: what the store may not contradict.
+//!
+//! A fourth argument shifts its wall clock by so many microseconds.
+//!
+//! Lines: `up <pid>`, `act <execution> <step> <attempt> <pid>`, `ack <execution>`, `sig <execution>`.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::Write,
+    sync::{Arc, OnceLock},
+};
+
+use stent::prelude::*;
+
+static SIDE: OnceLock<File> = OnceLock::new();
+
+fn side(line: &str) {
+    let mut file = SIDE.get().expect("opened first");
+    file.write_all(format!("{line}\n").as_bytes()).expect("the side file can be written");
+}
+
+/// The execution that kills its process whenever it is replayed.
+fn is_poison(id: &str) -> bool {
+    std::env::var("STENT_POISON").is_ok_and(|poison| poison == id)
+}
+
+fn acts(execution: &str, step: &str, attempt: u32) {
+    side(&format!("act {execution} {step} {attempt} {}", std::process::id()));
+}
+
+#[derive(Serialize, Deserialize)]
+struct Order {
+    number: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Go {
+    word: String,
+}
+
+impl Signal for Go {
+    const NAME: &'static str = "crash.go";
+}
+
+#[derive(Serialize, Deserialize)]
+struct Act {
+    word: String,
+}
+
+impl Activity for Act {
+    const NAME: &'static str = "crash.act";
+    type Output = String;
+    type Error = AppError;
+}
+
+/// Fails as often as it is told to.
+#[derive(Serialize, Deserialize)]
+struct Flaky {
+    failures: u32,
+}
+
+impl Activity for Flaky {
+    const NAME: &'static str = "crash.flaky";
+    type Output = String;
+    type Error = AppError;
+}
+
+impl Workflow for Order {
+    const NAME: &'static str = "crash.order";
+    type Output = String;
+    type Error = AppError;
+
+    async fn run(self, cx: Cx<Self>) -> Result<String, AppError> {
+        let id = cx.id().id.clone();
+        if is_poison(&id) {
+            std::process::abort();
+        }
+        let first = cx.call(Act { word: "first".into() }).await?;
+        let inline = cx
+            .step("inline", async || {
+                acts(&cx.id().id, "inline", 0);
+                Ok::<_, AppError>(1_u32)
+            })
+            .await?;
+        let for_block = id.clone();
+        let blocking = cx
+            .blocking("blocking", move || {
+                acts(&for_block, "blocking", 0);
+                Ok::<_, AppError>(2_u32)
+            })
+            .await?;
+        // One that is too short to leave memory for, and one that is not.
+        cx.sleep(millis(3)).await?;
+        cx.sleep(millis(15)).await?;
+        let go = cx.signal::<Go>().await?.word;
+        let flaky = cx.call(Flaky { failures: 2 }).retry(Retry::fixed(millis(4)).jitter_percent(0)).await?;
+        let once = match cx.call(Act { word: "once".into() }).at_most_once().await {
+            Ok(word) => word,
+            Err(CallError::MaybeDone(_)) => "maybe".into(),
+            Err(other) => return Err(other.into()),
+        };
+        let saved = cx
+            .saga(async |saga| {
+                saga.call(Act { word: "hold".into() }).undo_with(|_| Act { word: "release".into() }).await?;
+                let (left, right) = (cx.call(Act { word: "left".into() }), cx.call(Act { word: "right".into() }));
+                let (left, right) = futures_util::future::join(left, right).await;
+                let both = format!("{}{}", left?, right?);
+                if self.number.is_multiple_of(3) { Err(AppError::new("as planned")) } else { Ok(both) }
+            })
+            .await?;
+        Ok(format!("{first} {inline} {blocking} {go} {flaky} {once} {saved}"))
+    }
+}
+
+#[actix::main]
+async fn main() {
+    let mut args = std::env::args().skip(1);
+    let (Some(database), Some(file), Some(count)) = (args.next(), args.next(), args.next()) else {
+        panic!("usage: stent-crash-child <database> <side file> <executions>");
+    };
+    let opened = OpenOptions::new().create(true).append(true).open(file).expect("the side file can be opened");
+    SIDE.set(opened).expect("set once");
+    let clock = stent::clock::ShiftedClock::default();
+    clock.shift(args.next().map_or(0, |shift| shift.parse().expect("a shift of the clock")));
+    side(&format!("up {}", std::process::id()));
+    let count: u64 = count.parse().expect("a number of executions");
+    let stent = Stent::open(&format!("sqlite:{database}"))
+        .workflow::<Order>()
+        .activity(async |call: Call<Act>| {
+            acts(&call.run().id, &format!("#{}", call.key().rsplit('/').next().unwrap_or_default()), call.attempt());
+            tokio::time::sleep(millis(2)).await;
+            Ok(call.word.clone())
+        })
+        .activity(async |call: Call<Flaky>| {
+            acts(&call.run().id, &format!("#{}", call.key().rsplit('/').next().unwrap_or_default()), call.attempt());
+            if call.attempt() <= call.failures { Err(AppError::new("not yet")) } else { Ok("stable".to_owned()) }
+        })
+        .passivate_after(millis(10))
+        // Long: nothing may depend on its running out.
+        .lease(secs(30))
+        .clock(Arc::new(clock))
+        .build("crash")
+        .spawn()
+        .await
+        .expect("the runtime starts");
+    let stent = Arc::new(stent);
+    let ends = (0..count).map(|number| {
+        let stent = stent.clone();
+        async move {
+            let id = format!("order-{number}");
+            // It is there from the life before; a dispatch would run its first turn here.
+            if is_poison(&id) {
+                return;
+            }
+            let handle = stent.dispatch(Dispatch::new(Order { number }).id(&id)).await.expect("a dispatch is taken");
+            side(&format!("ack {id}"));
+            let go = SendSignal::new(&id, &Go { word: "go".into() }).message_id("go");
+            match stent.signal(go).await {
+                Ok(()) => side(&format!("sig {id}")),
+                Err(stent::Error::Send(stent::SendError::AlreadyEnded { .. })) => {}
+                Err(other) => panic!("{id}: {other}"),
+            }
+            match handle.result().await {
+                Ok(_) | Err(RunError::Failed(_)) => {}
+                Err(other) => panic!("{id}: {other}"),
+            }
+        }
+    });
+    futures_util::future::join_all(ends).await;
+    stent.shutdown(Shutdown::within(secs(5))).await.expect("it stops");
+}

@@ -1,0 +1,21 @@
+//! The contract of `stent::store::Store`, held against every store that there is. Three parts: one case per guarantee,
+//! driven on each store alike; random operations on all stores at once, comparing every answer and the whole content
+//! after every step; and what only a store in a file can get wrong: locks, crashes, full disks, foreign files.
+//!
+//! The memory store is the reference. Where a case fails on both stores the contract was misread; where it fails on one,
+//! that store is wrong.
+
+mod claims;
+#[cfg(feature = "sqlite")]
+mod file;
+mod items;
+mod kit;
+#[cfg(feature = "sqlite")]
+mod known;
+mod messages;
+mod nodes;
+#[cfg(feature = "sqlite")]
+mod poison;
+#[cfg(feature = "sqlite")]
+mod random;
+mod reads;

@@ -1,0 +1,115 @@
+//! One bad item fails alone. Kinds of poison that are decided as data stand beside one that no decision foresees: the
+//! database itself refuses a row, here by a trigger that another program has put there.
+
+use sqlx::{ConnectOptions, Connection, Executor, sqlite::SqliteConnectOptions};
+use stent::{
+    kernel::id::RunKey,
+    store::{Batch, ClaimRequest, Item, NewRun, Outcome, Then},
+};
+
+use crate::kit::*;
+
+#[test]
+fn poisoned_items_in_a_batch_of_500_fail_alone_each_with_its_own_outcome() {
+    on_each_store(async |world| {
+        let mut held = Vec::new();
+        for n in 0..250 {
+            held.push(world.started(&format!("held-{n}")).await);
+        }
+        let first = world.store.reserve_keys(300).await.unwrap().0;
+        let mut items: Vec<Item> = held.iter().map(|run| step(*run, 1)).collect();
+        items.extend((0..250).map(|n| start(new_run(RunKey(first + n), &format!("new-{n}")))));
+        world.send("held-3", "early").await;
+        let before = world.store.reader().snapshot().await.unwrap();
+
+        let replaced = [20, 70, 120, 3, 300, 440, 480, 499];
+        items[20] = step(held[20], 2);
+        let mut vanished = turn(held[70], 1, Then::Hold);
+        vanished.consumed = vec![1];
+        items[70] = Item::Turn(Box::new(vanished));
+        items[120] = release(held[120], 9, None);
+        items[3] = end(held[3], 1, 0);
+        items[300] = start(new_run(RunKey(first + 299), "held-0"));
+        items[440] = send("nobody", "m");
+        items[480] = start(NewRun { queue: "\0".into(), ..new_run(RunKey(first + 298), "nul") });
+        items[499] = heartbeat(RunKey(first + 297), 1, 1);
+        let outcomes = world.commit(items).await;
+
+        for (place, outcome) in outcomes.iter().enumerate() {
+            if !replaced.contains(&place) {
+                assert_eq!(*outcome, Outcome::Done, "item {place}");
+            }
+        }
+        assert_eq!(outcomes[20], Outcome::Conflict);
+        assert_eq!(outcomes[70], Outcome::MessageGone);
+        assert_eq!(outcomes[120], Outcome::NotOwned);
+        assert_eq!(outcomes[3], Outcome::InboxMoved);
+        assert!(matches!(&outcomes[300], Outcome::IdInUse(row) if row.run == held[0]));
+        assert_eq!(outcomes[440], Outcome::Unknown);
+        assert!(matches!(outcomes[480], Outcome::Refused(_)));
+        assert_eq!(outcomes[499], Outcome::NotOwned);
+
+        let after = world.store.reader().snapshot().await.unwrap();
+        // 246 steps and 246 starts of a run's row and an event: not one row of the eight.
+        assert_eq!(after.len(), before.len() + 246 + 2 * 246);
+        for place in [20, 70, 120, 3] {
+            let lines = |all: &[String]| {
+                let of = format!(" held-{place}/1 ");
+                all.iter().filter(|line| line.contains(&of)).cloned().collect::<Vec<_>>()
+            };
+            assert_eq!(lines(&before), lines(&after));
+        }
+    });
+}
+
+async fn with_trigger(trigger: &'static str, case: impl AsyncFn(&mut World)) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stent.db");
+    let mut world = World::new(Box::new(sqlite(&path).await)).await;
+    let mut other = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
+    other.execute(trigger).await.unwrap();
+    other.close().await.unwrap();
+    case(&mut world).await;
+    world.store.close().await.unwrap();
+}
+
+async fn only_the_middle_one_fails(world: &mut World) {
+    let [a, b, c] = [world.started("a").await, world.started("b").await, world.started("c").await];
+    let mut poison = turn(b, 1, Then::End { status: stent::store::Status::Completed, seen: 0 });
+    poison.record.body = b"poison".as_slice().into();
+    let claim = ClaimRequest { limit: 9, forced_limit: 9, build: BUILD, workflows: vec![("flow".into(), 1)] };
+    let items = vec![step(a, 1), Item::Turn(Box::new(poison)), sleep(c, 1, Some(1), 0), send("b", "x"), step(RunKey(99), 1)];
+    let batch = Batch { claim: Some(claim), renew: true, ..world.batch(items) };
+    let answer = world.store.commit(&batch).await.unwrap();
+    assert_eq!(answer.outcomes[0], Outcome::Done);
+    assert!(matches!(&answer.outcomes[1], Outcome::Refused(_)), "{answer:?}");
+    assert_eq!(answer.outcomes[2], Outcome::Done);
+    assert_eq!(answer.outcomes[3], Outcome::Sent { seq: 1, run: b, ours: true });
+    assert_eq!(answer.outcomes[4], Outcome::Conflict);
+    assert_eq!(answer.claimed.len(), 1);
+    assert_eq!(world.summary("b").await.ended_at, None);
+    assert_eq!(world.rows("event b/1").await.len(), 1);
+    assert!(world.rows("node").await[0].ends_with("beat=1"));
+    world.done(step(b, 1)).await;
+}
+
+#[test]
+fn an_item_whose_row_the_database_refuses_fails_alone() {
+    let trigger = "CREATE TRIGGER poison BEFORE INSERT ON events WHEN NEW.body = CAST('poison' AS BLOB)
+                   BEGIN SELECT RAISE(ABORT, 'it is poison'); END";
+    block_on(with_trigger(trigger, only_the_middle_one_fails));
+}
+
+#[test]
+fn an_item_whose_row_silently_vanishes_is_noticed_before_the_commit() {
+    let trigger = "CREATE TRIGGER poison BEFORE INSERT ON events WHEN NEW.body = CAST('poison' AS BLOB)
+                   BEGIN SELECT RAISE(IGNORE); END";
+    block_on(with_trigger(trigger, only_the_middle_one_fails));
+}
+
+#[test]
+fn an_item_whose_second_statement_fails_leaves_nothing_of_its_first() {
+    let trigger = "CREATE TRIGGER poison BEFORE UPDATE ON executions WHEN NEW.id = 'b' AND NEW.ended_at IS NOT NULL
+                   BEGIN SELECT RAISE(ABORT, 'it is poison'); END";
+    block_on(with_trigger(trigger, only_the_middle_one_fails));
+}
