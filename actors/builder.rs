@@ -10,7 +10,7 @@ use super::{
     handlers::{ActivityHandler, erase},
     messages::Escalated,
     monitor,
-    setup::{Open as OpenStore, Setup, open_by_url, open_memory},
+    setup::{Open as OpenStore, Setup, hints_by_url, open_by_url, open_memory},
     supervisor::{Open, Supervisor},
 };
 use crate::{
@@ -18,6 +18,7 @@ use crate::{
     clock::Clock,
     config::Config,
     error::Error,
+    hints::OpenHints,
     kernel::{id::BuildId, limits::Limits},
     registry::Workflows,
     store::{Durability, Store, StoreError, memory::MemoryStore},
@@ -28,6 +29,7 @@ use crate::{
 #[must_use = "a builder does nothing unless it is started"]
 pub struct Builder {
     store: Result<OpenStore, Error>,
+    hints: Option<Result<OpenHints, Error>>,
     activities: Vec<(&'static str, Box<dyn super::handlers::Handle + Send>)>,
     workflows: Workflows,
     config: Config,
@@ -39,6 +41,7 @@ impl Builder {
     pub(crate) fn new(url: &str) -> Builder {
         Builder {
             store: open_by_url(url).map_err(Error::from),
+            hints: None,
             activities: Vec::new(),
             workflows: Workflows::default(),
             config: Config::default(),
@@ -60,7 +63,20 @@ impl Builder {
     where
         F: Future<Output = Result<Box<dyn Store>, StoreError>> + 'static,
     {
-        self.store = Ok(Arc::new(move |durability| Box::pin(open(durability))));
+        self.store = Ok(Arc::new(move |durability, _| Box::pin(open(durability))));
+        self
+    }
+
+    /// Uses another way for hints between nodes than the store's own: `redis://<server>` (feature `redis`). Whatever it loses,
+    /// delays or repeats costs latency only.
+    pub fn hints(mut self, url: &str) -> Builder {
+        self.hints = Some(hints_by_url(url).map_err(Error::from));
+        self
+    }
+
+    /// Uses a way for hints of the caller's own: a broker that is there already, or one of ours wrapped by a test.
+    pub fn hints_by(mut self, open: OpenHints) -> Builder {
+        self.hints = Some(Ok(open));
         self
     }
 
@@ -196,7 +212,7 @@ impl Builder {
             return Err(mistake);
         }
         self.config.validate()?;
-        let setup = Setup::new(self.store?);
+        let setup = Setup::new(self.store?, self.hints.transpose()?);
         for (name, handler) in self.activities {
             setup.add(name, handler)?;
         }

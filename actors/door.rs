@@ -6,7 +6,7 @@ use std::{
     rc::Rc,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -75,6 +75,8 @@ pub(crate) struct Door {
     pub(crate) counters: Arc<Counters>,
     pub(crate) lingering: Arc<Lingering>,
     pub(crate) standing: watch::Sender<Standing>,
+    /// Other nodes may have workflows that this one has not.
+    pub(crate) shared: AtomicBool,
     unanswered: AtomicUsize,
 }
 
@@ -97,6 +99,7 @@ pub(crate) struct Asked {
     pub(crate) priority: i32,
     pub(crate) queue: String,
     pub(crate) tags: Vec<String>,
+    pub(crate) needs: Vec<String>,
 }
 
 /// A run that was found or made.
@@ -117,6 +120,7 @@ impl Door {
             counters: Arc::default(),
             lingering: Arc::default(),
             standing: watch::Sender::new(Standing::Starting),
+            shared: AtomicBool::new(false),
             unanswered: AtomicUsize::new(0),
         })
     }
@@ -178,12 +182,13 @@ impl Door {
             priority: asked.priority,
             queue: asked.queue.clone(),
             tags: asked.tags.clone(),
+            needs: asked.needs.clone(),
             created_at: now,
             wake_at: asked.delay.map(|delay| now.after(delay)),
             deadline,
             input_digest: digest,
         };
-        let mut tried_before = false;
+        let (mut tried_before, mut waits) = (false, 0);
         loop {
             let links = self.links().await?;
             let (reply, begun) = oneshot::channel();
@@ -210,6 +215,7 @@ impl Door {
                     }
                 }
                 Ok(Begun { outcome: Err(blocked), .. }) => return Err(DispatchError::NotStarted(blocked.to_string()).into()),
+                Ok(Begun { outcome: Ok(Outcome::Waits), .. }) => self.let_others_finish(&mut waits).await,
                 Ok(Begun { outcome: Ok(Outcome::Refused(why)), .. }) => return Err(DispatchError::Unavailable(why).into()),
                 // The incarnation ended with the answer: the next one is asked again, with the same id.
                 Ok(_) | Err(_) => {
@@ -238,7 +244,8 @@ impl Door {
         if size > limit {
             return Err(DispatchError::TooLarge { what: format!("the input of {}", asked.workflow), size, limit });
         }
-        if self.workflows.get(asked.workflow, asked.version).is_none() {
+        // In a cluster it waits for a node that has it; on one node it is a mistake in the program.
+        if !self.shared.load(Ordering::SeqCst) && self.workflows.get(asked.workflow, asked.version).is_none() {
             return Err(DispatchError::Unregistered { name: asked.workflow.to_owned(), version: asked.version });
         }
         Ok(())
@@ -354,7 +361,7 @@ impl Door {
         if message.is_empty() || message.len() > 255 {
             return Err(SendError::Invalid("a message id has 1 to 255 bytes".to_owned()).into());
         }
-        let sent_at = self.time.now();
+        let (sent_at, mut waits) = (self.time.now(), 0);
         loop {
             let links = self.links().await?;
             let (told, outcome) = oneshot::channel();
@@ -368,6 +375,10 @@ impl Door {
                 }
                 Ok(Outcome::InboxFull) => Err(SendError::InboxFull(to).into()),
                 Ok(Outcome::Refused(why)) => Err(SendError::Unavailable(why).into()),
+                Ok(Outcome::Waits) => {
+                    self.let_others_finish(&mut waits).await;
+                    continue;
+                }
                 Ok(_) | Err(_) => {
                     self.breathe().await;
                     continue;
@@ -474,6 +485,12 @@ impl Door {
                 Ok(Err(error)) => return Err(error.into()),
             }
         }
+    }
+
+    /// Somebody else's transaction holds the id: it is asked again when that has had time to end, with growing pauses.
+    async fn let_others_finish(&self, waits: &mut u32) {
+        *waits += 1;
+        tokio::time::sleep(Duration::from_millis(5 << (*waits).min(7))).await;
     }
 
     /// Lets a failing incarnation be noticed before it is asked again.

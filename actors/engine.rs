@@ -4,7 +4,7 @@
 //! outbox and leave in one `Vec` each, once, when the run queue has been served.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
     sync::Arc,
@@ -16,14 +16,17 @@ use super::{
     deadline::Deadline,
     executor::{Executor, FlushPanicked, Left},
     lingering::Lingering,
+    notifier::{Notifier, Tell},
     persistence::{Persistence, Submit, Whom},
     pool::{Pool, Start},
     scheduler::{Arm, Scheduler, Timer},
+    stats::Counters,
     waiters::Waiters,
 };
 use crate::{
     clock::StoreTime,
     config::Config,
+    hints::Hint,
     kernel::{
         Blocked,
         id::{Incarnation, Position, RunKey},
@@ -50,6 +53,11 @@ pub(crate) struct Engine {
     pub(crate) scheduler: Addr<Scheduler>,
     /// The Executor on this arbiter, for the ends of executions.
     pub(crate) executor: Addr<Executor>,
+    pub(crate) counters: Arc<Counters>,
+    /// Where hints for other nodes go, once it is there.
+    pub(crate) notifier: OnceCell<Addr<Notifier>>,
+    /// The node is about to leave: nothing new is begun, what is quiet goes.
+    pub(crate) draining: Cell<bool>,
     outbox: RefCell<Outbox>,
     flushing: Cell<bool>,
 }
@@ -60,6 +68,7 @@ struct Outbox {
     timers: Vec<Timer>,
     starts: Vec<Start>,
     left: Vec<Left>,
+    hints: Vec<Hint>,
 }
 
 impl Engine {
@@ -77,6 +86,7 @@ impl Engine {
         persistence: Addr<Persistence>,
         scheduler: Addr<Scheduler>,
         executor: Addr<Executor>,
+        counters: Arc<Counters>,
     ) -> Rc<Engine> {
         Rc::new(Engine {
             config,
@@ -91,6 +101,9 @@ impl Engine {
             persistence,
             scheduler,
             executor,
+            counters,
+            notifier: OnceCell::new(),
+            draining: Cell::new(false),
             outbox: RefCell::default(),
             flushing: Cell::new(false),
         })
@@ -131,10 +144,23 @@ impl Engine {
         starts.len() < before
     }
 
+    /// Takes all starts of a run back that have not left yet: the run leaves, and they were never begun.
+    pub(crate) fn withdraw_all(&self, run: RunKey) {
+        self.outbox.borrow_mut().starts.retain(|start| start.run != run);
+    }
+
     /// Tells the Executor, with the next flush, that an execution is no longer in memory.
     pub(crate) fn leave(self: &Rc<Self>, left: Left) {
         self.outbox.borrow_mut().left.push(left);
         self.flush_soon();
+    }
+
+    /// Tells the other nodes something with the next flush, if there are any.
+    pub(crate) fn hint(self: &Rc<Self>, hint: Hint) {
+        if !self.counters.is_alone() {
+            self.outbox.borrow_mut().hints.push(hint);
+            self.flush_soon();
+        }
     }
 
     fn flush_soon(self: &Rc<Self>) {
@@ -155,7 +181,7 @@ impl Engine {
     fn flush(&self) {
         failpoint!("executor.before_flush");
         self.flushing.set(false);
-        let Outbox { items, timers, starts, left } = std::mem::take(&mut *self.outbox.borrow_mut());
+        let Outbox { items, timers, starts, left, hints } = std::mem::take(&mut *self.outbox.borrow_mut());
         if !items.is_empty() {
             self.persistence.do_send(Submit(items));
         }
@@ -164,6 +190,9 @@ impl Engine {
         }
         if !timers.is_empty() {
             self.scheduler.do_send(Arm(timers));
+        }
+        if let Some(notifier) = self.notifier.get().filter(|_| !hints.is_empty()) {
+            notifier.do_send(Tell(hints));
         }
         if !left.is_empty() {
             self.executor.do_send(super::executor::ExecutionsLeft(left));

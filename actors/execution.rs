@@ -14,6 +14,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
     sync::Arc,
+    time::Duration,
 };
 
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context};
@@ -29,6 +30,7 @@ use super::{
     waiters,
 };
 use crate::{
+    hints::Hint,
     kernel::{
         Blocked,
         codec::{self, Record},
@@ -43,11 +45,14 @@ use crate::{
     store::{Inbox, Item, NewRun, Outcome, Status, Then, Turn, Unread, Yield, YieldReason},
 };
 
+/// How long a commit that somebody else stands in the way of waits before it is tried again.
+const BREATH: Duration = Duration::from_millis(20);
+
 mod acts;
 mod messages;
 mod reopen;
 
-pub(crate) use messages::{Acked, Arrive, Due, Evict, InboxRead, Mail, Woken};
+pub(crate) use messages::{Acked, Arrive, Behind, Depart, Due, Evict, InboxRead, Mail, Woken};
 
 /// How a dispatch ended, for the door.
 pub(crate) struct Begun {
@@ -96,6 +101,10 @@ pub(crate) struct Execution {
     held_back: Vec<(Position, Attempt)>,
     /// Results that nobody wanted any more; dropped from the table of attempts once that is durable.
     stale: Vec<(Position, Attempt)>,
+    /// It came from the store: whoever waits for its end may be elsewhere.
+    travelled: bool,
+    /// It goes to another node as soon as nothing of it runs here.
+    departing: bool,
     /// Over for this memory: nothing more may leave.
     sealed: bool,
 }
@@ -122,7 +131,8 @@ impl Execution {
 
     /// Starts a run that was replayed; `taken` if it was taken by force, else its attempts are re-attached.
     pub(crate) fn resume(home: Home, run: Run, taken: bool, same_incarnation: bool, inbox: Vec<Unread>) -> Addr<Self> {
-        let execution = Execution::new(home, run);
+        let mut execution = Execution::new(home, run);
+        execution.travelled = true;
         execution.launch(move |this, ctx| this.reopen(taken, same_incarnation, inbox, ctx))
     }
 
@@ -145,6 +155,8 @@ impl Execution {
             stopping: BTreeSet::new(),
             held_back: Vec::new(),
             stale: Vec::new(),
+            travelled: false,
+            departing: false,
             sealed: false,
         }
     }
@@ -320,7 +332,13 @@ impl Execution {
         if self.sealed || self.recording.is_some() {
             return;
         }
-        if self.waiting.is_empty() { self.go_to_sleep(ctx) } else { self.turn(ctx) }
+        if !self.waiting.is_empty() {
+            self.turn(ctx);
+        } else if self.departs() {
+            self.depart(ctx);
+        } else {
+            self.go_to_sleep(ctx);
+        }
     }
 
     /// A run that was kept for the sake of an act that nobody waits for goes to sleep once that has ended.
@@ -344,6 +362,15 @@ impl Execution {
         match outcome {
             Outcome::Done => self.on_recorded(*recording, ctx),
             Outcome::InboxMoved => self.on_inbox_moved(*recording),
+            // Somebody else's transaction holds the run for a moment; nothing was written, and nothing has changed.
+            Outcome::Waits if self.start.is_none() => {
+                self.recording = Some(recording);
+                ctx.run_later(BREATH, |this, _| {
+                    if let Some(recording) = this.recording.take_if(|_| !this.sealed) {
+                        this.submit(*recording);
+                    }
+                });
+            }
             refused => self.on_refused(refused, ctx),
         }
     }
@@ -375,6 +402,12 @@ impl Execution {
         match then {
             Then::End { .. } => self.ended(ctx),
             Then::Passivate { wake_at, .. } => self.leave(LeftHow::Passive { wake_at }, ctx),
+            Then::Hold if self.departs() => {
+                // Intents of this commit are begun by whoever takes the run up; what nobody wants any more is stopped here.
+                let aborts = decision.effects.into_iter().filter(|effect| matches!(effect, Effect::Abort { .. }));
+                self.perform(aborts.collect(), ctx);
+                self.depart(ctx);
+            }
             Then::Hold => {
                 let effects =
                     if std::mem::take(&mut self.reopened) { self.reopened_effects(&decision) } else { decision.effects };
@@ -395,6 +428,9 @@ impl Execution {
         failpoint!("execution.before_settle");
         let run = &self.run;
         self.engine.waiters.settle(self.key, || run.outcome().cloned().unwrap_or(End::Continued));
+        if self.travelled {
+            self.engine.hint(Hint::Ended { run: self.key });
+        }
         self.engine.pool.cancel_run(self.key);
         let attempts = self.engine.pool.attempts();
         attempts.of(self.key).iter().for_each(|left| attempts.recorded(self.key, left.position, left.attempt));
@@ -461,9 +497,32 @@ impl Execution {
     }
 
     fn give_back(&mut self, why: YieldReason, ctx: &mut Context<Self>) {
+        self.engine.withdraw_all(self.key);
         self.engine.pool.cancel_run(self.key);
         let yielded = Yield { run: self.key, epoch: self.epoch, why };
         self.leave(LeftHow::Yields(yielded), ctx);
+    }
+
+    fn departs(&self) -> bool {
+        self.departing || self.engine.draining.get()
+    }
+
+    /// Leaves for another node if nothing of this run is under way here; else the end of what is brings it here again.
+    fn depart(&mut self, ctx: &mut Context<Self>) {
+        if self.sealed || self.recording.is_some() || !self.waiting.is_empty() {
+            return;
+        }
+        self.engine.withdraw_all(self.key);
+        let busy = self.run.runs_steps() || !self.stopping.is_empty();
+        if busy || self.engine.pool.attempts().count_of(self.key) > 0 {
+            return;
+        }
+        let now = self.now();
+        let wake_at = match self.run.state().rest(now) {
+            Rest::Waits { next } => next,
+            Rest::Busy | Rest::Ended => Some(now),
+        };
+        self.give_back(YieldReason::Released { wake_at, forced: false }, ctx);
     }
 
     fn leave(&mut self, how: LeftHow, ctx: &mut Context<Self>) {

@@ -7,6 +7,7 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
@@ -14,8 +15,9 @@ use actix::{Actor, Addr, AsyncContext, Context, WrapFuture, fut::ActorFutureExt}
 use tokio::sync::oneshot;
 
 use super::{
+    door::Door,
     engine::Engine,
-    execution::{Begun, Execution, Home, Mail},
+    execution::{Begun, Behind, Execution, Home, Mail},
     loading::{self, Loaded, Unopened},
     persistence::{Read, ReserveKeys, Whom},
     scheduler::{Nudge, Room},
@@ -31,11 +33,16 @@ use crate::{
     store::{Item, NewRun, Outcome, Reader, Unread, Yield, YieldReason},
 };
 
+mod leaving;
 mod messages;
 
+pub(crate) use leaving::{Drain, Shed, Stop};
 pub(crate) use messages::{
-    AttemptsEnded, Drain, ExecutionsLeft, FlushPanicked, Left, LeftHow, ReadInbox, Reconcile, Start, Stop, TimersDue,
+    AttemptsEnded, ExecutionsLeft, FlushPanicked, Hinted, Left, LeftHow, LinkNotifier, ReadInbox, Reconcile, Start, TimersDue,
 };
+
+/// How often it is looked whether runs that somebody here waits for have ended on another node: hints tell it sooner.
+const ELSEWHERE: Duration = Duration::from_secs(1);
 
 /// Run keys are reserved in blocks of this size…
 const KEYS: u32 = 16_384;
@@ -77,6 +84,9 @@ pub(crate) struct Executor {
     examined: VecDeque<(RunKey, Ticket, Loaded)>,
     examining: bool,
     draining: bool,
+    door: Arc<Door>,
+    /// Ends of runs elsewhere are being read.
+    settling: bool,
 }
 
 enum Held {
@@ -95,10 +105,12 @@ struct Ticket {
     falls: u32,
     /// Claims since it last made progress; cleared in the store once it has.
     claims: u32,
+    /// The boot time since when it is here.
+    since: Duration,
 }
 
 impl Executor {
-    pub(crate) fn new(engine: Rc<Engine>) -> Executor {
+    pub(crate) fn new(engine: Rc<Engine>, door: Arc<Door>) -> Executor {
         Executor {
             engine,
             held: HashMap::new(),
@@ -113,6 +125,8 @@ impl Executor {
             examined: VecDeque::new(),
             examining: false,
             draining: false,
+            door,
+            settling: false,
         }
     }
 
@@ -160,7 +174,8 @@ impl Executor {
                 let generation = self.next_generation();
                 let home = self.home(row.run, generation, epoch, 0, Vec::new());
                 let address = Execution::begin(home, row, run, decision, reply);
-                let ticket = Ticket { generation, epoch, forced: false, same_incarnation: true, falls: 0, claims: 0 };
+                let since = self.engine.config.clock.boot();
+                let ticket = Ticket { generation, epoch, forced: false, same_incarnation: true, falls: 0, claims: 0, since };
                 self.held.insert(RunKey(key), Held::Live { ticket, address });
             }
             Err(blocked) => {
@@ -295,6 +310,10 @@ impl Executor {
             Some(Held::Loading { generation, mail }) if *generation == ticket.generation => std::mem::take(mail),
             _ => return,
         };
+        if self.draining {
+            let why = YieldReason::Released { wake_at: Some(self.engine.time.now()), forced: ticket.forced };
+            return self.give_back(Yield { run, epoch: ticket.epoch, why }, ctx);
+        }
         let config = &self.engine.config;
         let opened = loading::open(&loaded, &self.engine.workflows, &self.engine.activities, config.verify);
         match opened {
@@ -366,8 +385,13 @@ impl Executor {
         self.held.remove(&run);
         self.yielding.insert(run);
         let (told, outcome) = oneshot::channel();
-        self.engine.record(Item::Yield(yielded), Whom::Caller(told));
-        ctx.spawn(outcome.into_actor(self).map(move |_, this, _| {
+        self.engine.record(Item::Yield(yielded.clone()), Whom::Caller(told));
+        ctx.spawn(outcome.into_actor(self).map(move |outcome, this, ctx| {
+            if outcome == Ok(Outcome::Waits) {
+                // Somebody else's transaction holds the row for a moment.
+                ctx.run_later(KEYS_RETRY, move |this, ctx| this.give_back(yielded, ctx));
+                return;
+            }
             this.yielding.remove(&run);
             // It may be due at once: a message can be unread.
             this.engine.scheduler.do_send(Nudge);
@@ -432,9 +456,18 @@ impl Executor {
         None
     }
 
-    fn on_owned(&mut self, owned: &[RunKey], ctx: &mut Context<Self>) {
-        let lost: HashSet<RunKey> =
-            owned.iter().copied().filter(|run| !self.held.contains_key(run) && !self.yielding.contains(run)).collect();
+    fn on_owned(&mut self, owned: &[(RunKey, u64)], ctx: &mut Context<Self>) {
+        // A hint of a message may have been lost: whoever has not seen it looks.
+        for (run, inbox_seq) in owned.iter().filter(|(_, inbox_seq)| *inbox_seq > 0) {
+            if let Some(address) = self.live(*run, None) {
+                address.do_send(Behind(*inbox_seq));
+            }
+        }
+        let lost: HashSet<RunKey> = owned
+            .iter()
+            .map(|(run, _)| *run)
+            .filter(|run| !self.held.contains_key(run) && !self.yielding.contains(run))
+            .collect();
         for run in lost.intersection(&self.suspects).copied().collect::<Vec<_>>() {
             tracing::error!(
                 run = run.0,
@@ -454,11 +487,9 @@ impl Executor {
             let Ok(Ok(rows)) = answer else { return };
             let Some(row) = rows.into_iter().next() else { return };
             if row.owner == Some(this.engine.incarnation) && !this.held.contains_key(&run) {
-                this.load(
-                    run,
-                    Ticket { generation, epoch: row.epoch, forced: true, same_incarnation: false, falls: 0, claims: 0 },
-                    ctx,
-                );
+                let (epoch, since) = (row.epoch, this.engine.config.clock.boot());
+                let ticket = Ticket { generation, epoch, forced: true, same_incarnation: false, falls: 0, claims: 0, since };
+                this.load(run, ticket, ctx);
             }
         }));
     }
@@ -469,5 +500,9 @@ impl Actor for Executor {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         self.ask_keys(ctx);
+        ctx.run_interval(ELSEWHERE, |this, ctx| {
+            this.engine.counters.hold(this.held.len());
+            this.settle_elsewhere(ctx);
+        });
     }
 }

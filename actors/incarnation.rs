@@ -10,13 +10,15 @@ use super::{
     deadline::Deadline,
     door::{Door, Links},
     engine::Engine,
-    executor::{AttemptsEnded, Drain, Executor, Stop},
-    lease_keeper::LeaseKeeper,
+    executor::{AttemptsEnded, Drain, Executor, LinkNotifier, Stop},
+    lease_keeper::{LeaseKeeper, Way},
     monitor::{self, Exit},
-    persistence::{CannotGoOn, Close, Link, Persistence, Submit, Whom},
+    notifier::{Flush, Notifier},
+    persistence::{Affair, CannotGoOn, Close, Link, Persistence, Submit, Whom},
     pool::{Pool, PoolConfig},
     scheduler::{Begin, Scheduler, StopClaiming},
     setup::Setup,
+    undertaker::Undertaker,
 };
 use crate::{
     error::Error,
@@ -35,10 +37,14 @@ pub(crate) struct Exited {
     pub(crate) exit: Exit,
 }
 
+/// How long a node that leaves tries to say so.
+const FLUSH: Duration = Duration::from_millis(500);
+
 /// A running core.
 pub(crate) struct Incarnation {
     pub(crate) id: Id,
     pub(crate) links: Links,
+    notifier: Option<Addr<Notifier>>,
     deadline: Deadline,
     pool: Arc<Pool>,
     arbiters: Arbiters,
@@ -75,17 +81,23 @@ impl Incarnation {
         let [host, clockwork, keeper, writer] = [0, 1, 2, 3].map(|at| arbiters.0[at].handle());
 
         // The store belongs to the writer's thread: it is opened there and never leaves it.
-        let node = NewNode { incarnation: id, build: config.build, label: label(), now: door.time.now() };
+        let (lease, can) = (config.lease, door.workflows.digest());
         let time = door.time.clone();
         let deadline = Deadline::new(config.clock.clone(), config.lease.saturating_sub(config.margin));
-        let persistence = {
+        let (persistence, warden, hints, shared) = {
             let (open, config, time, failed) = (setup.open.clone(), config.clone(), time.clone(), failed.clone());
             let (counters, time_here) = (door.counters.clone(), time.clone());
             let told = tell("Persistence");
             let (done, started) = tokio::sync::oneshot::channel();
             let open_here = move || async move {
                 let opened = async {
-                    let mut store = open(config.durability).await?;
+                    let mut store = open(config.durability, config.lease).await?;
+                    // The first sample of the store's clock, before anybody asks for the time.
+                    if let Some(sample) = store.time().await? {
+                        time_here.heard(sample);
+                    }
+                    let now = time_here.now();
+                    let node = NewNode { incarnation: id, build: config.build, label: label(), lease, can, now };
                     let freed = store.register(&node).await?;
                     if let Some((run, commit_no, record)) = store.reader().newest().await? {
                         // A damaged row is dealt with where its run is opened; here it only says nothing.
@@ -97,13 +109,11 @@ impl Incarnation {
                     }
                     Ok::<_, Error>(store)
                 };
-                let result = match opened.await {
-                    Ok(store) => Ok(monitor::start_here(
-                        move |_: &mut actix::Context<Persistence>| Persistence::new(id, store, time, failed, counters),
-                        told,
-                    )),
-                    Err(error) => Err(error),
-                };
+                let result = opened.await.map(|store| {
+                    let (warden, hints, shared) = (store.warden(), store.hints(), store.is_shared());
+                    let make = move |_: &mut actix::Context<Persistence>| Persistence::new(id, store, time, failed, counters);
+                    (monitor::start_here(make, told), warden, hints, shared)
+                });
                 let _ = done.send(result);
             };
             if !writer.spawn_fn(move || drop(actix_rt::spawn(open_here()))) {
@@ -112,9 +122,13 @@ impl Incarnation {
             started.await.map_err(|_| gone())??
         };
 
+        door.shared.store(shared, std::sync::atomic::Ordering::SeqCst);
+        let way = || warden.clone().map_or_else(|| Way::Batches(persistence.clone()), Way::Own);
         {
-            let (persistence, failed, deadline, config) = (persistence.clone(), failed, deadline.clone(), config.clone());
-            let make = move |_: &mut actix::Context<LeaseKeeper>| LeaseKeeper::new(persistence, failed, id, deadline, &config);
+            let (way, deadline, config, time, counters) =
+                (way(), deadline.clone(), config.clone(), time.clone(), door.counters.clone());
+            let make =
+                move |_: &mut actix::Context<LeaseKeeper>| LeaseKeeper::new(way, failed, id, deadline, &config, time, counters);
             // Its interval keeps it alive; nobody talks to it.
             monitor::start_on(&keeper, make, tell("LeaseKeeper")).await.ok_or_else(gone)?;
         }
@@ -149,7 +163,7 @@ impl Incarnation {
             Arc::new(pool.map_err(|e| Error::NoSystem(format!("the threads of activities: {e}")))?)
         };
         let executor = {
-            let (config, door) = (config.clone(), door.clone());
+            let (config, door, time) = (config.clone(), door.clone(), time.clone());
             let (persistence, scheduler, deadline) = (persistence.clone(), scheduler.clone(), deadline.clone());
             let (activities, pool) = (setup.activity_names(), pool.clone());
             let make = move |context: &mut actix::Context<Executor>| {
@@ -168,22 +182,47 @@ impl Incarnation {
                     persistence,
                     scheduler,
                     address,
+                    door.counters.clone(),
                 );
-                Executor::new(engine)
+                Executor::new(engine, door)
             };
             monitor::start_on(&host, make, tell("Executor")).await.ok_or_else(gone)?
         };
         let _ = ended_to.set(executor.clone());
 
-        persistence.send(Link { executor: executor.clone(), scheduler: scheduler.clone() }).await?;
+        let notifier = match setup.hints.clone().or(hints) {
+            Some(open) => {
+                let (counters, scheduler, executor) = (door.counters.clone(), scheduler.clone(), executor.clone());
+                let make = move |_: &mut actix::Context<Notifier>| Notifier::new(id, open, counters, scheduler, executor);
+                Some(monitor::start_on(&clockwork, make, tell("Notifier")).await.ok_or_else(gone)?)
+            }
+            None => None,
+        };
+        if let Some(notifier) = notifier.clone() {
+            executor.send(LinkNotifier(notifier)).await?;
+        }
+        let link = Link { executor: executor.clone(), scheduler: scheduler.clone(), notifier: notifier.clone() };
+        persistence.send(link).await?;
         scheduler.send(Begin(executor.clone())).await?;
+        {
+            let (way, config, counters, can) = (way(), config.clone(), door.counters.clone(), door.workflows.digest());
+            let (scheduler, executor) = (scheduler.clone(), executor.clone());
+            let make = move |_: &mut actix::Context<Undertaker>| {
+                Undertaker::new(id, way, &config, time, counters, scheduler, executor, can)
+            };
+            monitor::start_on(&clockwork, make, tell("Undertaker")).await.ok_or_else(gone)?;
+        }
         let links = Links { persistence, scheduler, executor };
-        Ok(Incarnation { id, links, deadline, pool, arbiters })
+        Ok(Incarnation { id, links, notifier, deadline, pool, arbiters })
     }
 
     /// Lets what runs come to its end within `grace`: no claims, no dispatches.
     pub(crate) async fn drain(&self, grace: Duration) {
         let _ = self.links.scheduler.send(StopClaiming).await;
+        // Told to the others as well; if it cannot be, they only expect more of this node than it does.
+        let id = self.id;
+        let told = self.links.persistence.send(Affair::new(move |store| store.drain(id)));
+        let _ = tokio::time::timeout(grace.min(Duration::from_secs(1)), told).await;
         let until = tokio::time::Instant::now() + grace;
         while let Ok(held) = self.links.executor.send(Drain).await {
             // Without Persistence nothing comes to an end any more: it died while the door was being closed.
@@ -192,6 +231,10 @@ impl Incarnation {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        // Whoever goes on with what was given back is to know it now, and not by the clock.
+        if let Some(notifier) = &self.notifier {
+            let _ = tokio::time::timeout(FLUSH, notifier.send(Flush)).await;
         }
     }
 

@@ -43,6 +43,7 @@ pub struct Dispatch<W> {
     pub(crate) priority: i32,
     pub(crate) queue: String,
     pub(crate) tags: Vec<String>,
+    pub(crate) needs: Vec<String>,
     workflow: PhantomData<fn() -> W>,
 }
 
@@ -60,6 +61,7 @@ impl<W: Workflow> Dispatch<W> {
             priority: 0,
             queue: String::new(),
             tags: Vec::new(),
+            needs: Vec::new(),
             workflow: PhantomData,
         }
     }
@@ -110,6 +112,13 @@ impl<W: Workflow> Dispatch<W> {
     #[must_use]
     pub fn tag(mut self, tag: impl Into<String>) -> Self {
         self.tags.push(tag.into());
+        self
+    }
+
+    /// Lets only nodes run it that have this tag (`Builder::tag`); at most 16, and all of them must be there.
+    #[must_use]
+    pub fn needs(mut self, tag: impl Into<String>) -> Self {
+        self.needs.push(tag.into());
         self
     }
 }

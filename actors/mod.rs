@@ -6,6 +6,8 @@
 //!     ├── Persistence        the only writer: group commit            (arbiter of its own)
 //!     ├── LeaseKeeper        the right to act                         (arbiter of its own)
 //!     ├── Scheduler          timers, claims                           (arbiter of its own)
+//!     ├── Undertaker         the other nodes: who is dead, what is freed (beside the Scheduler)
+//!     ├── Notifier           hints to and from the other nodes        (beside the Scheduler)
 //!     └── Executor           hosts executions; outbox, pool           (engine arbiter)
 //!         ├── Execution …    one running workflow each: turn → commit → effects
 //!         └── pool           activities, on arbiters where user code may block
@@ -19,7 +21,7 @@
 //! | `Open` `GetDoor` | builder, handles | Supervisor |
 //! | `Exited` `CannotGoOn` | core actors and their watchers | Supervisor |
 //! | `Submit` | outbox, door, pool | Persistence |
-//! | `Claim` `Renew` `ReserveKeys` `Resume` `Read` | Scheduler, LeaseKeeper, Executor, door | Persistence |
+//! | `Claim` `Renew` `ReserveKeys` `Resume` `Read` `Affair` | Scheduler, LeaseKeeper, Executor, door, Undertaker | Persistence |
 //! | `Link` `Close` | incarnation | Persistence |
 //! | `Arm` `Nudge` `Room` | outbox, Persistence, Executor | Scheduler |
 //! | `Begin` `StopClaiming` | incarnation | Scheduler |
@@ -28,8 +30,13 @@
 //! | `TimersDue` `Reconcile` | Scheduler | Executor |
 //! | `AttemptsEnded` | pool | Executor |
 //! | `ExecutionsLeft` `ReadInbox` `FlushPanicked` | executions, outbox | Executor |
-//! | `Drain` `Stop` | incarnation | Executor |
-//! | `Arrive` `Acked` `Mail` `InboxRead` `Due` `Evict` | Executor | Execution |
+//! | `Drain` `Stop` `LinkNotifier` | incarnation | Executor |
+//! | `Tell` | Persistence, outbox | Notifier |
+//! | `Flush` | incarnation | Notifier |
+//! | `Hinted` | Notifier | Executor |
+//! | `Shed` | Undertaker | Executor |
+//! | `GiveWay` | Undertaker | Scheduler |
+//! | `Arrive` `Acked` `Mail` `Behind` `InboxRead` `Due` `Depart` `Evict` | Executor | Execution |
 //! | `Woken` | a workflow's waker | Execution |
 
 pub(crate) mod builder;
@@ -47,10 +54,12 @@ mod lingering;
 mod loading;
 pub(crate) mod messages;
 mod monitor;
+mod notifier;
 mod persistence;
 mod pool;
 mod scheduler;
 mod setup;
 pub(crate) mod stats;
 pub(crate) mod supervisor;
+mod undertaker;
 mod waiters;

@@ -8,16 +8,26 @@
 use std::{rc::Rc, sync::Arc, time::Duration};
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, Recipient, ResponseFuture, WrapFuture, fut::ActorFutureExt};
+use futures_util::future::LocalBoxFuture;
 use tokio::sync::oneshot;
 
-use super::{executor::Executor, scheduler::Scheduler, stats::Counters};
+use super::{
+    executor::Executor,
+    notifier::{Notifier, Tell},
+    scheduler::Scheduler,
+    stats::Counters,
+};
 use crate::{
     clock::StoreTime,
+    hints::Hint,
     kernel::{
         id::{Incarnation, RunKey},
         time::Timestamp,
     },
-    store::{Batch, BatchAnswer, ClaimRequest, Claimed, Item, Message as Post, Outcome, Reader, Store, StoreError, Unread},
+    store::{
+        Answer, Batch, BatchAnswer, ClaimRequest, Claimed, Item, Message as Post, Outcome, Reader, Store, StoreError, Unread,
+        YieldReason,
+    },
 };
 
 /// At most so many items go into one commit; what is beyond waits for the next.
@@ -128,6 +138,7 @@ pub(crate) struct ReserveKeys(pub(crate) u32);
 pub(crate) struct Link {
     pub(crate) executor: Addr<Executor>,
     pub(crate) scheduler: Addr<Scheduler>,
+    pub(crate) notifier: Option<Addr<Notifier>>,
 }
 
 /// Marks this node dead, frees what it owns, and closes the store. The last message.
@@ -150,6 +161,21 @@ pub(crate) struct Resume {
     pub(crate) now: Timestamp,
 }
 
+/// Asks the store something about nodes, between two commits.
+///
+/// *from* Undertaker · *reply* the store's answer · *delivery* ask · *if lost* the next look
+pub(crate) struct Affair<T, F>(pub(crate) F, std::marker::PhantomData<fn() -> T>);
+
+impl<T, F: for<'a> FnOnce(&'a mut dyn Store) -> Answer<'a, T>> Affair<T, F> {
+    pub(crate) fn new(affair: F) -> Self {
+        Affair(affair, std::marker::PhantomData)
+    }
+}
+
+impl<T: Send + 'static, F> Message for Affair<T, F> {
+    type Result = Result<T, StoreError>;
+}
+
 /// A core actor cannot go on, without a panic.
 ///
 /// *to* Supervisor · *delivery* tell · *if lost* the deadline runs out
@@ -159,6 +185,16 @@ pub(crate) struct CannotGoOn {
     pub(crate) actor: &'static str,
     pub(crate) incarnation: Incarnation,
     pub(crate) why: String,
+    pub(crate) blame: Blame,
+}
+
+/// Whose fault it is that a core actor cannot go on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Blame {
+    /// Ours, perhaps: too many of these within a while, and the runtime gives up.
+    Us,
+    /// The world's (the server is away, this node was frozen past its lease): it is borne as long as it lasts.
+    World,
 }
 
 /// The writer.
@@ -187,7 +223,11 @@ pub(crate) struct Persistence {
 enum Chore {
     Reserve(u32, oneshot::Sender<Result<RunKey, StoreError>>),
     Resume(Resume, oneshot::Sender<Result<Outcome, StoreError>>),
+    Affair(AffairOfStore),
 }
+
+/// Asks the store and answers whoever asked; returns the error behind which nothing may be trusted.
+type AffairOfStore = Box<dyn for<'a> FnOnce(&'a mut dyn Store) -> LocalBoxFuture<'a, Option<StoreError>>>;
 
 /// What a commit under way will tell whom.
 struct UnderWay {
@@ -268,10 +308,41 @@ impl Persistence {
                 // The next commit is on its way before anyone is told of this one.
                 self.kick(ctx);
                 self.count(&batch, &answer);
+                self.hint(&batch, &answer);
                 self.tell(told, answer);
             }
             Err(error @ (StoreError::Full { .. } | StoreError::Busy { .. })) => self.wait_for_room(batch, told, &error, ctx),
-            Err(error) => self.give_up(&error),
+            Err(error) => self.give_up(&error, false),
+        }
+    }
+
+    /// Tells the other nodes where looking pays behind a commit; nothing when there are none.
+    fn hint(&self, batch: &Batch, answer: &BatchAnswer) {
+        let Some(notifier) = self.links.as_ref().and_then(|links| links.notifier.as_ref()) else { return };
+        if self.counters.is_alone() {
+            return;
+        }
+        let now = batch.now;
+        let hints: Vec<Hint> = batch
+            .items
+            .iter()
+            .zip(&answer.outcomes)
+            .filter_map(|(item, outcome)| match (item, outcome) {
+                (Item::Send(_), Outcome::Sent { owner: None, .. }) => Some(Hint::Due),
+                (Item::Send(_), Outcome::Sent { owner: Some(owner), run, .. }) if *owner != self.incarnation => {
+                    Some(Hint::Mail { run: *run, owner: *owner })
+                }
+                (Item::Enqueue(new, _), Outcome::Done) if new.wake_at.is_none_or(|wake_at| wake_at <= now) => Some(Hint::Due),
+                (Item::Yield(given), Outcome::Done) => match given.why {
+                    YieldReason::Blocked { .. } => Some(Hint::Due),
+                    YieldReason::Released { wake_at: Some(wake_at), .. } if wake_at <= now => Some(Hint::Due),
+                    _ => None,
+                },
+                _ => None,
+            })
+            .collect();
+        if !hints.is_empty() {
+            notifier.do_send(Tell(hints));
         }
     }
 
@@ -288,8 +359,8 @@ impl Persistence {
         let mut deliver = Vec::new();
         let mut woken = false;
         for ((whom, post), outcome) in told.whoms.into_iter().zip(told.posts).zip(answer.outcomes) {
-            if let (Some(post), Outcome::Sent { seq, run, ours }) = (post, &outcome) {
-                if *ours {
+            if let (Some(post), Outcome::Sent { seq, run, owner }) = (post, &outcome) {
+                if *owner == Some(self.incarnation) {
                     deliver.push((*run, Unread { seq: *seq, message: post.message, body: post.body, sent_at: post.sent_at }));
                 } else {
                     woken = true;
@@ -325,7 +396,7 @@ impl Persistence {
             }
         }
         if !answer.live {
-            self.give_up(&StoreError::Other("this node was declared dead by another".to_owned()));
+            self.give_up(&StoreError::Other("this node was declared dead by another".to_owned()), true);
         }
     }
 
@@ -350,11 +421,16 @@ impl Persistence {
         });
     }
 
-    fn give_up(&mut self, error: &StoreError) {
+    fn give_up(&mut self, error: &StoreError, fenced: bool) {
         self.closed = true;
         tracing::error!(%error, "persistence cannot go on");
         let why = error.to_string();
-        self.failed.do_send(CannotGoOn { actor: "Persistence", incarnation: self.incarnation, why });
+        if let StoreError::LostTail { .. } = error {
+            self.counters.lost_tail();
+        }
+        let of_the_world = StoreError::is_of_the_world(error) || fenced;
+        let blame = if of_the_world { Blame::World } else { Blame::Us };
+        self.failed.do_send(CannotGoOn { actor: "Persistence", incarnation: self.incarnation, why, blame });
         // Dropping what waits tells its callers that the outcome is unknown.
         self.queue.clear();
         self.renewals.clear();
@@ -371,6 +447,7 @@ impl Persistence {
                 let error = match chore {
                     Chore::Reserve(count, reply) => answer(reply, store.reserve_keys(count).await),
                     Chore::Resume(Resume { id, now }, reply) => answer(reply, store.resume(&id, now).await),
+                    Chore::Affair(affair) => affair(&mut *store).await,
                 };
                 broken = broken.or(error);
             }
@@ -379,7 +456,7 @@ impl Persistence {
         ctx.spawn(done.into_actor(self).map(|(store, broken), this, ctx| {
             this.store = Some(store);
             match broken {
-                Some(error) => this.give_up(&error),
+                Some(error) => this.give_up(&error, false),
                 None => this.kick(ctx),
             }
         }));
@@ -476,6 +553,23 @@ impl Handler<Resume> for Persistence {
     }
 }
 
+impl<T, F> Handler<Affair<T, F>> for Persistence
+where
+    T: Send + 'static,
+    F: for<'a> FnOnce(&'a mut dyn Store) -> Answer<'a, T> + 'static,
+{
+    type Result = ResponseFuture<Result<T, StoreError>>;
+
+    fn handle(&mut self, Affair(affair, _): Affair<T, F>, ctx: &mut Context<Self>) -> Self::Result {
+        let (reply, answered) = oneshot::channel();
+        if !self.closed {
+            self.chores.push(Chore::Affair(Box::new(move |store| Box::pin(async move { answer(reply, affair(store).await) }))));
+            self.kick(ctx);
+        }
+        Box::pin(async move { answered.await.unwrap_or(Err(StoreError::Closed)) })
+    }
+}
+
 impl<T, F, R> Handler<Read<T, F>> for Persistence
 where
     T: Send + 'static,
@@ -509,7 +603,7 @@ impl Handler<Close> for Persistence {
 fn answer<T>(reply: oneshot::Sender<Result<T, StoreError>>, result: Result<T, StoreError>) -> Option<StoreError> {
     let broken = match &result {
         Ok(_) | Err(StoreError::Full { .. } | StoreError::Busy { .. }) => None,
-        Err(error) => Some(StoreError::Other(error.to_string())),
+        Err(error) => Some(error.told()),
     };
     let _ = reply.send(result);
     broken

@@ -77,6 +77,13 @@ pub(crate) struct Room {
     pub(crate) next_due: Option<Timestamp>,
 }
 
+/// Leaves what is due to others for so long: this node has more than its share.
+///
+/// *from* Undertaker · *reply* none · *delivery* nudge · *if lost* the next look
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct GiveWay(pub(crate) Duration);
+
 /// Stops claiming: the node drains.
 ///
 /// *from* the incarnation · *reply* when done · *delivery* ask · *if lost* the drain ends the incarnation anyway
@@ -106,6 +113,8 @@ pub(crate) struct Scheduler {
     claiming: bool,
     /// Something became due while a claim was on its way.
     again: bool,
+    /// Nothing is claimed for now: others have less to do.
+    gives_way: Option<SpawnHandle>,
     draining: bool,
 }
 
@@ -129,6 +138,7 @@ impl Scheduler {
             free,
             claiming: false,
             again: false,
+            gives_way: None,
             draining: false,
         }
     }
@@ -176,10 +186,14 @@ impl Scheduler {
     }
 
     fn claim(&mut self, ctx: &mut Context<Self>) {
-        if self.draining || self.executor.is_none() {
+        if self.draining || self.executor.is_none() || self.workflows.is_empty() {
             return;
         }
         if self.claiming {
+            self.again = true;
+            return;
+        }
+        if self.gives_way.is_some() {
             self.again = true;
             return;
         }
@@ -198,11 +212,14 @@ impl Scheduler {
             forced_limit: MOST_FORCED,
             build: self.config.build,
             workflows: self.workflows.names(),
+            queues: None,
+            tags: Vec::new(),
         };
         let asked = self.persistence.send(Claim(request)).into_actor(self);
         ctx.spawn(asked.map(move |answer, this, ctx| {
             this.claiming = false;
             let Ok(Ok(claimed)) = answer else { return };
+            tracing::trace!(claimed, ?asked_at, "a claim");
             this.free = this.free.saturating_sub(claimed);
             if claimed == limit || this.again {
                 this.claim(ctx);
@@ -284,6 +301,22 @@ impl Handler<Room> for Scheduler {
         }
         if self.again && !self.claiming {
             self.claim(ctx);
+        }
+    }
+}
+
+impl Handler<GiveWay> for Scheduler {
+    type Result = ();
+
+    fn handle(&mut self, GiveWay(pause): GiveWay, ctx: &mut Context<Self>) {
+        let over = ctx.run_later(pause, |this, ctx| {
+            this.gives_way = None;
+            if this.again {
+                this.claim(ctx);
+            }
+        });
+        if let Some(before) = self.gives_way.replace(over) {
+            ctx.cancel_future(before);
         }
     }
 }

@@ -1,14 +1,19 @@
 //! Counters of the hot path: what the writer has done so far. They live beside the door and outlive incarnations.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
-/// Counters that only Persistence adds to: one addition each per commit.
+/// Counters; those of commits only Persistence adds to, one addition each per commit.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     commits: AtomicU64,
     rows: AtomicU64,
     items: AtomicU64,
     claims: AtomicU64,
+    held: AtomicU64,
+    skew: AtomicI64,
+    taken_over: AtomicU64,
+    lost_tails: AtomicU64,
+    neighbours: AtomicU64,
 }
 
 /// What the writer has done since the runtime was started.
@@ -23,6 +28,16 @@ pub struct Stats {
     pub items: u64,
     /// Runs that were claimed.
     pub claims: u64,
+    /// Executions in memory.
+    pub held: u64,
+    /// By how many milliseconds this machine's wall clock is ahead of the store's. It decides nothing; it is only shown.
+    pub clock_skew_ms: i64,
+    /// Nodes whose work this one took over.
+    pub taken_over: u64,
+    /// How often the server was found not to have what it had acknowledged.
+    pub lost_tails: u64,
+    /// Other nodes that live, as of the last look.
+    pub neighbours: u64,
 }
 
 impl Counters {
@@ -34,9 +49,55 @@ impl Counters {
         add(&self.claims, claims);
     }
 
+    /// Says how many executions are in memory.
+    pub(crate) fn hold(&self, executions: usize) {
+        self.held.store(executions as u64, Relaxed);
+    }
+
+    pub(crate) fn held(&self) -> u32 {
+        u32::try_from(self.held.load(Relaxed)).unwrap_or(u32::MAX)
+    }
+
+    /// Says by how many microseconds the wall clock is ahead; returns what was said before.
+    pub(crate) fn skewed(&self, micros: i64) -> i64 {
+        self.skew.swap(micros, Relaxed)
+    }
+
+    /// Says how many other nodes live.
+    pub(crate) fn neighbours(&self, others: usize) {
+        self.neighbours.store(others as u64, Relaxed);
+    }
+
+    /// Somebody else was heard.
+    pub(crate) fn met(&self) {
+        self.neighbours.fetch_max(1, Relaxed);
+    }
+
+    pub(crate) fn is_alone(&self) -> bool {
+        self.neighbours.load(Relaxed) == 0
+    }
+
+    pub(crate) fn took_over(&self) {
+        self.taken_over.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn lost_tail(&self) {
+        self.lost_tails.fetch_add(1, Relaxed);
+    }
+
     pub(crate) fn read(&self) -> Stats {
-        let Counters { commits, rows, items, claims } = self;
+        let Counters { commits, rows, items, claims, held, skew, taken_over, lost_tails, neighbours } = self;
         let now = |counter: &AtomicU64| counter.load(Relaxed);
-        Stats { commits: now(commits), rows: now(rows), items: now(items), claims: now(claims) }
+        Stats {
+            commits: now(commits),
+            rows: now(rows),
+            items: now(items),
+            claims: now(claims),
+            held: now(held),
+            clock_skew_ms: skew.load(Relaxed) / 1000,
+            taken_over: now(taken_over),
+            lost_tails: now(lost_tails),
+            neighbours: now(neighbours),
+        }
     }
 }

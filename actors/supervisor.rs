@@ -17,7 +17,7 @@ use super::{
     handle::Handle,
     incarnation::{Exited, Incarnation},
     messages::{Cancel, Describe, Description, Dispatch, Escalated, List, Resume, RetryParked, SendSignal, Shutdown},
-    persistence::CannotGoOn,
+    persistence::{Blame, CannotGoOn},
     setup::Setup,
 };
 use crate::{
@@ -37,6 +37,8 @@ pub struct Supervisor {
     incarnation: Option<Incarnation>,
     window: Window,
     escalated: Option<Recipient<Escalated>>,
+    /// Restarts in a row that were the world's doing; they are waited out and never counted against us.
+    outages: u32,
     /// An end of the core is being dealt with; further reports of the same life add nothing.
     mending: bool,
     /// The core is between two lives: whoever wants to leave waits until it has one, or will never have one again.
@@ -69,7 +71,17 @@ pub(crate) struct Find(pub(crate) String);
 impl Supervisor {
     pub(crate) fn new(door: Arc<Door>, setup: Arc<Setup>, escalated: Option<Recipient<Escalated>>) -> Supervisor {
         let window = Window::new(door.config.restarts, door.config.restart_window);
-        Supervisor { door, setup, incarnation: None, window, escalated, mending: false, between: false, leaving: Vec::new() }
+        Supervisor {
+            door,
+            setup,
+            incarnation: None,
+            window,
+            escalated,
+            outages: 0,
+            mending: false,
+            between: false,
+            leaving: Vec::new(),
+        }
     }
 
     fn raise(&self, ctx: &Context<Self>) -> impl Future<Output = Result<Incarnation, Error>> + 'static {
@@ -85,6 +97,7 @@ impl Supervisor {
             return;
         }
         self.mending = false;
+        self.outages = 0;
         self.door.standing.send_replace(Standing::Open(links));
         // Ends that were recorded by the former life are told now.
         let door = self.door.clone();
@@ -110,7 +123,7 @@ impl Supervisor {
     }
 
     /// A core actor is dead: the incarnation ends, and a new one is started after a wait, or nothing is.
-    fn mend(&mut self, actor: &'static str, why: String, ctx: &mut Context<Self>) {
+    fn mend(&mut self, actor: &'static str, why: String, blame: Blame, ctx: &mut Context<Self>) {
         if std::mem::replace(&mut self.mending, true) {
             return;
         }
@@ -125,7 +138,15 @@ impl Supervisor {
                 incarnation.stop(&door, true, grace).await;
             }
         };
-        let verdict = self.window.failed(self.door.config.clock.boot(), self.door.config.clock.boot().subsec_nanos().into());
+        let boot = self.door.config.clock.boot();
+        let jitter = boot.subsec_nanos().into();
+        let verdict = match blame {
+            Blame::Us => self.window.failed(boot, jitter),
+            Blame::World => {
+                self.outages += 1;
+                Verdict::Restart(window::pause(self.outages, window::LONGEST_OUTAGE_PAUSE, jitter))
+            }
+        };
         ctx.spawn(stop.into_actor(self).map(move |(), this, ctx| match verdict {
             _ if !this.leaving.is_empty() => _ = this.rest(),
             Verdict::Restart(wait) => {
@@ -140,7 +161,11 @@ impl Supervisor {
                         Err(_) if !this.leaving.is_empty() => _ = this.rest(),
                         Err(error) => {
                             this.mending = false;
-                            this.mend("Supervisor", format!("the core could not be started: {error}"), ctx);
+                            let blame = match &error {
+                                Error::Store(error) if error.is_of_the_world() => Blame::World,
+                                _ => Blame::Us,
+                            };
+                            this.mend("Supervisor", format!("the core could not be started: {error}"), blame, ctx);
                         }
                     }));
                 });
@@ -203,7 +228,7 @@ impl Handler<Exited> for Supervisor {
 
     fn handle(&mut self, Exited { actor, incarnation, exit }: Exited, ctx: &mut Context<Self>) {
         if self.is_current(incarnation) {
-            self.mend(actor, format!("{exit:?}"), ctx);
+            self.mend(actor, format!("{exit:?}"), Blame::Us, ctx);
         }
     }
 }
@@ -211,9 +236,9 @@ impl Handler<Exited> for Supervisor {
 impl Handler<CannotGoOn> for Supervisor {
     type Result = ();
 
-    fn handle(&mut self, CannotGoOn { actor, incarnation, why }: CannotGoOn, ctx: &mut Context<Self>) {
+    fn handle(&mut self, CannotGoOn { actor, incarnation, why, blame }: CannotGoOn, ctx: &mut Context<Self>) {
         if self.is_current(incarnation) {
-            self.mend(actor, why, ctx);
+            self.mend(actor, why, blame, ctx);
         }
     }
 }
@@ -224,10 +249,10 @@ impl<W: Workflow> Handler<Dispatch<W>> for Supervisor {
     fn handle(&mut self, dispatch: Dispatch<W>, _: &mut Context<Self>) -> Self::Result {
         let door = self.door.clone();
         Box::pin(async move {
-            let Dispatch { input, id, if_in_use, delay, deadline, priority, queue, tags, .. } = dispatch;
+            let Dispatch { input, id, if_in_use, delay, deadline, priority, queue, tags, needs, .. } = dispatch;
             let input = input.map_err(DispatchError::from)?;
             let (workflow, version) = (W::NAME, W::VERSION);
-            let asked = Asked { workflow, version, input, id, if_in_use, delay, deadline, priority, queue, tags };
+            let asked = Asked { workflow, version, input, id, if_in_use, delay, deadline, priority, queue, tags, needs };
             let found = door.dispatch(asked).await?;
             Ok(Handle::new(found, door))
         })

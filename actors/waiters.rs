@@ -31,6 +31,11 @@ impl Waiters {
         }
     }
 
+    /// Tells whether somebody waits for a run.
+    pub(crate) fn is_waited_for(&self, run: RunKey) -> bool {
+        self.runs.lock().get(&run).is_some_and(|waiting| waiting.receiver_count() > 0)
+    }
+
     /// Forgets a run that nobody waits for: it was never recorded.
     pub(crate) fn forget(&self, run: RunKey) {
         let mut runs = self.runs.lock();

@@ -26,6 +26,8 @@ pub const ALL: &[&str] = &[
     "executor.claimed",
     "execution.after_replay",
     "lease_keeper.before_renew",
+    "notifier.heard",
+    "undertaker.before_look",
     "supervisor.before_start",
 ];
 

@@ -68,6 +68,7 @@ pub mod clock;
 mod config;
 pub mod cx;
 pub mod error;
+pub mod hints;
 pub mod kernel;
 pub mod prelude;
 mod registry;

@@ -42,6 +42,23 @@ impl Workflows {
         self.by_name.get(&(name.to_owned(), version))
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_name.is_empty()
+    }
+
+    /// Returns a digest of the names and versions: nodes of equal ones can take each other's work.
+    pub(crate) fn digest(&self) -> i64 {
+        let mut hash = blake3::Hasher::new();
+        for (name, version) in self.by_name.keys() {
+            hash.update(name.as_bytes());
+            hash.update(&[0]);
+            hash.update(&version.to_le_bytes());
+        }
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&hash.finalize().as_bytes()[..8]);
+        i64::from_le_bytes(bytes)
+    }
+
     pub(crate) fn names(&self) -> Vec<(String, u32)> {
         self.by_name.keys().cloned().collect()
     }

@@ -225,7 +225,7 @@ impl Workflow for Trip {
 #[test]
 fn a_cancel_reaches_the_running_activity_compensations_run_and_the_end_never_changes() {
     system(async {
-        for home in Home::both() {
+        for home in Home::all() {
             let (runs, heard, undone) =
                 (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
             let (running, hears, undoes) = (runs.clone(), heard.clone(), undone.clone());

@@ -22,7 +22,7 @@ use stent::{
     },
     prelude::*,
     store::{
-        Answer, Batch, BatchAnswer, Item, NewNode, Outcome, Reader, Store, StoreError,
+        Answer, Batch, BatchAnswer, Item, NewNode, NodeRow, Outcome, Reader, Renewed, Store, StoreError, Warden,
         memory::MemoryStore,
         sqlite::{SqliteOptions, SqliteStore},
     },
@@ -93,6 +93,28 @@ impl Faulty {
             How::Full => StoreError::Full { path },
             _ => StoreError::Io { path, reason: "a test broke it".into() },
         }
+    }
+}
+
+impl Warden for Faulty {
+    fn renew(&mut self, incarnation: Incarnation, held: u32) -> Answer<'_, Renewed> {
+        self.inner.renew(incarnation, held)
+    }
+
+    fn nodes(&mut self) -> Answer<'_, Vec<NodeRow>> {
+        self.inner.nodes()
+    }
+
+    fn drain(&mut self, incarnation: Incarnation) -> Answer<'_, ()> {
+        self.inner.drain(incarnation)
+    }
+
+    fn take_over(&mut self, incarnation: Incarnation, seen_beat: u64) -> Answer<'_, bool> {
+        self.inner.take_over(incarnation, seen_beat)
+    }
+
+    fn sweep(&mut self, now: Timestamp, most: u32) -> Answer<'_, u64> {
+        self.inner.sweep(now, most)
     }
 }
 

@@ -82,7 +82,17 @@ fn item(of: Move, run: RunKey) -> Item {
 /// Plays one order on a fresh store; batches are cut after the moves whose bit is set.
 async fn play(mut store: Box<dyn Store>, order: &[Move], cuts: u32) {
     let incarnation = Incarnation(uuid::Uuid::from_u128(7));
-    store.register(&NewNode { incarnation, build: BuildId(1), label: "test".into(), now: NOW }).await.unwrap();
+    store
+        .register(&NewNode {
+            incarnation,
+            build: BuildId(1),
+            label: "test".into(),
+            lease: std::time::Duration::from_secs(10),
+            can: 1,
+            now: NOW,
+        })
+        .await
+        .unwrap();
     let run = store.reserve_keys(1).await.unwrap();
     let batch = |items| Batch { incarnation, now: NOW, renew: false, items, claim: None };
     let row = NewRun {
@@ -94,6 +104,7 @@ async fn play(mut store: Box<dyn Store>, order: &[Move], cuts: u32) {
         priority: 0,
         queue: String::new(),
         tags: Vec::new(),
+        needs: Vec::new(),
         created_at: NOW,
         wake_at: None,
         deadline: None,
@@ -205,7 +216,7 @@ fn word(id: &str, word: &str) -> SendSignal {
 #[test]
 fn two_waits_take_two_signals_whenever_they_come_and_however_often_the_run_sleeps() {
     system(async {
-        for home in Home::both() {
+        for home in Home::all() {
             let mut rng = Rng::from_env("two waits");
             let stent = home.open().workflow::<TwoWords>().passivate_after(millis(0)).spawn().await.unwrap();
             let all = (0..150).map(|number| {
@@ -244,7 +255,7 @@ impl Workflow for Sleeper {
 #[test]
 fn a_sleeping_run_hears_a_cancel_at_once_and_the_ended_and_the_unknown_answer_with_typed_errors() {
     system(async {
-        for home in Home::both() {
+        for home in Home::all() {
             let stent = home.open().workflow::<Sleeper>().passivate_after(millis(0)).spawn().await.unwrap();
             let handle = stent.dispatch(Dispatch::new(Sleeper).id("s")).await.unwrap();
             eventually("it sleeps", secs(5), async || stent.describe("s").await.unwrap().unwrap().summary.owner.is_none()).await;
@@ -297,7 +308,7 @@ impl Workflow for Racer {
 #[test]
 fn a_run_that_goes_to_sleep_first_stops_the_activity_that_nobody_waits_for() {
     alone(async {
-        for home in Home::both() {
+        for home in Home::all() {
             let stopped = Arc::new(AtomicBool::new(false));
             let seen = stopped.clone();
             let stent = home

@@ -112,7 +112,7 @@ impl Workflow for Naps {
 fn no_sleep_is_over_early_in_memory_or_slept_through_in_the_store() {
     system(async {
         let mut rng = Rng::from_env("no sleep is early");
-        for home in Home::both() {
+        for home in Home::all() {
             for passivate in [0, 40, 10_000] {
                 let stent = home.open().workflow::<Naps>().passivate_after(millis(passivate)).spawn().await.unwrap();
                 let naps = (0..60).map(|_| {
@@ -136,7 +136,7 @@ fn no_sleep_is_over_early_in_memory_or_slept_through_in_the_store() {
 #[test]
 fn the_time_of_a_run_never_goes_back_though_the_clock_does() {
     system(async {
-        for home in Home::both() {
+        for home in Home::all() {
             let clock = ShiftedClock::default();
             let stent = home.open().workflow::<Naps>().clock(Arc::new(clock.clone())).spawn().await.unwrap();
             let handle = stent.dispatch(Dispatch::new(Naps { first: 30, second: 0 })).await.unwrap();

@@ -111,6 +111,14 @@ async fn finish(stent: &Stent, handles: &[(u64, Handle<Job>)], starts: &Starts) 
 async fn lives_of(home: &Home) -> usize {
     let snapshot = match home {
         Home::Memory(store) => stent::store::Store::reader(store).snapshot().await.unwrap(),
+        #[cfg(feature = "postgres")]
+        Home::Postgres(database) => {
+            use stent::store::postgres::{PostgresOptions, PostgresStore};
+            let mut store = PostgresStore::open(&database.url(), PostgresOptions::default()).await.unwrap();
+            let lines = stent::store::Store::reader(&store).snapshot().await.unwrap();
+            stent::store::Store::close(&mut store).await.unwrap();
+            lines
+        }
         Home::Sqlite(_) => {
             use stent::store::{Store, sqlite::SqliteStore};
             let mut store = SqliteStore::open(&home.file(), stent::store::sqlite::SqliteOptions::default()).await.unwrap();
@@ -129,7 +137,7 @@ fn a_panic_at_any_point_under_load_loses_nothing_and_leaves_nothing_owned_and_un
         let mut rng = Rng::from_env("a panic at any point");
         // A panic while the core is started anew is the Supervisor's own, which is the last escalation: see below.
         for name in failpoints::ALL.iter().filter(|name| **name != "supervisor.before_start") {
-            for home in Home::both() {
+            for home in Home::all() {
                 let starts = Starts::default();
                 let stent = open(&home, &starts).await;
                 let mut handles = dispatch_all(&stent, 0..60).await;
@@ -175,7 +183,7 @@ fn two_thousand_executions_outlive_several_deaths_of_the_core() {
 #[test]
 fn too_many_deaths_escalate_once_and_for_all_and_the_next_runtime_finishes_everything() {
     alone(async {
-        for home in Home::both() {
+        for home in Home::all() {
             let starts = Starts::default();
             let stent = open(&home, &starts).await;
             let handles = dispatch_all(&stent, 0..200).await;
@@ -223,7 +231,7 @@ impl Signal for Nudge {
 #[test]
 fn a_supervisor_that_panics_is_the_last_escalation_and_leaves_the_store_to_the_next_runtime() {
     alone(async {
-        for home in Home::both() {
+        for home in Home::all() {
             let starts = Starts::default();
             let stent = open(&home, &starts).await;
             let handles = dispatch_all(&stent, 0..50).await;
@@ -290,7 +298,7 @@ impl Workflow for Holds {
 #[test]
 fn an_act_that_outlives_its_core_is_not_started_again_beside_itself_while_all_others_go_on() {
     alone(async {
-        for home in Home::both() {
+        for home in Home::all() {
             let (running, most, go_on) =
                 (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
             let (now, seen, released) = (running.clone(), most.clone(), go_on.clone());

@@ -42,6 +42,13 @@ pub(crate) struct Mail(pub(crate) Vec<Unread>);
 #[rtype(result = "()")]
 pub(crate) struct InboxRead(pub(crate) Inbox);
 
+/// So many messages were ever put into this run's inbox: if it has seen fewer, a hint was lost.
+///
+/// *from* Executor · *reply* none · *delivery* nudge · *if lost* the next tick
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Behind(pub(crate) u64);
+
 /// A timer of this run is due.
 ///
 /// *from* Executor · *reply* none · *delivery* tell · *if lost* the incarnation is over
@@ -55,6 +62,13 @@ pub(crate) struct Due(pub(crate) What);
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct Woken;
+
+/// Leave this node as soon as nothing of this run is under way here.
+///
+/// *from* Executor · *reply* none · *delivery* tell · *if lost* the drain ends by its grace
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Depart;
 
 /// Leave memory: the incarnation ends.
 ///
@@ -102,6 +116,26 @@ impl Handler<InboxRead> for Execution {
         if !self.sealed {
             self.on_inbox_read(inbox, ctx);
         }
+    }
+}
+
+impl Handler<Behind> for Execution {
+    type Result = ();
+
+    fn handle(&mut self, Behind(inbox_seq): Behind, _: &mut Context<Self>) {
+        // A commit in flight that finds the inbox moved reads it by itself.
+        if !self.sealed && inbox_seq > self.seen && self.recording.is_none() {
+            self.engine.executor.do_send(ReadInbox { run: self.key, generation: self.generation });
+        }
+    }
+}
+
+impl Handler<Depart> for Execution {
+    type Result = ();
+
+    fn handle(&mut self, _: Depart, ctx: &mut Context<Self>) {
+        self.departing = true;
+        self.depart(ctx);
     }
 }
 

@@ -42,9 +42,9 @@ impl Execution {
             }
         }
         let mut first = Vec::new();
-        // One that went to sleep has no intent open. One that was given back in the middle (blocked for the build that had
-        // it) may have: that attempt has perhaps begun, just as if the run had been taken by force.
-        if taken || (!same_incarnation && self.run.state().has_intents()) {
+        // One that went to sleep has no intent open. One that was given back cleanly may have, but none that was begun: they
+        // are begun below. Who gave a run back in the middle says so, and then it was taken by force.
+        if taken {
             first.push(Arrival::Taken { by: self.engine.incarnation, epoch: self.epoch });
         } else if same_incarnation {
             first.push(Arrival::Reopened { held });
@@ -69,6 +69,9 @@ impl Execution {
     /// A replayed run to which nothing happened: it asks for its open effects, or goes back to sleep.
     pub(super) fn stay_or_sleep(&mut self, ctx: &mut Context<Self>) {
         self.reopened = false;
+        if self.departs() {
+            return self.depart(ctx);
+        }
         let now = self.now();
         let attempts = self.engine.pool.attempts().count_of(self.key);
         match self.run.state().rest(now) {

@@ -2,13 +2,14 @@
 
 use std::{rc::Rc, time::Duration};
 
-use actix::{AsyncContext, Context, Handler, Message, WrapFuture, fut::ActorFutureExt};
+use actix::{Addr, AsyncContext, Context, Handler, Message, WrapFuture, fut::ActorFutureExt};
 use tokio::sync::oneshot;
 
 use super::{Executor, Held, Ticket};
 use crate::{
     actors::{
-        execution::{Acked, Arrive, Begun, Due, Evict, InboxRead, Mail},
+        execution::{Acked, Arrive, Begun, Due, InboxRead, Mail},
+        notifier::Notifier,
         persistence::{Acks, ClaimedRuns, Deliver, Read},
         pool::Ended,
         scheduler::{Room, Timer},
@@ -94,19 +95,54 @@ pub(crate) struct Reconcile;
 #[rtype(result = "()")]
 pub(crate) struct FlushPanicked(pub(crate) String);
 
-/// Stops new work and says when nothing runs any more.
+/// Where other nodes say that looking pays.
 ///
-/// *from* the incarnation · *reply* how many executions are in memory · *delivery* ask · *if lost* the drain ends by its grace
-#[derive(Message)]
-#[rtype(result = "usize")]
-pub(crate) struct Drain;
+/// *from* Notifier · *reply* none · *delivery* nudge · *if lost* the next tick
+#[derive(Message, Default, PartialEq)]
+#[rtype(result = "()")]
+pub(crate) struct Hinted {
+    /// Messages went into the inboxes of these runs of ours.
+    pub(crate) mail: Vec<RunKey>,
+    /// These runs ended elsewhere.
+    pub(crate) ended: Vec<RunKey>,
+    /// Hints may have been missed.
+    pub(crate) anything: bool,
+}
 
-/// Ends: every execution leaves memory.
+/// Where hints for other nodes go. Sent once.
 ///
-/// *from* the incarnation · *reply* when they have been told · *delivery* ask · *if lost* the arbiter is stopped
+/// *from* the incarnation · *reply* none · *delivery* ask · *if lost* the incarnation is not started
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct Stop;
+pub(crate) struct LinkNotifier(pub(crate) Addr<Notifier>);
+
+impl Handler<LinkNotifier> for Executor {
+    type Result = ();
+
+    fn handle(&mut self, LinkNotifier(notifier): LinkNotifier, _: &mut Context<Self>) {
+        let _ = self.engine.notifier.set(notifier);
+    }
+}
+
+impl Handler<Hinted> for Executor {
+    type Result = ();
+
+    fn handle(&mut self, Hinted { mail, ended, anything }: Hinted, ctx: &mut Context<Self>) {
+        for run in mail {
+            if let Some(Held::Live { ticket, .. }) = self.held.get(&run) {
+                ctx.notify(ReadInbox { run, generation: ticket.generation });
+            }
+        }
+        let waited: Vec<RunKey> = ended.into_iter().filter(|run| self.engine.waiters.is_waited_for(*run)).collect();
+        if !waited.is_empty() {
+            self.settle(waited, ctx);
+        }
+        if anything {
+            ctx.notify(Reconcile);
+            self.settle_elsewhere(ctx);
+        }
+    }
+}
 
 impl Handler<Start> for Executor {
     type Result = ();
@@ -205,8 +241,8 @@ impl Handler<ClaimedRuns> for Executor {
             let run = claimed.summary.run;
             let generation = self.next_generation();
             let epoch = claimed.summary.epoch;
-            let ticket =
-                Ticket { generation, epoch, forced: claimed.forced, same_incarnation: false, falls: 0, claims: claimed.claims };
+            let (forced, claims, since) = (claimed.forced, claimed.claims, self.engine.config.clock.boot());
+            let ticket = Ticket { generation, epoch, forced, same_incarnation: false, falls: 0, claims, since };
             self.load(run, ticket, ctx);
         }
         self.engine.scheduler.do_send(Room { free: Some(self.free()), next_due: None });
@@ -264,29 +300,6 @@ impl Handler<FlushPanicked> for Executor {
 
     fn handle(&mut self, FlushPanicked(panic): FlushPanicked, _: &mut Context<Self>) {
         panic!("the outbox could not be emptied: {panic}");
-    }
-}
-
-impl Handler<Drain> for Executor {
-    type Result = usize;
-
-    fn handle(&mut self, _: Drain, _: &mut Context<Self>) -> usize {
-        self.draining = true;
-        self.held.len()
-    }
-}
-
-impl Handler<Stop> for Executor {
-    type Result = ();
-
-    fn handle(&mut self, _: Stop, _: &mut Context<Self>) {
-        self.draining = true;
-        for held in self.held.values() {
-            if let Held::Live { address, .. } = held {
-                address.do_send(Evict);
-            }
-        }
-        self.held.clear();
     }
 }
 

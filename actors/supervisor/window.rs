@@ -34,9 +34,17 @@ impl Window {
         if count > self.most {
             return Verdict::Escalate(count);
         }
-        let plain = Duration::from_millis(50).saturating_mul(1 << (count - 1).min(10)).min(Duration::from_secs(5));
-        Verdict::Restart(plain + plain / 4 * u32::try_from(jitter % 100).unwrap_or(0) / 100)
+        Verdict::Restart(pause(count, Duration::from_secs(5), jitter))
     }
+}
+
+/// The longest pause between two looks whether a server is back.
+pub(super) const LONGEST_OUTAGE_PAUSE: Duration = Duration::from_secs(1);
+
+/// Returns how long to wait before the restart of this number: 50 ms, doubling, up to a quarter more by `jitter`.
+pub(super) fn pause(count: u32, longest: Duration, jitter: u64) -> Duration {
+    let plain = Duration::from_millis(50).saturating_mul(1 << (count.max(1) - 1).min(10)).min(longest);
+    plain + plain / 4 * u32::try_from(jitter % 100).unwrap_or(0) / 100
 }
 
 #[cfg(test)]

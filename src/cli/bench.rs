@@ -9,11 +9,14 @@ use crate::Durability;
 
 mod ceiling;
 mod chain;
+mod cluster;
+mod cluster_node;
 mod deep;
 mod place;
 mod recovery;
 mod recovery_child;
 mod report;
+mod sleepers;
 mod work;
 
 /// Measures this build on this machine.
@@ -38,17 +41,25 @@ enum Workload {
     Deep(deep::Deep),
     /// A process is killed half-way and restarted; nothing may be lost, nothing recorded repeated.
     Recovery(recovery::Recovery),
+    /// Executions sleep until one moment, and all wake up at it.
+    Sleepers(sleepers::Sleepers),
+    /// Several nodes on one server: the rate with one and more, then one is killed and one is frozen past its lease.
+    Cluster(cluster::Cluster),
     /// Our own store without the engine: the same rows, key order and statements.
     Ceiling(ceiling::Ceiling),
     /// The process that `recovery` kills.
     #[command(hide = true)]
     RecoveryChild(recovery_child::Child),
+    /// A node of `cluster`.
+    #[command(hide = true)]
+    ClusterNode(cluster_node::Node),
 }
 
 /// Where and how durably.
 #[derive(Args, Debug, Clone)]
 struct Target {
-    /// `sqlite:<file that does not exist>` or `memory:`; by default an SQLite file in a fresh folder, removed afterwards.
+    /// `sqlite:<file that does not exist>`, `postgres://<server>/<database>` (a schema of its own is made there and dropped
+    /// afterwards) or `memory:`; by default an SQLite file in a fresh folder, removed afterwards.
     #[arg(long, default_value = "sqlite:", hide_default_value = true)]
     url: String,
     /// What an acknowledgement survives.
@@ -67,8 +78,8 @@ enum Level {
 impl Target {
     /// The same kind of place, but another one.
     fn elsewhere(&self) -> Target {
-        let url = if self.url == "memory:" { "memory:" } else { "sqlite:" };
-        Target { url: url.to_owned(), durability: self.durability }
+        let url = if self.url.starts_with("sqlite:") { "sqlite:".to_owned() } else { self.url.clone() };
+        Target { url, durability: self.durability }
     }
 }
 
@@ -106,6 +117,9 @@ impl Bench {
             Workload::Recovery(recovery) => recovery.run().await,
             Workload::Ceiling(ceiling) => ceiling.run().await,
             Workload::RecoveryChild(child) => child.run().await,
+            Workload::Sleepers(sleepers) => sleepers.run().await,
+            Workload::Cluster(cluster) => cluster.run().await,
+            Workload::ClusterNode(node) => node.run().await,
         }
     }
 }

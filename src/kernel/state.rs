@@ -308,11 +308,6 @@ impl State {
         !self.started.deferred
     }
 
-    /// Tells whether an attempt is recorded that may have begun.
-    pub(crate) fn has_intents(&self) -> bool {
-        self.open.values().any(|open| matches!(open, Open::Call(call) if call.phase == Phase::Intended))
-    }
-
     /// Returns when an open sleep is over.
     pub(crate) fn due_of(&self, position: Position) -> Option<Timestamp> {
         match self.open.get(&position) {

@@ -4,12 +4,21 @@
 //! A clone shares the data, so a test keeps one while the runtime that had the other "crashes", and starts the next
 //! runtime on it. `close` closes one handle only.
 
-use std::{collections::BTreeMap, future::ready, rc::Rc, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    future::ready,
+    rc::Rc,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use super::{Answer, Batch, BatchAnswer, Filter, Inbox, NewNode, Outcome, Reader, Status, Store, StoreError, Summary, Unread};
+use super::{
+    Answer, Batch, BatchAnswer, Filter, Inbox, NewNode, NodeRow, NodeState, Outcome, Reader, Renewed, Status, Store, StoreError,
+    Summary, Unread, Warden,
+};
 use crate::kernel::{
     codec::Record,
     id::{BuildId, CommitNo, Incarnation, RunId, RunKey},
@@ -17,17 +26,29 @@ use crate::kernel::{
 };
 
 mod apply;
+#[cfg(feature = "actors")]
+mod hints;
 pub(super) mod lines;
 pub(super) mod refuse;
 
 /// How many unread messages an inbox takes, unless told otherwise.
 pub const INBOX_LIMIT: u32 = 10_000;
 
-/// A store in memory; clones share the data.
-#[derive(Clone, Debug)]
+/// A store in memory; clones share the data. Each clone is the handle of one node: when it is dropped or closed, what it has
+/// registered is proved to be no more.
+#[derive(Debug)]
 pub struct MemoryStore {
     data: Arc<Mutex<Data>>,
     closed: bool,
+    handle: Arc<()>,
+    /// What this handle has registered last.
+    entered: Option<Uuid>,
+}
+
+impl Clone for MemoryStore {
+    fn clone(&self) -> Self {
+        MemoryStore { data: self.data.clone(), closed: self.closed, handle: Arc::default(), entered: None }
+    }
 }
 
 #[derive(Debug)]
@@ -38,6 +59,8 @@ struct Data {
     now: Timestamp,
     /// The row appended last.
     newest: Option<(RunId, CommitNo, Record)>,
+    #[cfg(feature = "actors")]
+    hints: tokio::sync::broadcast::Sender<String>,
     nodes: BTreeMap<Uuid, Node>,
     runs: BTreeMap<RunKey, Run>,
     /// By id, then by number: the last entry of an id is its current run.
@@ -48,8 +71,24 @@ struct Data {
 struct Node {
     build: BuildId,
     label: String,
-    live: bool,
+    state: NodeState,
     beat: u64,
+    lease: Duration,
+    held: u32,
+    can: i64,
+    handle: Weak<()>,
+    /// When it was retired and kept some runs.
+    lingers: Option<Timestamp>,
+}
+
+impl Node {
+    fn is_live(&self) -> bool {
+        self.state != NodeState::Dead
+    }
+
+    fn is_gone(&self) -> bool {
+        self.handle.strong_count() == 0
+    }
 }
 
 #[derive(Debug)]
@@ -85,11 +124,13 @@ impl MemoryStore {
             next_run: 1,
             now: Timestamp::default(),
             newest: None,
+            #[cfg(feature = "actors")]
+            hints: tokio::sync::broadcast::Sender::new(1_024),
             nodes: BTreeMap::new(),
             runs: BTreeMap::new(),
             ids: BTreeMap::new(),
         };
-        MemoryStore { data: Arc::new(Mutex::new(data)), closed: false }
+        MemoryStore { data: Arc::new(Mutex::new(data)), closed: false, handle: Arc::default(), entered: None }
     }
 
     /// Every verb is over before its future is awaited: there is nothing to wait for.
@@ -99,8 +140,75 @@ impl MemoryStore {
     }
 }
 
+impl Warden for MemoryStore {
+    fn renew(&mut self, incarnation: Incarnation, held: u32) -> Answer<'_, Renewed> {
+        self.answer(|data| {
+            let node = data.nodes.get_mut(&incarnation.0).filter(|node| node.is_live());
+            let live = node.is_some();
+            if let Some(node) = node {
+                node.beat += 1;
+                node.held = held;
+            }
+            Ok(Renewed { live, store_now: None })
+        })
+    }
+
+    fn nodes(&mut self) -> Answer<'_, Vec<NodeRow>> {
+        self.answer(|data| {
+            let rows = data.nodes.iter().map(|(incarnation, node)| NodeRow {
+                incarnation: Incarnation(*incarnation),
+                build: node.build,
+                label: node.label.clone(),
+                state: node.state,
+                beat: node.beat,
+                lease: node.lease,
+                held: node.held,
+                can: node.can,
+                proved_dead: node.is_gone(),
+            });
+            Ok(rows.collect())
+        })
+    }
+
+    fn drain(&mut self, incarnation: Incarnation) -> Answer<'_, ()> {
+        self.answer(|data| {
+            if let Some(node) = data.nodes.get_mut(&incarnation.0).filter(|node| node.is_live()) {
+                node.state = NodeState::Draining;
+            }
+            Ok(())
+        })
+    }
+
+    fn take_over(&mut self, incarnation: Incarnation, seen_beat: u64) -> Answer<'_, bool> {
+        self.answer(|data| {
+            let node = data.nodes.get_mut(&incarnation.0);
+            Ok(node.is_none_or(|node| {
+                if node.beat == seen_beat {
+                    node.state = NodeState::Dead;
+                }
+                !node.is_live()
+            }))
+        })
+    }
+
+    fn sweep(&mut self, now: Timestamp, most: u32) -> Answer<'_, u64> {
+        self.answer(|data| {
+            data.now = now;
+            let mut freed = 0;
+            for (id, node) in &mut data.nodes {
+                let lingers = node.lingers.is_some_and(|since| !node.is_gone() && now < since.after(node.lease));
+                if !node.is_live() && !lingers {
+                    freed += free(&mut data.runs, Incarnation(*id), now, &[], u64::from(most) - freed);
+                }
+            }
+            Ok(freed)
+        })
+    }
+}
+
 impl Store for MemoryStore {
     fn register(&mut self, node: &NewNode) -> Answer<'_, u64> {
+        let (before, handle) = (self.entered.replace(node.incarnation.0), Arc::downgrade(&self.handle));
         self.answer(|data| {
             if data.nodes.contains_key(&node.incarnation.0) {
                 return Err(StoreError::Other(format!("incarnation {} was registered before", node.incarnation)));
@@ -108,10 +216,22 @@ impl Store for MemoryStore {
             data.now = node.now;
             let mut freed = 0;
             for (id, other) in &mut data.nodes {
-                other.live = false;
-                freed += free(&mut data.runs, Incarnation(*id), data.now, &[]);
+                if before == Some(*id) || other.is_gone() {
+                    other.state = NodeState::Dead;
+                    freed += free(&mut data.runs, Incarnation(*id), data.now, &[], u64::MAX);
+                }
             }
-            let row = Node { build: node.build, label: node.label.clone(), live: true, beat: 0 };
+            let row = Node {
+                build: node.build,
+                label: node.label.clone(),
+                state: NodeState::Live,
+                beat: 0,
+                lease: node.lease,
+                held: 0,
+                can: node.can,
+                handle,
+                lingers: None,
+            };
             data.nodes.insert(node.incarnation.0, row);
             Ok(freed)
         })
@@ -120,9 +240,10 @@ impl Store for MemoryStore {
     fn retire(&mut self, incarnation: Incarnation, free_runs: bool, keep: &[RunKey]) -> Answer<'_, u64> {
         self.answer(|data| {
             if let Some(node) = data.nodes.get_mut(&incarnation.0) {
-                node.live = false;
+                node.state = NodeState::Dead;
+                node.lingers = (!keep.is_empty()).then_some(data.now);
             }
-            Ok(if free_runs { free(&mut data.runs, incarnation, data.now, keep) } else { 0 })
+            Ok(if free_runs { free(&mut data.runs, incarnation, data.now, keep, u64::MAX) } else { 0 })
         })
     }
 
@@ -162,8 +283,15 @@ impl Store for MemoryStore {
         Rc::new(self.clone())
     }
 
+    #[cfg(feature = "actors")]
+    fn hints(&self) -> Option<crate::hints::OpenHints> {
+        let all = self.data.lock().hints.clone();
+        Some(Arc::new(move |me| hints::open(&all, me)))
+    }
+
     fn close(&mut self) -> Answer<'_, ()> {
         self.closed = true;
+        self.handle = Arc::default();
         Box::pin(ready(Ok(())))
     }
 }
@@ -223,10 +351,10 @@ impl Reader for MemoryStore {
         })
     }
 
-    fn owned(&self, by: Incarnation) -> Answer<'_, Vec<RunKey>> {
+    fn owned(&self, by: Incarnation) -> Answer<'_, Vec<(RunKey, u64)>> {
         self.answer(|data| {
             let owned = data.runs.values().filter(|run| run.summary.owner == Some(by));
-            Ok(owned.map(|run| run.summary.run).collect())
+            Ok(owned.map(|run| (run.summary.run, run.summary.inbox_seq)).collect())
         })
     }
 
@@ -248,7 +376,7 @@ impl Reader for MemoryStore {
         self.answer(|data| {
             let mut all = Vec::new();
             for (id, node) in &data.nodes {
-                all.push(lines::node(&Incarnation(*id), &node.build, &node.label, node.live, node.beat));
+                all.push(lines::node(&Incarnation(*id), &node.build, &node.label, node.is_live(), node.beat));
             }
             for Run { summary, claims, forced, format, log, inbox, heartbeats } in data.runs.values() {
                 let beside = lines::Beside { claims: *claims, forced: *forced, format: *format };
@@ -271,11 +399,11 @@ impl Run {
     }
 }
 
-/// Frees the runs of a dead incarnation: due at once, and the next claim is by force.
-fn free(runs: &mut BTreeMap<RunKey, Run>, owner: Incarnation, now: Timestamp, keep: &[RunKey]) -> u64 {
+/// Frees up to `most` runs of a dead incarnation: due at once, and the next claim is by force.
+fn free(runs: &mut BTreeMap<RunKey, Run>, owner: Incarnation, now: Timestamp, keep: &[RunKey], most: u64) -> u64 {
     let mut freed = 0;
     for (key, run) in runs {
-        if run.summary.owner == Some(owner) && !keep.contains(key) {
+        if freed < most && run.summary.owner == Some(owner) && !keep.contains(key) {
             run.summary.owner = None;
             run.summary.wake_at = Some(now);
             run.forced = true;

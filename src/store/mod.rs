@@ -11,8 +11,9 @@
 //! Every store passes one conformance suite (`tests/store_contract.rs`), which drives all of them with the same random
 //! operations and compares answers and snapshots.
 
-use std::{future::Future, pin::Pin, rc::Rc};
+use std::{future::Future, pin::Pin, rc::Rc, sync::Arc};
 
+use crate::hints::OpenHints;
 use crate::kernel::{
     codec::Record,
     event::MessageBody,
@@ -21,11 +22,20 @@ use crate::kernel::{
 };
 
 pub mod memory;
+mod node;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
+pub use node::{NewNode, NodeRow, NodeState, Renewed, Warden};
+
 /// A boxed future that need not be `Send`: a store lives on Persistence's own thread.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + 'a>>;
+
+/// Opens a [`Warden`] on the thread that will use it; again for each that is wanted. The one that renews holds the proof that
+/// its node lives; another one looks after the others.
+pub type OpenWarden = Arc<dyn Fn() -> Answer<'static, Box<dyn Warden>> + Send + Sync>;
 
 /// The newest record format that this release writes and reads; a run of a newer one is not claimed.
 pub const FORMAT: u32 = 1;
@@ -33,13 +43,15 @@ pub const FORMAT: u32 = 1;
 /// A durable home of executions.
 ///
 /// The exclusive borrow says it: there is never more than one commit under way. Reads go past it, through a [`Reader`].
-pub trait Store: 'static {
-    /// Enters a new incarnation as live. Any other node that is *proved* dead (SQLite and memory: every other one, since
-    /// this process holds the file's OS lock) is marked dead, and its executions are freed: `owner` becomes null, `forced`
-    /// is set, and `wake_at` becomes now. Returns how many were freed.
+pub trait Store: Warden + 'static {
+    /// Enters a new incarnation as live. What this store has entered before, and every node that is proved to be no more
+    /// without having to wait for it (its handle on a store in memory was dropped, its lock on a file is free), is marked
+    /// dead, and its executions are freed: `owner` becomes null, `forced` is set, and `wake_at` becomes now. Returns how
+    /// many were freed.
     fn register(&mut self, node: &NewNode) -> Answer<'_, u64>;
 
-    /// Marks the incarnation dead. With `free`, its executions are freed as in `register`, except those of `keep`.
+    /// Marks the incarnation dead. With `free`, its executions are freed as in `register`, except those of `keep`, whose acts
+    /// could not be stopped: they stay with it until its process is gone, or for another lease at most.
     fn retire(&mut self, incarnation: Incarnation, free: bool, keep: &[RunKey]) -> Answer<'_, u64>;
 
     /// Lets a quarantined or blocked run be claimed again, as after a crash: due now, by force, with no claim counted. The
@@ -54,6 +66,27 @@ pub trait Store: 'static {
 
     /// Returns the read side, which may be used while a commit is under way.
     fn reader(&self) -> Rc<dyn Reader>;
+
+    /// Returns how to open a way of its own for the affairs of nodes, on whatever thread, if the store needs one: then
+    /// renewals never wait behind commits. `None`: they are items of the next batch.
+    fn warden(&self) -> Option<OpenWarden> {
+        None
+    }
+
+    /// Returns the store's own time, if it has a clock of its own.
+    fn time(&mut self) -> Answer<'_, Option<Timestamp>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
+    /// Returns how to open the store's own way for hints between nodes, if it has one.
+    fn hints(&self) -> Option<OpenHints> {
+        None
+    }
+
+    /// Tells whether nodes on other machines may work on the same data, so that what is unknown here may be known there.
+    fn is_shared(&self) -> bool {
+        false
+    }
 
     /// Closes every connection, after a clean checkpoint where the store has one. Bounded in time by the caller.
     fn close(&mut self) -> Answer<'_, ()>;
@@ -82,8 +115,9 @@ pub trait Reader {
     /// Returns one page of runs, newest first.
     fn list(&self, filter: &Filter) -> Answer<'_, Vec<Summary>>;
 
-    /// Returns the runs that this incarnation owns, for the reconciler.
-    fn owned(&self, by: Incarnation) -> Answer<'_, Vec<RunKey>>;
+    /// Returns the runs that this incarnation owns and how many messages were ever put into their inboxes, for the
+    /// reconciler.
+    fn owned(&self, by: Incarnation) -> Answer<'_, Vec<(RunKey, u64)>>;
 
     /// Returns the earliest `wake_at` behind `after` of any run that is unowned and active, if there is one. What was due
     /// before and was not claimed cannot run here, and must not keep anyone awake.
@@ -106,19 +140,6 @@ pub enum Durability {
     /// Written, not synced: survives the death of the process; a loss of power may take the last commits, but leaves no gap
     /// and no half of one.
     Normal,
-}
-
-/// A node that enters.
-#[derive(Clone, Debug)]
-pub struct NewNode {
-    /// Its life.
-    pub incarnation: Incarnation,
-    /// Its build.
-    pub build: BuildId,
-    /// For people: host and process id.
-    pub label: String,
-    /// The caller's time, used where the store has no clock of its own.
-    pub now: Timestamp,
 }
 
 /// What one transaction does, in this order: fence, renewal, items, claim.
@@ -236,6 +257,8 @@ pub struct NewRun {
     pub queue: String,
     /// Its tags.
     pub tags: Vec<String>,
+    /// The tags that a node must have to run it.
+    pub needs: Vec<String>,
     /// When it was asked for.
     pub created_at: Timestamp,
     /// When it is due, if it is not run at once.
@@ -322,15 +345,15 @@ pub enum YieldReason {
 pub enum Outcome {
     /// All of it is durable.
     Done,
-    /// A message went in: its number, the run that got it, and whether this incarnation owns that run (then the message is
-    /// handed over in memory; otherwise the run is due now).
+    /// A message went in: its number, the run that got it, and who owns that run. Its owner is handed the message, or a hint
+    /// of it; without an owner the run is due now.
     Sent {
         /// Its number in the inbox.
         seq: u64,
         /// The run that got it.
         run: RunKey,
-        /// Whether the batch's incarnation owns the run.
-        ours: bool,
+        /// Who owns the run.
+        owner: Option<Incarnation>,
     },
     /// A message of this id is in the inbox already; nothing was changed.
     AlreadySent,
@@ -352,6 +375,9 @@ pub enum Outcome {
     InboxFull,
     /// The run is not owned by this incarnation under this epoch.
     NotOwned,
+    /// The id, or the run, is held by a transaction of somebody else's that has not ended: nothing was written, and nobody
+    /// else has waited. Trying again a little later tells more.
+    Waits,
     /// The store refused this item and no other, for a reason of its own.
     Refused(String),
 }
@@ -368,6 +394,10 @@ pub struct ClaimRequest {
     pub build: BuildId,
     /// The `(name, version)` pairs that this node has.
     pub workflows: Vec<(String, u32)>,
+    /// Only runs of these queues; `None` means of any.
+    pub queues: Option<Vec<String>>,
+    /// The tags of this node: runs that need others are left to others.
+    pub tags: Vec<String>,
 }
 
 /// A claimed run: `owner` is set, `epoch` and `claims` are one higher, `wake_at` is null, `forced` as it was before is told
@@ -407,6 +437,8 @@ pub struct Summary {
     pub queue: String,
     /// Its tags.
     pub tags: Vec<String>,
+    /// The tags that a node must have to run it.
+    pub needs: Vec<String>,
     /// When it was asked for.
     pub created_at: Timestamp,
     /// When it ended.
@@ -528,7 +560,9 @@ pub enum StoreError {
         known: i64,
     },
     /// The URL names no store that this build has.
-    #[error("{url:?} names no store of this build; use sqlite:<file> or memory: (and see the crate's features)")]
+    #[error(
+        "{url:?} names no store of this build; use sqlite:<file>, postgres://<server>/<database> or memory: (and see the crate's features)"
+    )]
     UnknownUrl {
         /// What was given, without a password.
         url: String,
@@ -567,10 +601,45 @@ pub enum StoreError {
         /// What it waited for.
         reason: String,
     },
+    /// The server cannot be reached. Nothing is lost; work goes on by itself when it is back.
+    #[error("{server} cannot be reached: {reason}; work goes on by itself when it is back")]
+    Unreachable {
+        /// Which server, without a password.
+        server: String,
+        /// What the system or the server said.
+        reason: String,
+    },
+    /// The server does not have what it had acknowledged: it is a copy that lags behind, or was restored from a backup.
+    #[error("{server} has lost what it had acknowledged: {reason}; everything in memory is dropped and read anew")]
+    LostTail {
+        /// Which server, without a password.
+        server: String,
+        /// What is missing.
+        reason: String,
+    },
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
     /// Anything else that the driver said.
     #[error("the store failed: {0}")]
     Other(String),
+}
+
+impl StoreError {
+    /// Tells whether it is nobody's mistake and may last: then it is waited out, however long that takes.
+    #[must_use]
+    pub fn is_of_the_world(&self) -> bool {
+        matches!(self, StoreError::Unreachable { .. } | StoreError::LostTail { .. })
+    }
+
+    /// Returns the same error for somebody else: its kind where that matters, and its words.
+    pub(crate) fn told(&self) -> StoreError {
+        match self {
+            StoreError::Unreachable { server, reason } => {
+                StoreError::Unreachable { server: server.clone(), reason: reason.clone() }
+            }
+            StoreError::LostTail { server, reason } => StoreError::LostTail { server: server.clone(), reason: reason.clone() },
+            other => StoreError::Other(other.to_string()),
+        }
+    }
 }

@@ -22,8 +22,8 @@ use sqlx::{
 
 use self::{commit::Writer, lock::Lock, script::Values};
 use super::{
-    Answer, Batch, BatchAnswer, Durability, Filter, Inbox, NewNode, Outcome, Reader, Store, StoreError, Summary,
-    memory::INBOX_LIMIT,
+    Answer, Batch, BatchAnswer, Durability, Filter, Inbox, NewNode, NodeRow, Outcome, Reader, Renewed, Store, StoreError,
+    Summary, Warden, memory::INBOX_LIMIT,
 };
 use crate::kernel::{
     codec::Record,
@@ -35,6 +35,7 @@ mod commit;
 mod decide;
 mod lock;
 mod look;
+mod nodes;
 mod read;
 mod recall;
 mod rows;
@@ -167,12 +168,55 @@ impl SqliteReader {
     }
 }
 
+impl Warden for SqliteStore {
+    fn renew(&mut self, incarnation: Incarnation, _: u32) -> Answer<'_, Renewed> {
+        async move {
+            let result = nodes::renew(self.writer()?, incarnation).await;
+            self.judge(result)
+        }
+        .boxed_local()
+    }
+
+    fn nodes(&mut self) -> Answer<'_, Vec<NodeRow>> {
+        async move {
+            let result = nodes::nodes(self.writer()?).await;
+            self.judge(result)
+        }
+        .boxed_local()
+    }
+
+    fn drain(&mut self, incarnation: Incarnation) -> Answer<'_, ()> {
+        async move {
+            let result = nodes::drain(self.writer()?, incarnation).await;
+            self.judge(result)
+        }
+        .boxed_local()
+    }
+
+    fn take_over(&mut self, incarnation: Incarnation, seen_beat: u64) -> Answer<'_, bool> {
+        async move {
+            let result = nodes::take_over(self.writer()?, incarnation, seen_beat).await;
+            self.judge(result)
+        }
+        .boxed_local()
+    }
+
+    fn sweep(&mut self, now: Timestamp, most: u32) -> Answer<'_, u64> {
+        async move {
+            self.now = now;
+            let result = nodes::sweep(self.writer()?, now, most).await;
+            self.judge(result)
+        }
+        .boxed_local()
+    }
+}
+
 impl Store for SqliteStore {
     fn register(&mut self, node: &NewNode) -> Answer<'_, u64> {
         let node = node.clone();
         async move {
             self.now = node.now;
-            let result = read::register(self.writer()?, &node).await;
+            let result = nodes::register(self.writer()?, &node).await;
             self.judge(result)
         }
         .boxed_local()
@@ -182,7 +226,7 @@ impl Store for SqliteStore {
         let keep = keep.to_vec();
         async move {
             let now = self.now;
-            let result = read::retire(self.writer()?, incarnation, free.then_some((now, &keep))).await;
+            let result = nodes::retire(self.writer()?, incarnation, free.then_some((now, &keep))).await;
             self.judge(result)
         }
         .boxed_local()
@@ -271,7 +315,7 @@ impl Reader for SqliteReader {
         async move { self.read_list(filter).await }.boxed_local()
     }
 
-    fn owned(&self, by: Incarnation) -> Answer<'_, Vec<RunKey>> {
+    fn owned(&self, by: Incarnation) -> Answer<'_, Vec<(RunKey, u64)>> {
         async move { self.read_owned(by).await }.boxed_local()
     }
 

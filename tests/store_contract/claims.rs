@@ -43,7 +43,7 @@ fn a_claimed_run_is_owned_under_the_next_epoch_and_no_longer_due() {
         assert_eq!((claimed.summary.owner, claimed.summary.epoch), (Some(world.incarnation), 1));
         assert_eq!((claimed.summary.wake_at, claimed.forced, claimed.claims), (None, false, 1));
         assert_eq!(world.summary("a").await, claimed.summary);
-        assert_eq!(world.store.reader().owned(world.incarnation).await.unwrap(), [run]);
+        assert_eq!(world.owned().await, [run]);
         assert_eq!(ids(&world.claim(1, 1).await), [""; 0]);
     });
 }
@@ -81,10 +81,17 @@ fn a_blocked_run_is_claimed_by_other_builds_only() {
         let why = YieldReason::Blocked { build: BUILD, reason: "it differs".into() };
         world.done(Item::Yield(Yield { run, epoch: 1, why })).await;
         assert_eq!(ids(&world.claim(9, 9).await), [""; 0]);
-        assert_eq!(world.send("a", "x").await, Outcome::Sent { seq: 1, run, ours: false });
+        assert_eq!(world.send("a", "x").await, Outcome::Sent { seq: 1, run, owner: None });
         let row = world.summary("a").await;
         assert_eq!((row.blocked_build, row.reason.as_deref()), (Some(BUILD), Some("it differs")));
-        let claim = ClaimRequest { limit: 9, forced_limit: 9, build: BuildId(8), workflows: vec![("flow".into(), 1)] };
+        let claim = ClaimRequest {
+            limit: 9,
+            forced_limit: 9,
+            build: BuildId(8),
+            workflows: vec![("flow".into(), 1)],
+            queues: None,
+            tags: Vec::new(),
+        };
         let batch = Batch { claim: Some(claim), ..world.batch(Vec::new()) };
         assert_eq!(ids(&world.store.commit(&batch).await.unwrap()), ["a"]);
     });
@@ -133,13 +140,20 @@ fn a_claim_sees_what_its_own_batch_has_made_due() {
     on_each_store(async |world| {
         let run = world.started("a").await;
         let key = world.key().await;
-        let claim = ClaimRequest { limit: 9, forced_limit: 9, build: BUILD, workflows: vec![("flow".into(), 1)] };
+        let claim = ClaimRequest {
+            limit: 9,
+            forced_limit: 9,
+            build: BUILD,
+            workflows: vec![("flow".into(), 1)],
+            queues: None,
+            tags: Vec::new(),
+        };
         let items = vec![sleep(run, 1, Some(10), 0), enqueue(new_run(key, "b"))];
         let batch = Batch { claim: Some(claim), renew: true, ..world.batch(items) };
         let answer = world.store.commit(&batch).await.unwrap();
         assert_eq!(answer.outcomes, [Outcome::Done, Outcome::Done]);
         assert_eq!(ids(&answer), ["a", "b"]);
-        assert_eq!(world.store.reader().owned(world.incarnation).await.unwrap(), [run, key]);
+        assert_eq!(world.owned().await, [run, key]);
     });
 }
 

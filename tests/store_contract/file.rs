@@ -107,7 +107,7 @@ fn a_newer_schema_is_refused_by_number_and_left_alone() {
         other.execute("INSERT INTO _stent_migrations VALUES (7, 0)").await.unwrap();
         other.close().await.unwrap();
         let refused = open(path).await;
-        assert!(matches!(refused, Err(StoreError::NewerSchema { found: 7, known: 1, .. })), "{refused:?}");
+        assert!(matches!(refused, Err(StoreError::NewerSchema { found: 7, .. })), "{refused:?}");
         assert!(matches!(open(path).await, Err(StoreError::NewerSchema { .. })), "and the lock is free again");
     });
 }
@@ -240,8 +240,14 @@ fn a_dropped_store_can_be_opened_again() {
             let batch = Batch { incarnation: incarnation(round), now: Timestamp(1_000), renew: true, items, claim: None };
             assert_eq!(store.commit(&batch).await.unwrap().outcomes, [Outcome::Done]);
             // Owned again, so that the next round has something to free.
-            let claim =
-                stent::store::ClaimRequest { limit: 1, forced_limit: 1, build: BUILD, workflows: vec![("flow".into(), 1)] };
+            let claim = stent::store::ClaimRequest {
+                limit: 1,
+                forced_limit: 1,
+                build: BUILD,
+                workflows: vec![("flow".into(), 1)],
+                queues: None,
+                tags: Vec::new(),
+            };
             let batch = Batch {
                 incarnation: incarnation(round),
                 now: Timestamp(1_000),

@@ -121,7 +121,7 @@ fn a_run_goes_on_as_the_next_one_within_one_batch() {
         let last = turn(run, 1, Then::End { status: Status::Continued, seen: 0 });
         let outcomes = world.commit(vec![Item::Turn(Box::new(last)), start(new), send("a", "m")]).await;
         assert_eq!(outcomes[..2], [Outcome::Done, Outcome::Done]);
-        assert_eq!(outcomes[2], Outcome::Sent { seq: 1, run: next, ours: true });
+        assert_eq!(outcomes[2], Outcome::Sent { seq: 1, run: next, owner: Some(incarnation(1)) });
     });
 }
 
@@ -179,7 +179,7 @@ fn what_no_store_can_keep_is_refused_alone() {
         for refused in &outcomes[..4] {
             assert!(matches!(refused, Outcome::Refused(_)), "{refused:?}");
         }
-        assert_eq!(outcomes[4], Outcome::Sent { seq: 1, run, ours: true });
+        assert_eq!(outcomes[4], Outcome::Sent { seq: 1, run, owner: Some(incarnation(1)) });
         assert_eq!(world.rows("run").await.len(), 1);
     });
 }
@@ -198,7 +198,7 @@ fn texts_come_back_as_they_went_in() {
         world.done(start(new.clone())).await;
         let row = world.summary(odd).await;
         assert_eq!((row.id, row.workflow, row.queue, row.tags), (new.id, new.workflow, new.queue, new.tags));
-        assert_eq!(world.send(odd, odd).await, Outcome::Sent { seq: 1, run, ours: true });
+        assert_eq!(world.send(odd, odd).await, Outcome::Sent { seq: 1, run, owner: Some(incarnation(1)) });
         assert_eq!(world.send(odd, odd).await, Outcome::AlreadySent);
         assert_eq!(world.store.reader().inbox(run).await.unwrap().unread[0].message, odd);
     });

@@ -21,6 +21,9 @@ pub(crate) const INBOX_LIMIT: u32 = 5;
 /// The build of the node in a [`World`].
 pub(crate) const BUILD: BuildId = BuildId(7);
 
+/// The lease of the nodes in these tests: none of them renews in time, and none is judged by it.
+pub(crate) const LEASE: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// A store and the node that writes into it.
 pub(crate) struct World {
     pub(crate) store: Box<dyn Store>,
@@ -41,6 +44,67 @@ pub(crate) fn on_each_store(case: impl AsyncFn(&mut World)) {
         case(&mut world).await;
         world.store.close().await.unwrap();
     });
+    #[cfg(feature = "postgres")]
+    block_on(async {
+        let schema = Schema::fresh();
+        let mut world = World::new(Box::new(schema.open().await)).await;
+        case(&mut world).await;
+        world.store.close().await.unwrap();
+        schema.drop().await;
+    });
+}
+
+#[cfg(feature = "postgres")]
+pub(crate) use postgres::Schema;
+
+/// Where tests find a PostgreSQL server, and a schema of their own on it.
+#[cfg(feature = "postgres")]
+mod postgres {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+    use stent::store::postgres::{PostgresOptions, PostgresStore};
+
+    use super::INBOX_LIMIT;
+
+    /// A schema that is dropped when the test is over.
+    pub(crate) struct Schema {
+        pub(crate) server: String,
+        pub(crate) name: String,
+    }
+
+    impl Schema {
+        /// Returns a fresh one on the server that all tests share.
+        pub(crate) fn fresh() -> Schema {
+            static NUMBER: AtomicU32 = AtomicU32::new(0);
+            let server = crate::servers::Postgres::shared().url("postgres");
+            let name = format!("test_{}_{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+            Schema { server, name }
+        }
+
+        pub(crate) fn options(&self) -> PostgresOptions {
+            PostgresOptions { schema: self.name.clone(), inbox_limit: INBOX_LIMIT, ..PostgresOptions::default() }
+        }
+
+        pub(crate) async fn open(&self) -> PostgresStore {
+            PostgresStore::open(&self.server, self.options()).await.unwrap()
+        }
+
+        /// Opens a connection of some other program's, which sees our tables.
+        pub(crate) async fn foreign(&self) -> PgConnection {
+            let mut connection = PgConnection::connect(&self.server).await.unwrap();
+            let path = format!("SET search_path = {}", self.name);
+            connection.execute(AssertSqlSafe(path)).await.unwrap();
+            connection
+        }
+
+        pub(crate) async fn drop(self) {
+            let mut connection = PgConnection::connect(&self.server).await.unwrap();
+            let drop = format!("DROP SCHEMA IF EXISTS {} CASCADE", self.name);
+            connection.execute(AssertSqlSafe(drop)).await.unwrap();
+            connection.close().await.unwrap();
+        }
+    }
 }
 
 #[cfg(feature = "sqlite")]
@@ -62,7 +126,7 @@ pub(crate) fn incarnation(number: u128) -> Incarnation {
 }
 
 pub(crate) fn node(incarnation: Incarnation, now: i64) -> NewNode {
-    NewNode { incarnation, build: BUILD, label: "host:1".into(), now: Timestamp(now) }
+    NewNode { incarnation, build: BUILD, label: "host:1".into(), lease: LEASE, can: 1, now: Timestamp(now) }
 }
 
 impl World {
@@ -92,7 +156,14 @@ impl World {
     }
 
     pub(crate) async fn claim(&mut self, limit: u32, forced_limit: u32) -> BatchAnswer {
-        let claim = ClaimRequest { limit, forced_limit, build: BUILD, workflows: vec![("flow".into(), 1)] };
+        let claim = ClaimRequest {
+            limit,
+            forced_limit,
+            build: BUILD,
+            workflows: vec![("flow".into(), 1)],
+            queues: None,
+            tags: Vec::new(),
+        };
         let batch = Batch { claim: Some(claim), ..self.batch(Vec::new()) };
         self.store.commit(&batch).await.unwrap()
     }
@@ -114,6 +185,12 @@ impl World {
 
     pub(crate) async fn send(&mut self, to: &str, message: &str) -> Outcome {
         self.one(send(to, message)).await
+    }
+
+    /// The runs that the node owns.
+    pub(crate) async fn owned(&self) -> Vec<RunKey> {
+        let owned = self.store.reader().owned(self.incarnation).await.unwrap();
+        owned.into_iter().map(|(run, _)| run).collect()
     }
 
     pub(crate) async fn rows(&self, kind: &str) -> Vec<String> {
@@ -138,6 +215,7 @@ pub(crate) fn new_run(run: RunKey, id: &str) -> NewRun {
         priority: 0,
         queue: String::new(),
         tags: Vec::new(),
+        needs: Vec::new(),
         created_at: Timestamp(900),
         wake_at: None,
         deadline: None,

@@ -165,7 +165,14 @@ fn a_run_that_another_incarnation_took_and_moved_is_a_conflict_for_the_one_befor
         world.incarnation = incarnation(2);
         assert_eq!(world.store.register(&node(world.incarnation, 1_000)).await.unwrap(), 1);
         assert_eq!(world.store.commit(&before).await.unwrap().outcomes, [Outcome::Fenced]);
-        let claim = ClaimRequest { limit: 1, forced_limit: 1, build: BUILD, workflows: vec![("flow".into(), 1)] };
+        let claim = ClaimRequest {
+            limit: 1,
+            forced_limit: 1,
+            build: BUILD,
+            workflows: vec![("flow".into(), 1)],
+            queues: None,
+            tags: Vec::new(),
+        };
         let batch = Batch { claim: Some(claim), ..world.batch(Vec::new()) };
         assert_eq!(world.store.commit(&batch).await.unwrap().claimed.len(), 1);
         world.done(step(run, 2)).await;

@@ -8,6 +8,8 @@
 mod claims;
 #[cfg(feature = "sqlite")]
 mod file;
+#[cfg(feature = "postgres")]
+mod foreign;
 mod items;
 mod kit;
 #[cfg(feature = "sqlite")]
@@ -19,3 +21,6 @@ mod poison;
 #[cfg(feature = "sqlite")]
 mod random;
 mod reads;
+#[cfg(feature = "postgres")]
+#[path = "../support/servers/mod.rs"]
+mod servers;

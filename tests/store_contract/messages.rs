@@ -18,7 +18,7 @@ fn messages_wait_in_order_until_a_turn_takes_them() {
     on_each_store(async |world| {
         let run = world.started("a").await;
         for (seq, message) in [(1, "x"), (2, "y"), (3, "z")] {
-            assert_eq!(world.send("a", message).await, Outcome::Sent { seq, run, ours: true });
+            assert_eq!(world.send("a", message).await, Outcome::Sent { seq, run, owner: Some(incarnation(1)) });
         }
         world.done(consuming(run, 1, Then::Hold, &[2])).await;
         let inbox = world.store.reader().inbox(run).await.unwrap();
@@ -61,7 +61,7 @@ fn a_message_to_a_sleeping_run_makes_it_due() {
     on_each_store(async |world| {
         let run = world.started("a").await;
         world.done(sleep(run, 1, Some(50_000), 0)).await;
-        assert_eq!(world.send("a", "x").await, Outcome::Sent { seq: 1, run, ours: false });
+        assert_eq!(world.send("a", "x").await, Outcome::Sent { seq: 1, run, owner: None });
         assert_eq!(world.summary("a").await.wake_at, Some(Timestamp(1_000)));
         world.now = 2_000;
         world.send("a", "y").await;
@@ -74,7 +74,7 @@ fn a_message_in_the_batch_in_which_its_target_goes_to_sleep_wakes_it() {
     on_each_store(async |world| {
         let run = world.started("a").await;
         let outcomes = world.commit(vec![send("a", "x"), sleep(run, 1, None, 0)]).await;
-        assert_eq!(outcomes, vec![Outcome::Sent { seq: 1, run, ours: false }, Outcome::Done]);
+        assert_eq!(outcomes, vec![Outcome::Sent { seq: 1, run, owner: None }, Outcome::Done]);
         assert_eq!(world.summary("a").await.wake_at, Some(Timestamp(1_000)));
     });
 }
@@ -96,7 +96,7 @@ fn a_message_sent_again_is_there_once() {
     on_each_store(async |world| {
         let run = world.started("a").await;
         let outcomes = world.commit(vec![send("a", "x"), send("a", "x"), send("a", "y")]).await;
-        let sent = |seq| Outcome::Sent { seq, run, ours: true };
+        let sent = |seq| Outcome::Sent { seq, run, owner: Some(incarnation(1)) };
         assert_eq!(outcomes, vec![sent(1), Outcome::AlreadySent, sent(2)]);
         assert_eq!(world.send("a", "y").await, Outcome::AlreadySent);
         assert_eq!(world.summary("a").await.inbox_seq, 2);
@@ -113,7 +113,7 @@ fn a_full_inbox_refuses_until_something_was_taken() {
         assert_eq!(outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Sent { .. })).count(), 5);
         assert_eq!(world.send("a", "late").await, Outcome::InboxFull);
         let outcomes = world.commit(vec![send("a", "late"), consuming(run, 1, Then::Hold, &[3])]).await;
-        assert_eq!(outcomes, vec![Outcome::Sent { seq: 6, run, ours: true }, Outcome::Done]);
+        assert_eq!(outcomes, vec![Outcome::Sent { seq: 6, run, owner: Some(incarnation(1)) }, Outcome::Done]);
     });
 }
 
@@ -148,7 +148,7 @@ fn a_quarantined_run_keeps_messages_and_is_not_woken() {
         let run = world.started("a").await;
         let why = YieldReason::Quarantined { reason: "it kills".into() };
         world.done(Item::Yield(Yield { run, epoch: 1, why })).await;
-        assert_eq!(world.send("a", "x").await, Outcome::Sent { seq: 1, run, ours: false });
+        assert_eq!(world.send("a", "x").await, Outcome::Sent { seq: 1, run, owner: None });
         let row = world.summary("a").await;
         assert_eq!((row.status, row.wake_at, row.reason.as_deref()), (Status::Quarantined, None, Some("it kills")));
         assert_eq!(world.store.reader().inbox(run).await.unwrap().unread.len(), 1);

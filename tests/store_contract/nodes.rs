@@ -14,7 +14,14 @@ fn everything_of_a_retired_node_is_fenced() {
         let key = world.key().await;
         world.store.retire(world.incarnation, false, &[]).await.unwrap();
         let before = world.store.reader().snapshot().await.unwrap();
-        let claim = ClaimRequest { limit: 9, forced_limit: 9, build: BUILD, workflows: vec![("flow".into(), 1)] };
+        let claim = ClaimRequest {
+            limit: 9,
+            forced_limit: 9,
+            build: BUILD,
+            workflows: vec![("flow".into(), 1)],
+            queues: None,
+            tags: Vec::new(),
+        };
         let items = vec![step(run, 1), enqueue(new_run(key, "b")), send("a", "x"), release(run, 1, None), heartbeat(run, 1, 1)];
         let batch = Batch { claim: Some(claim), renew: true, ..world.batch(items) };
         let answer = world.store.commit(&batch).await.unwrap();
@@ -56,7 +63,7 @@ fn a_retired_node_frees_all_but_what_it_keeps() {
         let [a, b] = [world.started("a").await, world.started("b").await];
         assert_eq!(world.store.retire(world.incarnation, true, &[b]).await.unwrap(), 1);
         assert_eq!(world.summary("a").await.owner, None);
-        assert_eq!(world.store.reader().owned(world.incarnation).await.unwrap(), [b]);
+        assert_eq!(world.owned().await, [b]);
         assert_eq!(world.store.retire(world.incarnation, true, &[]).await.unwrap(), 1);
         assert_eq!(world.store.retire(incarnation(9), true, &[a]).await.unwrap(), 0);
     });

@@ -77,14 +77,21 @@ async fn only_the_middle_one_fails(world: &mut World) {
     let [a, b, c] = [world.started("a").await, world.started("b").await, world.started("c").await];
     let mut poison = turn(b, 1, Then::End { status: stent::store::Status::Completed, seen: 0 });
     poison.record.body = b"poison".as_slice().into();
-    let claim = ClaimRequest { limit: 9, forced_limit: 9, build: BUILD, workflows: vec![("flow".into(), 1)] };
+    let claim = ClaimRequest {
+        limit: 9,
+        forced_limit: 9,
+        build: BUILD,
+        workflows: vec![("flow".into(), 1)],
+        queues: None,
+        tags: Vec::new(),
+    };
     let items = vec![step(a, 1), Item::Turn(Box::new(poison)), sleep(c, 1, Some(1), 0), send("b", "x"), step(RunKey(99), 1)];
     let batch = Batch { claim: Some(claim), renew: true, ..world.batch(items) };
     let answer = world.store.commit(&batch).await.unwrap();
     assert_eq!(answer.outcomes[0], Outcome::Done);
     assert!(matches!(&answer.outcomes[1], Outcome::Refused(_)), "{answer:?}");
     assert_eq!(answer.outcomes[2], Outcome::Done);
-    assert_eq!(answer.outcomes[3], Outcome::Sent { seq: 1, run: b, ours: true });
+    assert_eq!(answer.outcomes[3], Outcome::Sent { seq: 1, run: b, owner: Some(incarnation(1)) });
     assert_eq!(answer.outcomes[4], Outcome::Conflict);
     assert_eq!(answer.claimed.len(), 1);
     assert_eq!(world.summary("b").await.ended_at, None);

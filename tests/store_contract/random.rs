@@ -1,4 +1,4 @@
-//! Random operations on the memory store and on SQLite at once. Most are sensible, many are not: tails that have moved,
+//! Random operations on the memory store and on every other one at once. Most are sensible, many are not: tails that have moved,
 //! ids that are taken, messages that are gone, nodes that are dead. After each operation the answers and the whole
 //! content must be equal.
 //!
@@ -24,7 +24,7 @@ const SEEDS: [u64; 6] = [1, 2, 3, 20, 300, 4_000];
 const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "unicode é😀"];
 
 #[test]
-fn both_stores_answer_alike_whatever_is_asked() {
+fn all_stores_answer_alike_whatever_is_asked() {
     let ops = std::env::var("STENT_OPS").ok().and_then(|ops| ops.parse().ok()).unwrap_or(250);
     match std::env::var("STENT_SEED").ok().and_then(|seed| seed.parse().ok()) {
         Some(seed) => block_on(compare(seed, ops)),
@@ -34,32 +34,45 @@ fn both_stores_answer_alike_whatever_is_asked() {
 
 async fn compare(seed: u64, ops: u32) {
     let folder = tempfile::tempdir().unwrap();
-    let sqlite = sqlite(&folder.path().join("stent.db")).await;
-    let mut pair = Pair {
+    #[cfg(feature = "postgres")]
+    let schema = Schema::fresh();
+    let others: Vec<(&str, Box<dyn Store>)> = vec![
+        ("SQLite", Box::new(sqlite(&folder.path().join("stent.db")).await)),
+        #[cfg(feature = "postgres")]
+        ("PostgreSQL", Box::new(schema.open().await)),
+    ];
+    let mut all = All {
         memory: MemoryStore::with_inbox_limit(INBOX_LIMIT),
-        sqlite: Box::new(sqlite),
+        others,
         dice: Dice { seed, thrown: 0 },
         nodes: 0,
         now: 1_000,
         outcomes: std::collections::BTreeMap::new(),
     };
-    pair.register().await;
+    all.register().await;
     for op in 0..ops {
-        let what = pair.step().await;
-        let (memory, sqlite) = (pair.memory.reader().snapshot().await.unwrap(), pair.sqlite.reader().snapshot().await.unwrap());
-        if memory != sqlite {
-            let only = |a: &[String], b: &[String]| a.iter().filter(|line| !b.contains(line)).cloned().collect::<Vec<_>>();
-            let (in_memory, in_sqlite) = (only(&memory, &sqlite), only(&sqlite, &memory));
-            panic!("seed {seed} op {op} {what}\nonly in memory: {in_memory:#?}\nonly in SQLite: {in_sqlite:#?}");
+        let what = all.step().await;
+        let memory = all.memory.reader().snapshot().await.unwrap();
+        for (name, other) in &all.others {
+            let other = other.reader().snapshot().await.unwrap();
+            if memory != other {
+                let only = |a: &[String], b: &[String]| a.iter().filter(|line| !b.contains(line)).cloned().collect::<Vec<_>>();
+                let (in_memory, in_other) = (only(&memory, &other), only(&other, &memory));
+                panic!("seed {seed} op {op} {what}\nonly in memory: {in_memory:#?}\nonly in {name}: {in_other:#?}");
+            }
         }
     }
     // A generator that only ever meets one answer tests nothing.
     if ops >= 250 {
         for wanted in ["Done", "Sent", "Conflict", "IdInUse", "InboxMoved", "Unknown", "Ended", "NotOwned", "AlreadySent"] {
-            assert!(pair.outcomes.contains_key(wanted), "seed {seed} never met {wanted}: {:?}", pair.outcomes);
+            assert!(all.outcomes.contains_key(wanted), "seed {seed} never met {wanted}: {:?}", all.outcomes);
         }
     }
-    pair.sqlite.close().await.unwrap();
+    for (_, other) in &mut all.others {
+        other.close().await.unwrap();
+    }
+    #[cfg(feature = "postgres")]
+    schema.drop().await;
 }
 
 struct Dice {
@@ -83,16 +96,16 @@ impl Dice {
     }
 }
 
-struct Pair {
+struct All {
     memory: MemoryStore,
-    sqlite: Box<dyn Store>,
+    others: Vec<(&'static str, Box<dyn Store>)>,
     dice: Dice,
     nodes: u128,
     now: i64,
     outcomes: std::collections::BTreeMap<String, u32>,
 }
 
-impl Pair {
+impl All {
     fn label(&self) -> String {
         format!("seed {} throw {}", self.dice.seed, self.dice.thrown)
     }
@@ -100,8 +113,11 @@ impl Pair {
     async fn register(&mut self) {
         self.nodes += 1;
         let node = node(incarnation(self.nodes), self.now);
-        let answers = (self.memory.register(&node).await.unwrap(), self.sqlite.register(&node).await.unwrap());
-        assert_eq!(answers.0, answers.1, "{} register", self.label());
+        let freed = self.memory.register(&node).await.unwrap();
+        let label = self.label();
+        for (name, other) in &mut self.others {
+            assert_eq!(freed, other.register(&node).await.unwrap(), "{label} register on {name}");
+        }
     }
 
     async fn step(&mut self) -> String {
@@ -119,8 +135,10 @@ impl Pair {
                     keep.extend(self.some_run().await.map(|row| row.run));
                 }
                 let memory = self.memory.retire(who, free, &keep).await.unwrap();
-                let sqlite = self.sqlite.retire(who, free, &keep).await.unwrap();
-                assert_eq!(memory, sqlite, "{} retire", self.label());
+                let label = self.label();
+                for (name, other) in &mut self.others {
+                    assert_eq!(memory, other.retire(who, free, &keep).await.unwrap(), "{label} retire on {name}");
+                }
                 self.register().await;
                 "retire".into()
             }
@@ -132,8 +150,10 @@ impl Pair {
                 let batch = self.batch().await;
                 let what = format!("{batch:#?}");
                 let memory = self.memory.commit(&batch).await.unwrap();
-                let sqlite = self.sqlite.commit(&batch).await.unwrap();
-                assert_eq!(memory, sqlite, "{} {what}", self.label());
+                let label = self.label();
+                for (name, other) in &mut self.others {
+                    assert_eq!(memory, other.commit(&batch).await.unwrap(), "{label} {name} {what}");
+                }
                 for outcome in &memory.outcomes {
                     let name = format!("{outcome:?}");
                     let name = name.split(['(', ' ']).next().unwrap_or_default().to_owned();
@@ -175,6 +195,8 @@ impl Pair {
             forced_limit: u32::try_from(self.dice.below(3)).unwrap(),
             build: BuildId(i64::try_from(self.dice.below(3)).unwrap()),
             workflows,
+            queues: self.dice.once_in(4).then(|| vec!["q".to_owned()]),
+            tags: vec!["gpu".to_owned()][..usize::try_from(self.dice.below(2)).unwrap()].to_vec(),
         });
         let renew = self.dice.once_in(4);
         Batch { incarnation: self.somebody(), now: Timestamp(self.now), renew, items, claim }
@@ -251,7 +273,9 @@ impl Pair {
     async fn new_run(&mut self) -> NewRun {
         let name = self.dice.of(&NAMES);
         let fresh = self.memory.reserve_keys(1).await.unwrap();
-        assert_eq!(self.sqlite.reserve_keys(1).await.unwrap(), fresh);
+        for (_, other) in &mut self.others {
+            assert_eq!(other.reserve_keys(1).await.unwrap(), fresh);
+        }
         let run = match self.some_run().await {
             Some(taken) if self.dice.once_in(15) => taken.run,
             _ => fresh,
@@ -266,7 +290,8 @@ impl Pair {
             after,
             version: u32::try_from(self.dice.below(3)).unwrap(),
             priority: i32::try_from(self.dice.below(3)).unwrap() - 1,
-            queue: "q".into(),
+            queue: self.dice.of(&["q", "r"]).into(),
+            needs: if self.dice.once_in(4) { vec!["gpu".into()] } else { Vec::new() },
             tags: vec![name.into()],
             created_at: Timestamp(self.now),
             wake_at: self.time(),
@@ -313,11 +338,14 @@ impl Pair {
         };
         let runs = [run, RunKey(500_000), RunKey(1)];
         let from = u32::try_from(self.dice.below(4)).unwrap();
-        let (memory, sqlite) = (self.memory.reader(), self.sqlite.reader());
+        let memory = self.memory.reader();
         macro_rules! alike {
             ($verb:ident ( $($argument:expr),* )) => {
-                let answers = (memory.$verb($($argument),*).await.unwrap(), sqlite.$verb($($argument),*).await.unwrap());
-                assert_eq!(answers.0, answers.1, "{label} {}", stringify!($verb));
+                let answer = memory.$verb($($argument),*).await.unwrap();
+                for (name, other) in &self.others {
+                    let other = other.reader().$verb($($argument),*).await.unwrap();
+                    assert_eq!(answer, other, "{label} {} on {name}", stringify!($verb));
+                }
             };
         }
         alike!(find(name, run_no));

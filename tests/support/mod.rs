@@ -15,6 +15,9 @@ use stent::{
     store::{Status, memory::MemoryStore},
 };
 
+#[cfg(feature = "postgres")]
+pub(crate) mod servers;
+
 /// A small generator (`SplitMix64`): tests need repeatable numbers, not good ones.
 pub(crate) struct Rng(u64);
 
@@ -73,11 +76,38 @@ fn within<T>(limit: Duration, test: impl Future<Output = T>) -> T {
 pub(crate) enum Home {
     Memory(MemoryStore),
     Sqlite(tempfile::TempDir),
+    #[cfg(feature = "postgres")]
+    Postgres(servers::Database<'static>),
 }
 
 impl Home {
     pub(crate) fn both() -> [Home; 2] {
         [Home::Memory(MemoryStore::new()), Home::sqlite()]
+    }
+
+    /// One of each store that this build has.
+    pub(crate) fn all() -> Vec<Home> {
+        vec![
+            Home::Memory(MemoryStore::new()),
+            Home::sqlite(),
+            #[cfg(feature = "postgres")]
+            Home::postgres(),
+        ]
+    }
+
+    /// The stores on which several nodes may work at once.
+    pub(crate) fn shared() -> Vec<Home> {
+        vec![
+            Home::Memory(MemoryStore::new()),
+            #[cfg(feature = "postgres")]
+            Home::postgres(),
+        ]
+    }
+
+    /// A fresh database on the server that all tests share.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn postgres() -> Home {
+        Home::Postgres(servers::Postgres::shared().database())
     }
 
     pub(crate) fn sqlite() -> Home {
@@ -86,8 +116,8 @@ impl Home {
 
     pub(crate) fn file(&self) -> PathBuf {
         match self {
-            Home::Memory(_) => panic!("a memory store has no file"),
             Home::Sqlite(folder) => folder.path().join("stent.db"),
+            _ => panic!("this store has no file"),
         }
     }
 
@@ -96,6 +126,8 @@ impl Home {
         match self {
             Home::Memory(store) => Stent::open("memory:").memory(store.clone()),
             Home::Sqlite(_) => Stent::open(&format!("sqlite:{}", self.file().display())),
+            #[cfg(feature = "postgres")]
+            Home::Postgres(database) => Stent::open(&database.url()),
         }
     }
 }

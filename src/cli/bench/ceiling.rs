@@ -63,11 +63,12 @@ impl Ceiling {
             rate: per_second(bare.chains, bare.wall),
             unit: "chains/s",
             times: Vec::new(),
-            stats: Stats { commits: bare.commits, rows: bare.rows, items: bare.rows, claims: 0 },
+            stats: Stats { commits: bare.commits, rows: bare.rows, items: bare.rows, claims: 0, ..Stats::default() },
             figures,
             notes: "records are made before the clock runs".to_owned(),
         }
-        .print(&place)
+        .print(&place)?;
+        place.clear().await
     }
 }
 
@@ -76,7 +77,7 @@ pub(super) async fn measure(place: &Place, executions: u64, steps: u64, rows: u6
     let mut store = place.store().await?;
     let incarnation = Incarnation(uuid::Uuid::now_v7());
     let now = Timestamp(chrono::Utc::now().timestamp_micros());
-    let node = NewNode { incarnation, build: BuildId(0), label: "bench".to_owned(), now };
+    let node = NewNode { incarnation, build: BuildId(0), label: "bench".to_owned(), lease: Duration::from_secs(10), can: 1, now };
     store.register(&node).await?;
     let count = u32::try_from(executions).map_err(|_| Failure::Usage("that many chains are too many".to_owned()))?;
     let RunKey(first) = store.reserve_keys(count).await?;
@@ -156,6 +157,7 @@ fn turn(chain: &mut Flying, run: RunKey, steps: u64, by: Incarnation, now: Times
             priority: 0,
             queue: String::new(),
             tags: Vec::new(),
+            needs: Vec::new(),
             created_at: now,
             wake_at: None,
             deadline: None,

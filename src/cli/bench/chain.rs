@@ -74,6 +74,7 @@ impl Chain {
         if !no_ceiling {
             let beside = Place::make(&target.elsewhere())?;
             let bare = ceiling::measure(&beside, executions.min(10_000), steps, mean).await?;
+            beside.clear().await?;
             let chains = per_second(bare.chains, bare.wall);
             figures.insert("ceiling_chains_per_s".to_owned(), json!(round(chains)));
             figures.insert("share_of_ceiling".to_owned(), json!(round(rate / chains)));
@@ -89,7 +90,8 @@ impl Chain {
             figures,
             notes: String::new(),
         }
-        .print(&place)
+        .print(&place)?;
+        place.clear().await
     }
 }
 
@@ -117,7 +119,8 @@ impl Latency {
             figures: Map::new(),
             notes: format!("behind {} unmeasured ones", count.div_ceil(10)),
         }
-        .print(&place)
+        .print(&place)?;
+        place.clear().await
     }
 }
 
@@ -146,7 +149,8 @@ impl Fanout {
             figures,
             notes: "behind an unmeasured one of 10".to_owned(),
         }
-        .print(&place)
+        .print(&place)?;
+        place.clear().await
     }
 }
 

@@ -80,7 +80,8 @@ impl Deep {
             figures,
             notes: format!("replay: from sending a signal to a sleeping run of {events} events to its result: three commits, claim, read, decode, replay"),
         }
-        .print(&place)
+        .print(&place)?;
+        place.clear().await
     }
 }
 

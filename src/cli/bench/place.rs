@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Failure, Target};
+use crate::store::postgres::{PostgresOptions, PostgresStore};
 use crate::{
     Builder, Stent,
     store::{
@@ -26,6 +27,8 @@ pub(super) struct Place {
 enum Kind {
     Memory(MemoryStore),
     File(PathBuf),
+    /// A schema of this run's own on a server: the URL that names it, and the files beside it are in `folder`.
+    Schema(String),
 }
 
 impl Place {
@@ -38,8 +41,14 @@ impl Place {
         if target.url == "memory:" {
             return Ok(Place { target, kind: Kind::Memory(MemoryStore::new()), folder: None });
         }
+        if target.url.starts_with("postgres://") || target.url.starts_with("postgresql://") {
+            let schema = format!("stent_bench_{}", uuid::Uuid::now_v7().simple());
+            let sign = if target.url.contains('?') { '&' } else { '?' };
+            let url = format!("{}{sign}schema={schema}", target.url);
+            return Ok(Place { target, kind: Kind::Schema(url), folder: Some(fresh_folder()?) });
+        }
         let Some(path) = target.url.strip_prefix("sqlite:") else {
-            return Err(Failure::Usage(format!("--url {:?}: use sqlite:<file> or memory:", target.url)));
+            return Err(Failure::Usage("--url: use sqlite:<file>, postgres://<server>/<database> or memory:".to_owned()));
         };
         let path = path.strip_prefix("//").unwrap_or(path);
         if path.is_empty() {
@@ -61,9 +70,23 @@ impl Place {
     pub(super) fn builder(&self) -> Builder {
         let builder = match &self.kind {
             Kind::Memory(store) => Stent::open("memory:").memory(store.clone()),
-            Kind::File(path) => Stent::open(&format!("sqlite:{}", path.display())),
+            _ => Stent::open(&self.url()),
         };
         builder.durability(self.target.durability.durability())
+    }
+
+    /// Returns the URL of the place, for another process.
+    pub(super) fn url(&self) -> String {
+        match &self.kind {
+            Kind::Memory(_) => "memory:".to_owned(),
+            Kind::File(path) => format!("sqlite:{}", path.display()),
+            Kind::Schema(url) => url.clone(),
+        }
+    }
+
+    /// Tells whether another process can use the place, and find there what this one has left.
+    pub(super) fn survives(&self) -> bool {
+        !matches!(self.kind, Kind::Memory(_))
     }
 
     /// Opens the store itself, without an engine.
@@ -74,24 +97,32 @@ impl Place {
                 let options = SqliteOptions { durability: self.target.durability.durability(), ..Default::default() };
                 Box::new(SqliteStore::open(path, options).await?)
             }
+            Kind::Schema(url) => {
+                let durability = self.target.durability.durability();
+                Box::new(PostgresStore::open(url, PostgresOptions { durability, ..Default::default() }).await?)
+            }
         })
     }
 
-    /// Returns the file, for another process.
-    pub(super) fn file(&self) -> Option<&Path> {
-        match &self.kind {
-            Kind::Memory(_) => None,
-            Kind::File(path) => Some(path),
+    /// Returns the path of a file beside the data.
+    pub(super) fn beside(&self, suffix: &str) -> PathBuf {
+        match (&self.kind, &self.folder) {
+            (Kind::File(file), _) => {
+                let mut name = file.as_os_str().to_owned();
+                name.push(suffix);
+                PathBuf::from(name)
+            }
+            (_, Some(folder)) => folder.join(format!("bench{suffix}")),
+            (_, None) => std::env::temp_dir().join(format!("stent-bench{suffix}")),
         }
     }
 
-    /// Returns the path of a file beside the database.
-    pub(super) fn beside(&self, suffix: &str) -> Option<PathBuf> {
-        self.file().map(|file| {
-            let mut name = file.as_os_str().to_owned();
-            name.push(suffix);
-            PathBuf::from(name)
-        })
+    /// Removes what was made on a server; a folder goes by itself.
+    pub(super) async fn clear(&self) -> Result<(), Failure> {
+        if let Kind::Schema(url) = &self.kind {
+            PostgresStore::drop_schema(url).await?;
+        }
+        Ok(())
     }
 
     pub(super) fn target(&self) -> &Target {
@@ -103,6 +134,7 @@ impl Place {
         match self.kind {
             Kind::Memory(_) => "memory",
             Kind::File(_) => "sqlite",
+            Kind::Schema(_) => "postgres",
         }
     }
 }

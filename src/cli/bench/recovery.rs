@@ -57,17 +57,16 @@ impl Recovery {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let Recovery { target, executions } = self;
         let place = Place::make(&target)?;
-        let (Some(file), Some(trace), Some(acknowledged)) =
-            (place.file(), place.beside(".effects"), place.beside(".acknowledged"))
-        else {
-            return Err(Failure::Usage("a store in memory does not survive its process; use sqlite:".to_owned()));
-        };
+        if !place.survives() {
+            return Err(Failure::Usage("a store in memory does not survive its process; use sqlite: or postgres:".to_owned()));
+        }
+        let (trace, acknowledged) = (place.beside(".effects"), place.beside(".acknowledged"));
         let mut child = Killed(
             Command::new(std::env::current_exe()?)
                 .args(["bench", "recovery-child", "--durability", target.durability.word()])
                 .args(["--executions", &executions.to_string()])
-                .arg("--file")
-                .arg(file)
+                .arg("--url")
+                .arg(place.url())
                 .arg("--effects")
                 .arg(&trace)
                 .arg("--acknowledged")
@@ -119,6 +118,7 @@ impl Recovery {
                 .to_owned(),
         }
         .print(&place)?;
+        place.clear().await?;
         if lost > 0 || again > 0 {
             return Err(Failure::Failed(format!("{lost} acknowledged executions lost, {again} recorded steps repeated")));
         }

@@ -16,7 +16,7 @@ use crate::{Dispatch, Stent};
 #[derive(Args, Debug)]
 pub(super) struct Child {
     #[arg(long)]
-    file: PathBuf,
+    url: String,
     #[arg(long, value_enum)]
     durability: Level,
     #[arg(long)]
@@ -29,10 +29,10 @@ pub(super) struct Child {
 
 impl Child {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let Child { file, durability, executions, effects, acknowledged } = self;
+        let Child { url, durability, executions, effects, acknowledged } = self;
         let effects = Effects::open(&effects)?;
         let acknowledged = std::fs::File::options().create(true).append(true).open(acknowledged)?;
-        let builder = Stent::open(&format!("sqlite:{}", file.display())).durability(durability.durability());
+        let builder = Stent::open(&url).durability(durability.durability());
         let stent = Stent::of(work::paused(builder, &effects).start().await?).await?;
         let told = stream::iter(0..executions).map(async |execution| {
             let handle = stent.dispatch(Dispatch::new(Paused { execution }).id(id_of(execution))).await?;

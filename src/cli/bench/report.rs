@@ -88,6 +88,7 @@ pub(super) fn grown(before: Stats, after: Stats) -> Stats {
         rows: after.rows - before.rows,
         items: after.items - before.items,
         claims: after.claims - before.claims,
+        ..after
     }
 }
 

@@ -178,6 +178,28 @@ impl Effects {
     }
 }
 
+/// Sleeps until a moment, in microseconds since the Unix epoch; returns when it went on.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Sleeper {
+    pub(super) until: i64,
+}
+
+impl Workflow for Sleeper {
+    const NAME: &'static str = "bench.sleeper";
+    type Output = i64;
+    type Error = AppError;
+
+    async fn run(self, cx: Cx<Self>) -> Result<i64, AppError> {
+        cx.sleep_until(chrono::DateTime::from_timestamp_micros(self.until).unwrap_or_default()).await?;
+        Ok(cx.now().timestamp_micros())
+    }
+}
+
+/// Registers what `sleepers` runs.
+pub(super) fn sleeping(builder: Builder) -> Builder {
+    builder.workflow::<Sleeper>()
+}
+
 /// Registers what `chain`, `latency` and `fanout` run.
 pub(super) fn plain(builder: Builder) -> Builder {
     builder.workflow::<Steps>().workflow::<Wide>().activity(async |call: Call<Increment>| Ok(call.n + 1))

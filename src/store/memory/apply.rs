@@ -11,8 +11,8 @@ use crate::{
         time::Timestamp,
     },
     store::{
-        Batch, BatchAnswer, ClaimRequest, Claimed, FORMAT, Item, Message, NewRun, Outcome, Status, Summary, Then, Turn, Unread,
-        Yield, YieldReason,
+        Batch, BatchAnswer, ClaimRequest, Claimed, FORMAT, Item, Message, NewRun, NodeState, Outcome, Status, Summary, Then,
+        Turn, Unread, Yield, YieldReason,
     },
 };
 
@@ -26,11 +26,12 @@ struct Writer {
 impl Data {
     pub(super) fn commit(&mut self, batch: &Batch) -> BatchAnswer {
         self.now = batch.now;
-        let Some(node) = self.nodes.get_mut(&batch.incarnation.0).filter(|node| node.live) else {
+        let Some(node) = self.nodes.get_mut(&batch.incarnation.0).filter(|node| node.is_live()) else {
             let outcomes = vec![Outcome::Fenced; batch.items.len()];
             return BatchAnswer { outcomes, claimed: Vec::new(), live: false };
         };
         node.beat += u64::from(batch.renew);
+        let claims = node.state == NodeState::Live;
         let writer = Writer { incarnation: batch.incarnation, now: batch.now };
         let mut outcomes: Vec<_> = refuse::unacceptable(batch).into_iter().map(|why| why.map(Outcome::Refused)).collect();
         for kind in 0..6 {
@@ -40,7 +41,7 @@ impl Data {
                 }
             }
         }
-        let claimed = batch.claim.as_ref().map(|request| self.claim(request, writer)).unwrap_or_default();
+        let claimed = batch.claim.as_ref().filter(|_| claims).map(|request| self.claim(request, writer)).unwrap_or_default();
         let outcomes = outcomes.into_iter().map(|outcome| outcome.unwrap_or(Outcome::Done)).collect();
         BatchAnswer { outcomes, claimed, live: true }
     }
@@ -171,6 +172,7 @@ impl Data {
             priority: new.priority,
             queue: new.queue.clone(),
             tags: new.tags.clone(),
+            needs: new.needs.clone(),
             created_at: new.created_at,
             ended_at: None,
             deadline: new.deadline,
@@ -244,7 +246,7 @@ impl Data {
         if run.is_unowned_and_active() {
             run.summary.wake_at = Some(run.summary.wake_at.map_or(writer.now, |at| at.min(writer.now)));
         }
-        Outcome::Sent { seq, run: run.summary.run, ours: run.summary.owner == Some(writer.incarnation) }
+        Outcome::Sent { seq, run: run.summary.run, owner: run.summary.owner }
     }
 
     fn claim(&mut self, request: &ClaimRequest, writer: Writer) -> Vec<Claimed> {
@@ -257,6 +259,8 @@ impl Data {
                     && row.wake_at.is_some_and(|at| at <= writer.now)
                     && run.format <= FORMAT
                     && row.blocked_build != Some(request.build)
+                    && request.queues.as_ref().is_none_or(|queues| queues.contains(&row.queue))
+                    && row.needs.iter().all(|tag| request.tags.contains(tag))
                     && request.workflows.iter().any(|(name, version)| *name == row.workflow && *version == row.version)
             })
             .map(|run| (-i64::from(run.summary.priority), run.summary.wake_at, run.summary.run, run.forced))

@@ -24,11 +24,11 @@ pub(crate) struct Beside {
 
 pub(crate) fn run(summary: &Summary, beside: &Beside) -> String {
     let Summary { run: _, id, workflow, version, status, owner, epoch, wake_at, priority, queue, tags, .. } = summary;
-    let Summary { created_at, ended_at, deadline, input_digest, inbox_seq, blocked_build, reason, .. } = summary;
+    let Summary { needs, created_at, ended_at, deadline, input_digest, inbox_seq, blocked_build, reason, .. } = summary;
     let Beside { claims, forced, format } = beside;
     format!(
         "run {id} {workflow:?}/{version} {} owner={owner:?} epoch={epoch} claims={claims} forced={forced} \
-         wake={wake_at:?} priority={priority} queue={queue:?} tags={tags:?} created={created_at} ended={ended_at:?} \
+         wake={wake_at:?} priority={priority} queue={queue:?} tags={tags:?} needs={needs:?} created={created_at} ended={ended_at:?} \
          deadline={deadline:?} input={} inbox_seq={inbox_seq} blocked={blocked_build:?} reason={reason:?} format={format}",
         status.as_str(),
         hex(&input_digest.0),

@@ -61,7 +61,7 @@ fn new_run(new: &NewRun) -> Option<String> {
     name("the id", &new.id.id)
         .or_else(|| name("the workflow's name", &new.workflow))
         .or_else(|| name("the queue", &new.queue))
-        .or_else(|| new.tags.iter().find_map(|tag| name("a tag", tag)))
+        .or_else(|| new.tags.iter().chain(&new.needs).find_map(|tag| name("a tag", tag)))
 }
 
 /// A NUL is refused because PostgreSQL cannot store it and SQLite's text functions end at it.

@@ -245,6 +245,7 @@ impl<'a> Plan<'a> {
             row.priority.into(),
             row.queue.as_str().into(),
             rows::array(&row.tags).as_str().into(),
+            rows::array(&row.needs).as_str().into(),
             row.created_at.0.into(),
             row.ended_at.map(|at| at.0).into(),
             row.deadline.map(|at| at.0).into(),
@@ -295,7 +296,7 @@ impl<'a> Plan<'a> {
     }
 
     fn send(&mut self, message: &Message) -> Outcome {
-        let (ours, now) = (self.ours(), self.batch.now);
+        let now = self.batch.now;
         let current = self.seen.current.get(&message.to);
         let Some(known) = current.and_then(|run| self.seen.runs.get_mut(run)) else { return Outcome::Unknown };
         let row = &mut known.summary;
@@ -325,7 +326,7 @@ impl<'a> Plan<'a> {
         self.messages.row().int(row.run.0).int(seq).text(&message.message).int(message.sent_at.0).int(from).int(length);
         self.receivers.insert(row.run.0);
         self.notes.push((row.run.0, Note::Got(row.inbox_seq)));
-        Outcome::Sent { seq: row.inbox_seq, run: row.run, ours: row.owner == Some(ours) }
+        Outcome::Sent { seq: row.inbox_seq, run: row.run, owner: row.owner }
     }
 
     /// Returns which statements of `WRITE` are needed, and the values for them. `claim` is left to the caller.
@@ -393,6 +394,7 @@ fn begun(new: &NewRun, owner: Option<Incarnation>, epoch: u64, wake_at: Option<T
         priority: new.priority,
         queue: new.queue.clone(),
         tags: new.tags.clone(),
+        needs: new.needs.clone(),
         created_at: new.created_at,
         ended_at: None,
         deadline: new.deadline,

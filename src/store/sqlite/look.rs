@@ -150,7 +150,9 @@ pub(super) fn claiming(values: Values, batch: &Batch, request: &ClaimRequest) ->
         .with(i64::from(FORMAT))?
         .with(request.build.0)?
         .with(here.finish())?
-        .with(i64::from(request.limit))
+        .with(i64::from(request.limit))?
+        .with(request.queues.as_deref().map(rows::array))?
+        .with(rows::array(&request.tags))
 }
 
 /// Returns an incarnation as it is stored.

@@ -1,4 +1,4 @@
-//! The verbs beside `commit`: those of nodes and keys, which write, and those that read.
+//! The verbs beside `commit`: those of keys, which write, and those that read.
 
 use sqlx::{Acquire, Row};
 
@@ -16,34 +16,8 @@ use crate::{
         id::{BuildId, CommitNo, Incarnation, RunId, RunKey},
         time::Timestamp,
     },
-    store::{Filter, Inbox, NewNode, StoreError, Summary, memory::lines},
+    store::{Filter, Inbox, StoreError, Summary, memory::lines},
 };
-
-/// All other nodes are dead, since this process has the lock. `FREE_OTHERS` is the last statement but the insertion.
-pub(super) async fn register(writer: &mut Writer, node: &NewNode) -> Result<u64, StoreError> {
-    let values = Values::default().with(look::name(node.incarnation)).and_then(|values| values.with(node.now.0));
-    let values = values.and_then(|values| values.with(node.build.0)).and_then(|values| values.with(node.label.clone()));
-    let answers = writer.transaction(sql::REGISTER, values.map_err(encoding)?).await?;
-    // Behind BEGIN and the two statements that mark nodes.
-    Ok(answers.get(3).map_or(0, |freed| freed.changed))
-}
-
-pub(super) async fn retire(
-    writer: &mut Writer,
-    incarnation: Incarnation,
-    free: Option<(Timestamp, &[RunKey])>,
-) -> Result<u64, StoreError> {
-    let name = look::name(incarnation);
-    let Some((now, keep)) = free else {
-        let values = Values::default().with(name).map_err(encoding)?;
-        writer.transaction(sql::RETIRE, values).await?;
-        return Ok(0);
-    };
-    let values = Values::default().with(name).and_then(|values| values.with(now.0));
-    let values = values.and_then(|values| values.with(keys(keep).unwrap_or_else(|| "[]".into())));
-    let answers = writer.transaction(sql::RETIRE_AND_FREE, values.map_err(encoding)?).await?;
-    Ok(answers.get(3).map_or(0, |freed| freed.changed))
-}
 
 pub(super) async fn resume(writer: &mut Writer, id: String, now: Timestamp) -> Result<(), StoreError> {
     let values = Values::default().with(id).and_then(|values| values.with(now.0));
@@ -64,7 +38,7 @@ fn encoding(error: sqlx::Error) -> StoreError {
     StoreError::Other(error.to_string())
 }
 
-fn keys(runs: &[RunKey]) -> Option<String> {
+pub(super) fn keys(runs: &[RunKey]) -> Option<String> {
     let mut table = Table::new();
     runs.iter().for_each(|run| table.number(run.0));
     table.finish()
@@ -127,9 +101,9 @@ impl SqliteReader {
         self.decoded(found.iter().map(summary))
     }
 
-    pub(super) async fn read_owned(&self, by: Incarnation) -> Result<Vec<RunKey>, StoreError> {
+    pub(super) async fn read_owned(&self, by: Incarnation) -> Result<Vec<(RunKey, u64)>, StoreError> {
         let found = self.read(sql::OWNED, Values::default().with(look::name(by))).await?;
-        self.decoded(found.iter().map(|row| row.try_get(0).map(RunKey)))
+        self.decoded(found.iter().map(|row| Ok((RunKey(row.try_get(0)?), rows::large(row, 1)?))))
     }
 
     pub(super) async fn read_next_wake(&self, after: Timestamp) -> Result<Option<Timestamp>, StoreError> {

@@ -278,7 +278,7 @@ fn status(stored: i64) -> Option<Status> {
 }
 
 /// How many columns `columns!` in `sql.rs` names; what follows them is the query's own.
-pub(super) const COLUMNS: usize = 22;
+pub(super) const COLUMNS: usize = 23;
 
 /// Reads a summary and what a row has beside it.
 pub(super) fn summary(row: &SqliteRow) -> Result<(Summary, Beside), sqlx::Error> {
@@ -294,6 +294,7 @@ pub(super) fn summary(row: &SqliteRow) -> Result<(Summary, Beside), sqlx::Error>
         priority: row.try_get(9)?,
         queue: row.try_get(10)?,
         tags: tags(row.try_get(11)?)?,
+        needs: tags(row.try_get(22)?)?,
         created_at: Timestamp(row.try_get(12)?),
         ended_at: row.try_get::<Option<i64>, _>(13)?.map(Timestamp),
         deadline: row.try_get::<Option<i64>, _>(14)?.map(Timestamp),

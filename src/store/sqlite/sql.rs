@@ -17,7 +17,7 @@ macro_rules! columns {
     () => {
         "e.run, e.id, e.run_no, e.workflow, e.version, e.status, n.incarnation, e.epoch, e.wake_at, e.priority, \
          e.queue, e.tags, e.created_at, e.ended_at, e.deadline, e.input_digest, e.inbox_seq, e.blocked_build, e.reason, \
-         e.claims, e.forced, e.format"
+         e.claims, e.forced, e.format, e.needs"
     };
 }
 
@@ -139,10 +139,10 @@ pub(super) const RENEW: &str = "UPDATE nodes SET beat = beat + 1 WHERE node = $1
 /// written; those that only fill up to a size are null.
 pub(super) const WRITE_RUNS: &str =
     "INSERT INTO executions (run, id, run_no, workflow, version, status, owner, epoch, claims, forced, wake_at, priority,
-                             queue, tags, created_at, ended_at, deadline, input_digest, inbox_seq, format)
+                             queue, tags, needs, created_at, ended_at, deadline, input_digest, inbox_seq, format)
     SELECT column1, column2, column3, column4, column5, column6, column7, column8, 0, 0, column9, column10, column11,
-           column12, column13, column14, column15, substr($2, column16, 32), 0, $4
-    FROM (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)) WHERE column1 IS NOT NULL;";
+           column12, column13, column14, column15, column16, substr($2, column17, 32), 0, $4
+    FROM (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)) WHERE column1 IS NOT NULL;";
 
 /// Columns: run, commit number, offset of the digest with the body behind it, length of the body.
 pub(super) const WRITE_EVENTS: &str = "INSERT INTO events (run, commit_no, digest, body)
@@ -236,6 +236,8 @@ pub(super) const CANDIDATES: &str = concat!(
     " AND e.forced = l.forced AND e.priority = l.priority AND e.wake_at <= (SELECT $31)
                   AND e.format <= (SELECT $32) AND e.blocked_build IS NOT (SELECT $33)
                   AND EXISTS (SELECT 1 FROM here h WHERE h.workflow = e.workflow AND h.version = e.version)
+                  AND ((SELECT $36) IS NULL OR e.queue IN (SELECT value FROM json_each($36)))
+                  AND NOT EXISTS (SELECT 1 FROM json_each(e.needs) t WHERE t.value NOT IN (SELECT value FROM json_each($37)))
                 ORDER BY e.wake_at, e.run LIMIT (SELECT $35)) c)) p
         WHERE l.priority IS NOT NULL)
     SELECT ",
@@ -254,31 +256,50 @@ pub(super) const CLAIM: &str = concat!(
 
 // Nodes and keys.
 
-/// $1 incarnation, $2 now, $3 build, $4 label. The third statement frees.
+/// $1 incarnation, $2 now, $3 build, $4 label, $5 lease, $6 can. The third statement frees.
 pub(super) const REGISTER: &str = "UPDATE node_lanes SET live = 0 WHERE live;
-    UPDATE nodes SET live = 0 WHERE live;
+    UPDATE nodes SET live = 0, state = 3 WHERE live;
     UPDATE executions SET owner = NULL, forced = 1, wake_at = $2
     WHERE owner IS NOT NULL;
-    INSERT INTO nodes (incarnation, build, label, live, beat) VALUES ($1, $3, $4, 1, 0);
+    INSERT INTO nodes (incarnation, build, label, live, beat, state, lease, can) VALUES ($1, $3, $4, 1, 0, 1, $5, $6);
     INSERT INTO node_lanes (node, lane, live) SELECT node, 0, 1 FROM nodes WHERE incarnation = $1;";
 
 macro_rules! retire {
     () => {
         "UPDATE node_lanes SET live = 0 WHERE node = (SELECT node FROM nodes WHERE incarnation = $1);
-        UPDATE nodes SET live = 0 WHERE incarnation = $1;"
+        UPDATE nodes SET live = 0, state = 3 WHERE incarnation = $1;"
     };
 }
 
 /// $1 incarnation.
 pub(super) const RETIRE: &str = retire!();
 
-/// $1 incarnation, $2 now, $3 runs to keep. The third statement frees.
+/// $1 incarnation, $2 now, $3 runs to keep, $4 now if there are any. The fourth statement frees.
 pub(super) const RETIRE_AND_FREE: &str = concat!(
     retire!(),
-    "UPDATE executions SET owner = NULL, forced = 1, wake_at = $2
+    "UPDATE nodes SET lingers = $4 WHERE incarnation = $1;
+    UPDATE executions SET owner = NULL, forced = 1, wake_at = $2
     WHERE owner = (SELECT node FROM nodes WHERE incarnation = $1)
       AND run NOT IN (SELECT value FROM json_each($3));"
 );
+
+/// $1 incarnation.
+pub(super) const RENEW_ALONE: &str = "UPDATE nodes SET beat = beat + 1 WHERE incarnation = $1 AND live;";
+
+/// $1 incarnation.
+pub(super) const DRAIN: &str = "UPDATE nodes SET state = 2 WHERE incarnation = $1 AND live;";
+
+pub(super) const NODES: &str = "SELECT incarnation, build, label, state, beat, lease, can FROM nodes ORDER BY node;";
+
+/// $1 incarnation, $2 the beat that was seen.
+pub(super) const TAKE_OVER: &str = "UPDATE nodes SET live = 0, state = 3 WHERE incarnation = $1 AND live AND beat = $2;
+    UPDATE node_lanes SET live = 0 WHERE node = (SELECT node FROM nodes WHERE incarnation = $1 AND NOT live);
+    SELECT count(*) FROM nodes WHERE incarnation = $1 AND live;";
+
+/// $1 now, $2 how many.
+pub(super) const SWEEP: &str = "UPDATE executions SET owner = NULL, forced = 1, wake_at = $1
+    WHERE run IN (SELECT e.run FROM nodes n JOIN executions e INDEXED BY executions_owned ON e.owner = n.node AND e.owner IS NOT NULL
+                  WHERE NOT n.live AND (n.lingers IS NULL OR n.lingers + n.lease <= $1) LIMIT (SELECT $2));";
 
 /// $1 id, $2 now.
 pub(super) const RESUME: &str = "UPDATE executions
@@ -328,7 +349,7 @@ pub(super) const LIST: &str = concat!(
     ORDER BY e.run DESC LIMIT (SELECT $5);"
 );
 
-pub(super) const OWNED: &str = "SELECT run FROM executions
+pub(super) const OWNED: &str = "SELECT run, inbox_seq FROM executions
     WHERE owner = (SELECT node FROM nodes WHERE incarnation = $1) ORDER BY run;";
 
 pub(super) const NEXT_WAKE: &str = concat!(
@@ -401,6 +422,11 @@ pub(super) const ALL: &[(&str, &str)] = &[
     ("candidates", CANDIDATES),
     ("claim", CLAIM),
     ("register", REGISTER),
+    ("renew_alone", RENEW_ALONE),
+    ("drain", DRAIN),
+    ("nodes", NODES),
+    ("take_over", TAKE_OVER),
+    ("sweep", SWEEP),
     ("retire", RETIRE),
     ("retire_and_free", RETIRE_AND_FREE),
     ("reserve", RESERVE),

@@ -1,0 +1,121 @@
+//! How executions leave a node that goes, or that has more than its share: at the next moment at which nothing of theirs runs
+//! here, cleanly, so that whoever takes them up goes on at once and loses nothing.
+
+use std::time::Duration;
+
+use actix::{AsyncContext, Context, Handler, Message, WrapFuture, fut::ActorFutureExt};
+
+use super::{Executor, Held};
+use crate::{
+    actors::execution::{Depart, Evict},
+    kernel::id::RunKey,
+    store::{Yield, YieldReason},
+};
+
+/// So many ends are asked for at once.
+const MOST_SETTLED: usize = 1_000;
+
+/// What has just come does not go on at once: most of it ends by itself.
+const SETTLED_IN: Duration = Duration::from_secs(2);
+
+/// Stops new work, and says how much is left here; again and again until nothing is.
+///
+/// *from* the incarnation · *reply* how many executions are here, or on their way back · *delivery* ask · *if lost* the drain ends by its grace
+#[derive(Message)]
+#[rtype(result = "usize")]
+pub(crate) struct Drain;
+
+/// Gives so many executions away to nodes that have less.
+///
+/// *from* Undertaker · *reply* none · *delivery* nudge · *if lost* the next look
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Shed(pub(crate) u32);
+
+/// Ends: every execution leaves memory.
+///
+/// *from* the incarnation · *reply* when they have been told · *delivery* ask · *if lost* the arbiter is stopped
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Stop;
+
+impl Executor {
+    fn begin_drain(&mut self, ctx: &mut Context<Self>) {
+        self.draining = true;
+        self.engine.draining.set(true);
+        for held in self.held.values() {
+            if let Held::Live { address, .. } = held {
+                address.do_send(Depart);
+            }
+        }
+        // Those whose logs nobody has begun to read need not be read here.
+        for (run, ticket) in std::mem::take(&mut self.unread) {
+            let why = YieldReason::Released { wake_at: Some(self.engine.time.now()), forced: ticket.forced };
+            self.give_back(Yield { run, epoch: ticket.epoch, why }, ctx);
+        }
+    }
+
+    /// Learns of the ends of runs that somebody here waits for and that are not here.
+    pub(super) fn settle_elsewhere(&mut self, ctx: &mut Context<Self>) {
+        if self.settling || self.engine.counters.is_alone() {
+            return;
+        }
+        let waited = self.engine.waiters.waited_for();
+        let elsewhere: Vec<RunKey> = waited.into_iter().filter(|run| !self.held.contains_key(run)).collect();
+        self.settling = true;
+        self.settle(elsewhere, ctx);
+    }
+
+    /// Reads whether these runs have ended, and tells whoever waits for them.
+    pub(super) fn settle(&mut self, elsewhere: Vec<RunKey>, ctx: &mut Context<Self>) {
+        let door = self.door.clone();
+        let settle = async move {
+            for runs in elsewhere.chunks(MOST_SETTLED) {
+                if let Err(error) = door.settle_ended(runs).await {
+                    tracing::debug!(%error, "ends of runs elsewhere could not be read; it is tried again");
+                    return;
+                }
+            }
+        };
+        ctx.spawn(settle.into_actor(self).map(|(), this, _| this.settling = false));
+    }
+}
+
+impl Handler<Drain> for Executor {
+    type Result = usize;
+
+    fn handle(&mut self, _: Drain, ctx: &mut Context<Self>) -> usize {
+        if !self.draining {
+            self.begin_drain(ctx);
+        }
+        self.held.len() + self.yielding.len()
+    }
+}
+
+impl Handler<Shed> for Executor {
+    type Result = ();
+
+    fn handle(&mut self, Shed(most): Shed, _: &mut Context<Self>) {
+        let now = self.engine.config.clock.boot();
+        let settled_in = self.held.values().filter_map(|held| match held {
+            Held::Live { ticket, address } if now.saturating_sub(ticket.since) > SETTLED_IN => Some(address),
+            _ => None,
+        });
+        let told = settled_in.take(most as usize).map(|address| address.do_send(Depart)).count();
+        tracing::debug!(told, "executions are given away to nodes that have less");
+    }
+}
+
+impl Handler<Stop> for Executor {
+    type Result = ();
+
+    fn handle(&mut self, _: Stop, _: &mut Context<Self>) {
+        self.draining = true;
+        for held in self.held.values() {
+            if let Held::Live { address, .. } = held {
+                address.do_send(Evict);
+            }
+        }
+        self.held.clear();
+    }
+}

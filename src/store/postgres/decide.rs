@@ -1,0 +1,375 @@
+//! Decides about the items one after the other, in the order of the contract and with the rules of the reference store, and
+//! collects what the accepted ones write. Runs are changed in memory and written once, as they are in the end.
+
+use std::collections::BTreeMap;
+
+use super::{
+    look::{Known, Seen},
+    rows,
+    values::Values,
+};
+use crate::{
+    kernel::{
+        codec::Record,
+        id::{CommitNo, Incarnation, RunKey},
+        time::Timestamp,
+    },
+    store::{
+        Batch, FORMAT, Item, Message, NewRun, Outcome, Status, Summary, Then, Turn, Yield, YieldReason,
+        memory::{lines::Beside, refuse},
+    },
+};
+
+/// What the accepted items write.
+pub(super) struct Plan<'a> {
+    batch: &'a Batch,
+    inbox_limit: u64,
+    node: i32,
+    seen: Seen,
+    /// The rows of the log, in the order in which they are appended.
+    pub(super) events: Vec<(RunKey, CommitNo, &'a Record)>,
+    sent: Vec<(i64, i64, &'a Message, Vec<u8>)>,
+    consumed: Vec<(i64, i64)>,
+    ended: Vec<i64>,
+    settled: Vec<(i64, i64)>,
+    /// By run and position; the last one wins.
+    heartbeats: BTreeMap<(i64, i64), (i64, &'a [u8])>,
+}
+
+impl<'a> Plan<'a> {
+    pub(super) fn new(batch: &'a Batch, inbox_limit: u32, node: i32, seen: Seen) -> Plan<'a> {
+        Plan {
+            batch,
+            inbox_limit: u64::from(inbox_limit),
+            node,
+            seen,
+            events: Vec::new(),
+            sent: Vec::new(),
+            consumed: Vec::new(),
+            ended: Vec::new(),
+            settled: Vec::new(),
+            heartbeats: BTreeMap::new(),
+        }
+    }
+
+    fn ours(&self) -> Incarnation {
+        self.batch.incarnation
+    }
+
+    /// Decides about one item, unless it is about something that somebody else is at work on. Items are to be given kind by
+    /// kind.
+    pub(super) fn decide(&mut self, place: usize) -> Option<Outcome> {
+        let batch = self.batch;
+        let item = &batch.items[place];
+        if self.seen.is_foreign(item) {
+            return None;
+        }
+        let refused_or_done = |result: Result<(), Outcome>| result.map_or_else(|refused| refused, |()| Outcome::Done);
+        Some(match item {
+            Item::Turn(turn) => refused_or_done(match &turn.start {
+                Some(new) => self.start(turn, new),
+                None => self.turn(turn),
+            }),
+            Item::Enqueue(new, record) => refused_or_done(self.enqueue(new, record)),
+            Item::Yield(back) => refused_or_done(self.give_back(back)),
+            Item::Send(message) => self.send(message),
+            Item::Heartbeat { run, position, attempt, details } => match self.seen.runs.get(&run.0) {
+                Some(known) if known.summary.owner == Some(self.ours()) => {
+                    self.heartbeats.insert((run.0, i64::from(*position)), (i64::from(*attempt), &details[..]));
+                    Outcome::Done
+                }
+                _ => Outcome::NotOwned,
+            },
+            Item::Progressed(runs) => {
+                for run in runs {
+                    if let Some(known) = self.seen.runs.get_mut(&run.0) {
+                        known.changed |= known.beside.claims != 0;
+                        known.beside.claims = 0;
+                    }
+                }
+                Outcome::Done
+            }
+        })
+    }
+
+    fn turn(&mut self, turn: &'a Turn) -> Result<(), Outcome> {
+        let now = self.batch.now;
+        let known = self.seen.runs.get_mut(&turn.run.0).ok_or(Outcome::Conflict)?;
+        let row = &mut known.summary;
+        let follows = match (known.tail, turn.prev) {
+            (Some((last, digest)), Some(prev)) => last.checked_add(1) == Some(turn.commit_no) && digest == prev,
+            (None, None) => turn.commit_no == 0,
+            _ => false,
+        };
+        if row.status.is_end() || !follows {
+            return Err(Outcome::Conflict);
+        }
+        if turn.consumed.iter().any(|seq| !self.seen.present.contains(&(turn.run.0, *seq))) {
+            return Err(Outcome::MessageGone);
+        }
+        let mut consumed = turn.consumed.clone();
+        consumed.sort_unstable();
+        consumed.dedup();
+        match turn.then {
+            Then::Hold => {}
+            Then::Passivate { seen, .. } | Then::End { seen, .. } if seen != row.inbox_seq => return Err(Outcome::InboxMoved),
+            Then::Passivate { wake_at, .. } => row.wake_at = wake_at,
+            Then::End { status, .. } => {
+                row.status = status;
+                row.ended_at = Some(now);
+                row.wake_at = None;
+            }
+        }
+        known.tail = Some((turn.commit_no, turn.record.digest));
+        known.unread = known.unread.saturating_sub(consumed.len() as u64);
+        known.messages.retain(|_, seq| !consumed.contains(seq));
+        if turn.then != Then::Hold {
+            row.owner = None;
+            known.beside.claims = 0;
+            known.changed = true;
+        }
+        if let Then::End { .. } = turn.then {
+            known.unread = 0;
+            known.messages.clear();
+            self.ended.push(turn.run.0);
+        } else {
+            self.consumed.extend(consumed.iter().map(|seq| (turn.run.0, rows::number(*seq))));
+            self.settled.extend(turn.settled.iter().map(|position| (turn.run.0, i64::from(*position))));
+        }
+        self.events.push((turn.run, turn.commit_no, &turn.record));
+        Ok(())
+    }
+
+    fn start(&mut self, turn: &'a Turn, new: &NewRun) -> Result<(), Outcome> {
+        self.may_begin(new)?;
+        if !turn.consumed.is_empty() {
+            return Err(Outcome::MessageGone);
+        }
+        let mut row = begun(new, Some(self.ours()), 1, None);
+        match turn.then {
+            Then::Hold => {}
+            Then::Passivate { seen, .. } | Then::End { seen, .. } if seen != 0 => return Err(Outcome::InboxMoved),
+            Then::Passivate { wake_at, .. } => {
+                row.owner = None;
+                row.wake_at = wake_at;
+            }
+            Then::End { status, .. } => {
+                row.owner = None;
+                row.status = status;
+                row.ended_at = Some(self.batch.now);
+            }
+        }
+        self.begin(row, &turn.record);
+        Ok(())
+    }
+
+    fn enqueue(&mut self, new: &NewRun, record: &'a Record) -> Result<(), Outcome> {
+        self.may_begin(new)?;
+        // Without a time of its own it is due at once: nobody else would ever wake it.
+        self.begin(begun(new, None, 0, new.wake_at.or(Some(self.batch.now))), record);
+        Ok(())
+    }
+
+    fn may_begin(&self, new: &NewRun) -> Result<(), Outcome> {
+        if self.seen.runs.contains_key(&new.run.0) {
+            return Err(Outcome::Conflict);
+        }
+        let current = self.seen.current.get(&new.id.id).and_then(|run| self.seen.runs.get(run));
+        match current.map(|known| &known.summary) {
+            None if new.id.run_no == 1 => Ok(()),
+            None => Err(Outcome::Unknown),
+            Some(current)
+                if current.id.run_no.checked_add(1) == Some(new.id.run_no)
+                    && current.status.is_end()
+                    && new.after.contains(&current.status) =>
+            {
+                Ok(())
+            }
+            Some(current) => Err(Outcome::IdInUse(Box::new(current.clone()))),
+        }
+    }
+
+    fn begin(&mut self, row: Summary, record: &'a Record) {
+        self.events.push((row.run, 0, record));
+        self.seen.current.insert(row.id.id.clone(), row.run.0);
+        let beside = Beside { claims: 0, forced: false, format: FORMAT };
+        let tail = Some((0, record.digest));
+        self.seen.runs.insert(row.run.0, Known { tail, is_new: true, ..Known::new(row, beside) });
+    }
+
+    fn give_back(&mut self, back: &Yield) -> Result<(), Outcome> {
+        let (ours, now) = (self.ours(), self.batch.now);
+        let known = self.seen.runs.get_mut(&back.run.0).ok_or(Outcome::NotOwned)?;
+        let row = &mut known.summary;
+        if row.owner != Some(ours) || row.epoch != back.epoch {
+            return Err(Outcome::NotOwned);
+        }
+        row.owner = None;
+        known.changed = true;
+        known.beside.forced = true;
+        match back.why {
+            YieldReason::Blocked { build, .. } => {
+                row.blocked_build = Some(build);
+                row.wake_at = Some(now);
+            }
+            YieldReason::Quarantined { .. } => {
+                row.status = Status::Quarantined;
+                row.wake_at = None;
+            }
+            YieldReason::Released { wake_at, forced } => {
+                known.beside.forced = forced;
+                // Nobody is left who would see what is unread, and only a message would wake it: so it is due.
+                row.wake_at = if known.unread == 0 { wake_at } else { Some(now) };
+            }
+        }
+        row.reason = refuse::report(&back.why).or_else(|| row.reason.take());
+        Ok(())
+    }
+
+    fn send(&mut self, message: &'a Message) -> Outcome {
+        let now = self.batch.now;
+        let current = self.seen.current.get(&message.to);
+        let Some(known) = current.and_then(|run| self.seen.runs.get_mut(run)) else { return Outcome::Unknown };
+        let row = &mut known.summary;
+        if row.status.is_end() {
+            return Outcome::Ended(Box::new(row.clone()));
+        }
+        if known.messages.contains_key(&message.message) {
+            return Outcome::AlreadySent;
+        }
+        if known.unread >= self.inbox_limit {
+            return Outcome::InboxFull;
+        }
+        let body = match rmp_serde::to_vec(&message.body) {
+            Ok(body) => body,
+            Err(error) => return Outcome::Refused(format!("the message cannot be encoded: {error}")),
+        };
+        row.inbox_seq += 1;
+        known.unread += 1;
+        known.changed = true;
+        known.messages.insert(message.message.clone(), row.inbox_seq);
+        // A blocked run is woken as well: for the build that cannot run it nothing changes, and another build may have
+        // run it since and put it to sleep.
+        if row.owner.is_none() && row.status == Status::Active {
+            row.wake_at = Some(row.wake_at.map_or(now, |at| at.min(now)));
+        }
+        self.sent.push((row.run.0, rows::number(row.inbox_seq), message, body));
+        Outcome::Sent { seq: row.inbox_seq, run: row.run, owner: row.owner }
+    }
+
+    /// Returns the values of `DELETE` and how many messages it must delete, if anything goes.
+    pub(super) fn deletions(&self) -> Option<(Values, i64)> {
+        let Plan { consumed, ended, settled, .. } = self;
+        if consumed.is_empty() && ended.is_empty() && settled.is_empty() {
+            return None;
+        }
+        let (runs, numbers): (Vec<_>, Vec<_>) = consumed.iter().copied().unzip();
+        let (of, positions): (Vec<_>, Vec<_>) = settled.iter().copied().unzip();
+        let values = Values::default().with(runs).with(numbers).with(&ended[..]).with(of).with(positions);
+        Some((values, count(consumed.len())))
+    }
+
+    /// Returns the values of `WRITE` and how many rows it must write of each kind, if there are any. $19, $43 and $44 are
+    /// the caller's.
+    pub(super) fn writes(&self, renew: bool) -> Option<(Values, [i64; 5])> {
+        let mut all: Vec<&Known> = self.seen.runs.values().filter(|known| known.is_new || known.changed).collect();
+        all.sort_unstable_by_key(|known| known.summary.run);
+        let (new, changed): (Vec<&Known>, Vec<&Known>) = all.into_iter().partition(|known| known.is_new);
+        let counts = [new.len(), changed.len(), self.events.len(), self.sent.len(), self.heartbeats.len()];
+        if counts == [0; 5] && !renew {
+            return None;
+        }
+        let values = self.changes(self.beginnings(&new), &changed);
+        let values = values
+            .with(self.events.iter().map(|(run, _, _)| run.0).collect::<Vec<_>>())
+            .with(self.events.iter().map(|(_, no, _)| i64::from(*no)).collect::<Vec<_>>())
+            .with(self.events.iter().map(|(_, _, record)| &record.digest.0[..]).collect::<Vec<_>>())
+            .with(self.events.iter().map(|(_, _, record)| &record.body[..]).collect::<Vec<_>>())
+            .with(self.sent.iter().map(|(run, _, _, _)| *run).collect::<Vec<_>>())
+            .with(self.sent.iter().map(|(_, seq, _, _)| *seq).collect::<Vec<_>>())
+            .with(self.sent.iter().map(|(_, _, message, _)| message.message.as_str()).collect::<Vec<_>>())
+            .with(self.sent.iter().map(|(_, _, message, _)| message.sent_at.0).collect::<Vec<_>>())
+            .with(self.sent.iter().map(|(_, _, _, body)| &body[..]).collect::<Vec<_>>())
+            .with(self.heartbeats.keys().map(|(run, _)| *run).collect::<Vec<_>>())
+            .with(self.heartbeats.keys().map(|(_, position)| *position).collect::<Vec<_>>())
+            .with(self.heartbeats.values().map(|(attempt, _)| *attempt).collect::<Vec<_>>())
+            .with(self.heartbeats.values().map(|(_, details)| *details).collect::<Vec<_>>())
+            .with(self.node)
+            .with(renew)
+            .with(new.iter().map(|known| known.beside.forced).collect::<Vec<_>>())
+            .with(new.iter().map(|known| known.summary.blocked_build.map(|build| build.0)).collect::<Vec<_>>())
+            .with(new.iter().map(|known| known.summary.reason.as_deref()).collect::<Vec<_>>());
+        Some((values, counts.map(count)))
+    }
+
+    fn beginnings(&self, new: &[&Known]) -> Values {
+        let rows = || new.iter().map(|known| &known.summary);
+        Values::default()
+            .with(rows().map(|row| row.run.0).collect::<Vec<_>>())
+            .with(rows().map(|row| row.id.id.as_str()).collect::<Vec<_>>())
+            .with(rows().map(|row| i64::from(row.id.run_no)).collect::<Vec<_>>())
+            .with(rows().map(|row| row.workflow.as_str()).collect::<Vec<_>>())
+            .with(rows().map(|row| i64::from(row.version)).collect::<Vec<_>>())
+            .with(rows().map(|row| row.priority).collect::<Vec<_>>())
+            .with(rows().map(|row| row.queue.as_str()).collect::<Vec<_>>())
+            .with(rows().map(|row| rows::array(&row.tags)).collect::<Vec<_>>())
+            .with(rows().map(|row| rows::array(&row.needs)).collect::<Vec<_>>())
+            .with(rows().map(|row| row.created_at.0).collect::<Vec<_>>())
+            .with(rows().map(|row| row.deadline.map(|at| at.0)).collect::<Vec<_>>())
+            .with(rows().map(|row| &row.input_digest.0[..]).collect::<Vec<_>>())
+            .with(rows().map(|row| rows::code(row.status)).collect::<Vec<_>>())
+            .with(self.owners(new))
+            .with(rows().map(|row| rows::number(row.epoch)).collect::<Vec<_>>())
+            .with(rows().map(|row| row.wake_at.map(|at| at.0)).collect::<Vec<_>>())
+            .with(rows().map(|row| row.ended_at.map(|at| at.0)).collect::<Vec<_>>())
+            .with(rows().map(|row| rows::number(row.inbox_seq)).collect::<Vec<_>>())
+            .with(i32::try_from(FORMAT).unwrap_or(i32::MAX))
+    }
+
+    fn changes(&self, values: Values, changed: &[&Known]) -> Values {
+        let rows = || changed.iter().map(|known| &known.summary);
+        values
+            .with(rows().map(|row| row.run.0).collect::<Vec<_>>())
+            .with(rows().map(|row| rows::code(row.status)).collect::<Vec<_>>())
+            .with(rows().map(|row| row.owner.is_none()).collect::<Vec<_>>())
+            .with(rows().map(|row| row.wake_at.map(|at| at.0)).collect::<Vec<_>>())
+            .with(rows().map(|row| row.ended_at.map(|at| at.0)).collect::<Vec<_>>())
+            .with(changed.iter().map(|known| i32::try_from(known.beside.claims).unwrap_or(i32::MAX)).collect::<Vec<_>>())
+            .with(changed.iter().map(|known| known.beside.forced).collect::<Vec<_>>())
+            .with(rows().map(|row| row.blocked_build.map(|build| build.0)).collect::<Vec<_>>())
+            .with(rows().map(|row| row.reason.as_deref()).collect::<Vec<_>>())
+            .with(rows().map(|row| rows::number(row.inbox_seq)).collect::<Vec<_>>())
+    }
+
+    fn owners(&self, all: &[&Known]) -> Vec<Option<i32>> {
+        all.iter().map(|known| known.summary.owner.map(|_| self.node)).collect()
+    }
+}
+
+fn count(length: usize) -> i64 {
+    i64::try_from(length).unwrap_or(i64::MAX)
+}
+
+fn begun(new: &NewRun, owner: Option<Incarnation>, epoch: u64, wake_at: Option<Timestamp>) -> Summary {
+    Summary {
+        run: new.run,
+        id: new.id.clone(),
+        workflow: new.workflow.clone(),
+        version: new.version,
+        status: Status::Active,
+        owner,
+        epoch,
+        wake_at,
+        priority: new.priority,
+        queue: new.queue.clone(),
+        tags: new.tags.clone(),
+        needs: new.needs.clone(),
+        created_at: new.created_at,
+        ended_at: None,
+        deadline: new.deadline,
+        input_digest: new.input_digest,
+        inbox_seq: 0,
+        blocked_build: None,
+        reason: None,
+    }
+}

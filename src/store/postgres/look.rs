@@ -1,0 +1,151 @@
+//! What the general path reads before it decides: the runs that its items are about, locked, as they are *behind* the lock.
+
+use std::collections::{HashMap, HashSet};
+
+use sqlx::Row;
+
+use super::{rows, session::Session, sql, trouble::Trouble, values::Values};
+use crate::{
+    kernel::id::{CommitNo, Digest},
+    store::{Batch, Item, Summary, memory::lines::Beside},
+};
+
+/// What was read. `decide` goes on to change it as items are accepted, so that later items see what earlier ones did.
+#[derive(Default)]
+pub(super) struct Seen {
+    pub(super) runs: HashMap<i64, Known>,
+    /// The current runs of ids.
+    pub(super) current: HashMap<String, i64>,
+    /// Runs that somebody else has locked, or that came up since we locked.
+    foreign: HashSet<i64>,
+    /// Messages, by run and number, of those that are about to be consumed.
+    pub(super) present: HashSet<(i64, u64)>,
+}
+
+/// A run's row and inbox, as far as decisions need them.
+pub(super) struct Known {
+    pub(super) summary: Summary,
+    pub(super) beside: Beside,
+    pub(super) unread: u64,
+    /// The numbers of those messages that somebody is about to send again.
+    pub(super) messages: HashMap<String, u64>,
+    pub(super) tail: Option<(CommitNo, Digest)>,
+    /// Begun by this very transaction.
+    pub(super) is_new: bool,
+    /// Differs from the row.
+    pub(super) changed: bool,
+}
+
+/// What one item is about: keys of runs, and ids that stand for their current run.
+pub(super) fn about(item: &Item) -> (Vec<i64>, Option<&str>) {
+    match item {
+        Item::Turn(turn) => (vec![turn.run.0], turn.start.as_ref().map(|new| new.id.id.as_str())),
+        Item::Enqueue(new, _) => (vec![new.run.0], Some(&new.id.id)),
+        Item::Send(message) => (Vec::new(), Some(&message.to)),
+        Item::Yield(back) => (vec![back.run.0], None),
+        Item::Heartbeat { run, .. } => (vec![run.0], None),
+        Item::Progressed(runs) => (runs.iter().map(|run| run.0).collect(), None),
+    }
+}
+
+impl Seen {
+    /// Locks and reads whatever these items are about, without waiting for anybody.
+    pub(super) async fn behind_locks(session: &mut Session, batch: &Batch, items: &[usize]) -> Result<Seen, Trouble> {
+        let (mut runs, mut ids) = (Vec::new(), Vec::new());
+        for &place in items {
+            let (keys, id) = about(&batch.items[place]);
+            runs.extend(keys);
+            ids.extend(id);
+        }
+        runs.sort_unstable();
+        runs.dedup();
+        ids.sort_unstable();
+        ids.dedup();
+        let values = || Values::default().with(&runs[..]).with(&ids[..]);
+        let locked = session.rows(sql::LOCK, values()).await?;
+        let found = session.rows(sql::LOOK, values()).await?;
+        let mut seen = Seen::default();
+        let mut read = || -> Result<(), sqlx::Error> {
+            let locked = locked.iter().map(|row| row.try_get(0)).collect::<Result<HashSet<i64>, _>>()?;
+            for row in &found {
+                let (summary, beside) = rows::summary(row)?;
+                let run = summary.run.0;
+                if row.try_get(rows::COLUMNS)? {
+                    seen.current.insert(summary.id.id.clone(), run);
+                }
+                if !locked.contains(&run) {
+                    seen.foreign.insert(run);
+                }
+                let tail = match row.try_get::<Option<&[u8]>, _>(rows::COLUMNS + 3)? {
+                    Some(digest) => Some((rows::small(row, rows::COLUMNS + 2)?, rows::digest(digest)?)),
+                    None => None,
+                };
+                let unread = rows::large(row, rows::COLUMNS + 1)?;
+                seen.runs.insert(run, Known { unread, tail, ..Known::new(summary, beside) });
+            }
+            Ok(())
+        };
+        read().map_err(|error| session.home.sort(&error))?;
+        seen.read_inboxes(session, batch, items).await?;
+        Ok(seen)
+    }
+
+    async fn read_inboxes(&mut self, session: &mut Session, batch: &Batch, items: &[usize]) -> Result<(), Trouble> {
+        let (mut to, mut messages, mut from, mut numbers) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for &place in items {
+            match &batch.items[place] {
+                Item::Send(message) => {
+                    if let Some(run) = self.current.get(&message.to) {
+                        to.push(*run);
+                        messages.push(message.message.as_str());
+                    }
+                }
+                Item::Turn(turn) => {
+                    for seq in &turn.consumed {
+                        from.push(turn.run.0);
+                        numbers.push(rows::number(*seq));
+                    }
+                }
+                _ => {}
+            }
+        }
+        if to.is_empty() && from.is_empty() {
+            return Ok(());
+        }
+        let values = Values::default().with(to).with(messages).with(from).with(numbers);
+        let found = session.rows(sql::LOOK_INBOX, values).await?;
+        let mut read = || -> Result<(), sqlx::Error> {
+            for row in &found {
+                let (run, seq) = (row.try_get(0)?, rows::large(row, 1)?);
+                match row.try_get::<Option<String>, _>(2)? {
+                    Some(message) => {
+                        if let Some(known) = self.runs.get_mut(&run) {
+                            known.messages.insert(message, seq);
+                        }
+                    }
+                    None => {
+                        self.present.insert((run, seq));
+                    }
+                }
+            }
+            Ok(())
+        };
+        read().map_err(|error| session.home.sort(&error))
+    }
+
+    /// Tells whether an item is about something that somebody else is at work on.
+    pub(super) fn is_foreign(&self, item: &Item) -> bool {
+        if self.foreign.is_empty() {
+            return false;
+        }
+        let (runs, id) = about(item);
+        let current = id.and_then(|id| self.current.get(id));
+        runs.iter().chain(current).any(|run| self.foreign.contains(run))
+    }
+}
+
+impl Known {
+    pub(super) fn new(summary: Summary, beside: Beside) -> Known {
+        Known { summary, beside, unread: 0, messages: HashMap::new(), tail: None, is_new: false, changed: false }
+    }
+}
