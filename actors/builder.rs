@@ -21,7 +21,7 @@ use crate::{
     hints::OpenHints,
     kernel::{id::BuildId, limits::Limits},
     registry::Workflows,
-    store::{Durability, Store, StoreError, memory::MemoryStore},
+    store::{Durability, Queue, Store, StoreError, memory::MemoryStore},
     workflow::Workflow,
 };
 
@@ -92,6 +92,26 @@ impl Builder {
     /// closure is cloned for each activity thread, so what it captures must be cheap to clone and `Send`.
     pub fn activity<A: Activity, Kind: 'static>(mut self, handler: impl ActivityHandler<A, Kind> + Clone + Send) -> Builder {
         self.activities.push((A::NAME, erase::<A, Kind, _>(handler)));
+        self
+    }
+
+    /// Declares a shared queue and its rules, which hold for the whole cluster. They are written when the runtime starts: the node that
+    /// starts last has the last word, so all nodes should say the same. Calls of a declared queue go through the store.
+    pub fn queue(mut self, queue: Queue) -> Builder {
+        self.config.queues.push(queue);
+        self
+    }
+
+    /// Serves only these queues: executions and activities of others are left to other nodes. The empty name is the default
+    /// queue. Without this a node serves all.
+    pub fn serve<Name: Into<String>>(mut self, queues: impl IntoIterator<Item = Name>) -> Builder {
+        self.config.serves.get_or_insert_default().extend(queues.into_iter().map(Into::into));
+        self
+    }
+
+    /// Gives this node a tag, which executions (`Dispatch::needs`) and calls in shared queues (`Pending::needs`) may need.
+    pub fn tag(mut self, tag: impl Into<String>) -> Builder {
+        self.config.tags.push(tag.into());
         self
     }
 

@@ -21,7 +21,8 @@ use super::{
     loading,
     messages::{Description, IfInUse},
     monitor::Exit,
-    persistence::{self, Persistence, Read, Submit, Whom},
+    persistence::{self, Affair, Persistence, Read, Submit, Whom},
+    queues::Queues,
     scheduler::{Nudge, Scheduler},
     stats::Counters,
     waiters::{End, Waiters},
@@ -38,7 +39,7 @@ use crate::{
         payload::Payload,
     },
     registry::Workflows,
-    store::{Filter, Item, Message, NewRun, Outcome, Reader, Status, StoreError, Summary},
+    store::{Filter, Item, Message, NewRun, Outcome, QueueState, Reader, Status, StoreError, Summary, TaskRow},
 };
 
 /// How long a call waits for a runtime that restarts itself.
@@ -74,6 +75,7 @@ pub(crate) struct Door {
     pub(crate) time: Arc<StoreTime>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) lingering: Arc<Lingering>,
+    pub(crate) queues: Queues,
     pub(crate) standing: watch::Sender<Standing>,
     /// Other nodes may have workflows that this one has not.
     pub(crate) shared: AtomicBool,
@@ -112,6 +114,7 @@ pub(crate) struct Found {
 impl Door {
     pub(crate) fn new(config: Arc<Config>, workflows: Arc<Workflows>) -> Arc<Door> {
         let time = Arc::new(StoreTime::new(config.clock.clone()));
+        let queues = Queues::new(&config);
         Arc::new(Door {
             config,
             workflows,
@@ -119,6 +122,7 @@ impl Door {
             time,
             counters: Arc::default(),
             lingering: Arc::default(),
+            queues,
             standing: watch::Sender::new(Standing::Starting),
             shared: AtomicBool::new(false),
             unanswered: AtomicUsize::new(0),
@@ -420,6 +424,26 @@ impl Door {
         .await
     }
 
+    pub(crate) async fn queues(&self) -> Result<Vec<QueueState>, Error> {
+        self.read(|reader| async move { reader.queues().await }).await
+    }
+
+    /// Pauses a queue, or resumes it.
+    pub(crate) async fn pause_queue(&self, name: String, paused: bool) -> Result<(), Error> {
+        if name.len() > 255 || name.contains('\0') {
+            return Err(Error::Config(format!("{name:?} is no name of a queue: it has a NUL, or more than 255 bytes")));
+        }
+        loop {
+            let links = self.links().await?;
+            let name = name.clone();
+            let affair = Affair::new(move |store| Box::pin(async move { store.pause_queue(&name, paused).await }));
+            match links.persistence.send(affair).await {
+                Ok(Err(StoreError::Closed)) | Err(_) => self.breathe().await,
+                Ok(answer) => return Ok(answer?),
+            }
+        }
+    }
+
     pub(crate) async fn describe(&self, id: String) -> Result<Option<Description>, Error> {
         let loaded = self
             .read(move |reader| {
@@ -441,15 +465,23 @@ impl Door {
             Ok(None) => (Vec::new(), None),
             Err(unreadable) => (vec![unreadable.to_string()], None),
         };
+        for task in &loaded.tasks {
+            let TaskRow { key, queue, worker, dropped } = task;
+            waits_for.push(match (worker, dropped) {
+                (None, _) => format!("#{} waits in queue {queue:?} for a node that serves it and has room", key.position),
+                (Some(worker), false) => format!("#{} runs on node {worker}, from queue {queue:?}", key.position),
+                (Some(worker), true) => format!("#{} is told to stop on node {worker}", key.position),
+            });
+        }
         if !loaded.inbox.unread.is_empty() && !summary.status.is_end() {
             waits_for.push(format!("{} unread messages", loaded.inbox.unread.len()));
         }
-        let moved_by = self.moved_by(&summary);
+        let moved_by = self.moved_by(&summary, &loaded.tasks);
         Ok(Some(Description { summary, waits_for, moved_by, commits, outcome }))
     }
 
     /// Who will move a run on: exactly one answer for each that has not ended.
-    fn moved_by(&self, summary: &Summary) -> String {
+    fn moved_by(&self, summary: &Summary, tasks: &[TaskRow]) -> String {
         let known = self.workflows.get(&summary.workflow, summary.version).is_some();
         match (summary.status, summary.owner, summary.blocked_build, summary.wake_at) {
             (status, ..) if status.is_end() => "nobody: it has ended".to_owned(),
@@ -466,6 +498,7 @@ impl Door {
                 format!("another build than this one ({build}): {}", summary.reason.as_deref().unwrap_or("no reason was kept"))
             }
             (_, None, _, Some(due)) => format!("the first free node, at {due}"),
+            (_, None, _, None) if !tasks.is_empty() => "whoever runs what it has in queues".to_owned(),
             (_, None, _, None) => "a message: nothing else is due".to_owned(),
         }
     }

@@ -5,6 +5,7 @@
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
+    collections::BTreeSet,
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
     sync::Arc,
@@ -15,6 +16,7 @@ use actix::Addr;
 use super::{
     deadline::Deadline,
     executor::{Executor, FlushPanicked, Left},
+    foreman::{Foreman, Look},
     lingering::Lingering,
     notifier::{Notifier, Tell},
     persistence::{Persistence, Submit, Whom},
@@ -54,6 +56,10 @@ pub(crate) struct Engine {
     /// The Executor on this arbiter, for the ends of executions.
     pub(crate) executor: Addr<Executor>,
     pub(crate) counters: Arc<Counters>,
+    /// Tells whether calls of a queue go through the store.
+    pub(crate) is_shared: Box<dyn Fn(&str) -> bool>,
+    /// Who runs what is in shared queues, once it is there.
+    pub(crate) foreman: OnceCell<Addr<Foreman>>,
     /// Where hints for other nodes go, once it is there.
     pub(crate) notifier: OnceCell<Addr<Notifier>>,
     /// The node is about to leave: nothing new is begun, what is quiet goes.
@@ -69,6 +75,8 @@ struct Outbox {
     starts: Vec<Start>,
     left: Vec<Left>,
     hints: Vec<Hint>,
+    /// Queues into which something was put.
+    queues: BTreeSet<String>,
 }
 
 impl Engine {
@@ -87,6 +95,7 @@ impl Engine {
         scheduler: Addr<Scheduler>,
         executor: Addr<Executor>,
         counters: Arc<Counters>,
+        is_shared: Box<dyn Fn(&str) -> bool>,
     ) -> Rc<Engine> {
         Rc::new(Engine {
             config,
@@ -102,6 +111,8 @@ impl Engine {
             scheduler,
             executor,
             counters,
+            is_shared,
+            foreman: OnceCell::new(),
             notifier: OnceCell::new(),
             draining: Cell::new(false),
             outbox: RefCell::default(),
@@ -109,13 +120,13 @@ impl Engine {
         })
     }
 
-    pub(crate) fn writer(&self, epoch: u64) -> Writer {
-        Writer { incarnation: self.incarnation, epoch, build: self.config.build }
+    pub(crate) fn writer(&self, epoch: u64) -> Writer<'_> {
+        Writer { incarnation: self.incarnation, epoch, build: self.config.build, is_shared: &*self.is_shared }
     }
 
     /// Returns the report of a turn that needs an activity which is not here: found at the first run, not at a retry.
     pub(crate) fn lacks(&self, run: &Run, decision: &Decision) -> Option<Blocked> {
-        decision.activities().find(|name| !self.activities.contains(*name)).map(|name| run.unregistered(name))
+        decision.activities(&*self.is_shared).find(|name| !self.activities.contains(*name)).map(|name| run.unregistered(name))
     }
 
     /// Hands an item to Persistence with the next flush.
@@ -163,6 +174,12 @@ impl Engine {
         }
     }
 
+    /// Says, with the next flush, that something was put into a queue.
+    pub(crate) fn queued(self: &Rc<Self>, queue: &str) {
+        self.outbox.borrow_mut().queues.insert(queue.to_owned());
+        self.flush_soon();
+    }
+
     fn flush_soon(self: &Rc<Self>) {
         if !self.flushing.replace(true) {
             let engine = self.clone();
@@ -181,7 +198,7 @@ impl Engine {
     fn flush(&self) {
         failpoint!("executor.before_flush");
         self.flushing.set(false);
-        let Outbox { items, timers, starts, left, hints } = std::mem::take(&mut *self.outbox.borrow_mut());
+        let Outbox { items, timers, starts, left, mut hints, queues } = std::mem::take(&mut *self.outbox.borrow_mut());
         if !items.is_empty() {
             self.persistence.do_send(Submit(items));
         }
@@ -190,6 +207,14 @@ impl Engine {
         }
         if !timers.is_empty() {
             self.scheduler.do_send(Arm(timers));
+        }
+        if !queues.is_empty() {
+            if let Some(foreman) = self.foreman.get() {
+                foreman.do_send(Look);
+            }
+            if !self.counters.is_alone() {
+                hints.extend(queues.into_iter().map(|queue| Hint::Tasks { queue }));
+            }
         }
         if let Some(notifier) = self.notifier.get().filter(|_| !hints.is_empty()) {
             notifier.do_send(Tell(hints));

@@ -34,7 +34,7 @@ use crate::{
     kernel::{
         Blocked,
         codec::{self, Record},
-        event::{Event, Fact, Outcome as End},
+        event::{Event, Fact, MessageBody, Outcome as End},
         id::{Attempt, Epoch, Position, RunId, RunKey},
         instance::panic_text,
         invariant::uphold,
@@ -42,7 +42,7 @@ use crate::{
         state::Rest,
         time::Timestamp,
     },
-    store::{Inbox, Item, NewRun, Outcome, Status, Then, Turn, Unread, Yield, YieldReason},
+    store::{Inbox, Item, NewRun, NewTask, Outcome, Status, Then, Turn, Unread, Yield, YieldReason},
 };
 
 /// How long a commit that somebody else stands in the way of waits before it is tried again.
@@ -105,6 +105,10 @@ pub(crate) struct Execution {
     travelled: bool,
     /// It goes to another node as soon as nothing of it runs here.
     departing: bool,
+    /// A timer will look whether what it has in queues lasts.
+    resting: bool,
+    /// The boot time of its last turn.
+    turned_at: Duration,
     /// Over for this memory: nothing more may leave.
     sealed: bool,
 }
@@ -115,6 +119,8 @@ struct Recording {
     then: Then,
     /// It was refused because the inbox has moved, and is submitted again once the inbox was read.
     moved: bool,
+    /// Attempts that go into shared queues with it.
+    tasks: Vec<NewTask>,
 }
 
 impl Execution {
@@ -157,6 +163,8 @@ impl Execution {
             stale: Vec::new(),
             travelled: false,
             departing: false,
+            resting: false,
+            turned_at: Duration::ZERO,
             sealed: false,
         }
     }
@@ -195,6 +203,11 @@ impl Execution {
             return;
         }
         for arrival in arrivals {
+            if let Arrival::Message { body: MessageBody::Task { position, attempt, details: Some(details), .. }, .. } = &arrival {
+                // For the next attempt, if there is one.
+                self.details.retain(|(at, ..)| at != position);
+                self.details.push((*position, *attempt, details.clone()));
+            }
             if let Arrival::Ended { position, attempt, .. } = &arrival
                 && self.run.state().call(*position).is_none_or(|call| call.attempt != *attempt)
             {
@@ -268,12 +281,18 @@ impl Execution {
             Err(reason) => return self.give_back(YieldReason::Quarantined { reason: format!("{}: {reason}", self.id) }, ctx),
         };
         let then = self.then(&decision);
-        self.submit(Recording { decision, record, then, moved: false });
+        let tasks = self.tasks_of(&decision.effects);
+        self.turned_at = self.engine.config.clock.boot();
+        self.submit(Recording { decision, record, then, moved: false, tasks });
     }
 
     fn submit(&mut self, recording: Recording) {
         uphold!(OneInFlight, self.recording.is_none(), "{}: a second commit would be under way", self.id);
-        let Recording { decision, record, then, .. } = &recording;
+        let Recording { decision, record, then, tasks, .. } = &recording;
+        let withdrawn = decision.effects.iter().filter_map(|effect| match effect {
+            Effect::Withdraw { position } => Some(*position),
+            _ => None,
+        });
         let turn = Turn {
             run: self.key,
             start: self.start.clone(),
@@ -283,6 +302,8 @@ impl Execution {
             then: then.clone(),
             consumed: decision.consumed.clone(),
             settled: self.settled_heartbeats(decision),
+            tasks: tasks.clone(),
+            withdrawn: withdrawn.collect(),
         };
         let whom = Whom::Execution { run: self.key, generation: self.generation };
         self.engine.record(Item::Turn(Box::new(turn)), whom);
@@ -325,7 +346,11 @@ impl Execution {
         });
         // Nor while something is yet to be told to stop.
         let aborts = decision.effects.iter().any(|effect| matches!(effect, Effect::Abort { .. }));
-        long && !aborts && !self.run.runs_steps() && attempts.count_of(self.key) <= recorded.count()
+        // What is in a queue is mostly back soon, and waiting for it in memory costs less than a claim and a replay.
+        long && !aborts
+            && self.run.queued().is_empty()
+            && !self.run.runs_steps()
+            && attempts.count_of(self.key) <= recorded.count()
     }
 
     fn idle(&mut self, ctx: &mut Context<Self>) {
@@ -344,12 +369,28 @@ impl Execution {
     /// A run that was kept for the sake of an act that nobody waits for goes to sleep once that has ended.
     fn go_to_sleep(&mut self, ctx: &mut Context<Self>) {
         let now = self.now();
-        let Rest::Waits { next } = self.run.state().rest(now) else { return };
+        let Rest::Waits { next } = self.run.rest(now) else { return };
+        if !self.run.queued().is_empty() && !self.has_rested(ctx) {
+            return;
+        }
         let long = next.is_none_or(|next| next.since(now) > self.engine.config.passivate_after);
         let busy = self.run.runs_steps() || !self.stopping.is_empty() || !self.held_back.is_empty();
         if long && !busy && self.engine.pool.attempts().count_of(self.key) == 0 {
             self.give_back(YieldReason::Released { wake_at: next, forced: false }, ctx);
         }
+    }
+
+    /// Tells whether it has waited for its queues for long enough to leave memory; if not, it is looked again by then.
+    fn has_rested(&mut self, ctx: &mut Context<Self>) -> bool {
+        let wait = self.engine.config.passivate_after;
+        let rested = self.engine.config.clock.boot().saturating_sub(self.turned_at);
+        if rested < wait && !std::mem::replace(&mut self.resting, true) {
+            ctx.run_later(wait - rested, |this, ctx| {
+                this.resting = false;
+                this.idle(ctx);
+            });
+        }
+        rested >= wait
     }
 
     // ---- acknowledged ------------------------------------------------------------------------------------------
@@ -376,7 +417,8 @@ impl Execution {
     }
 
     fn on_recorded(&mut self, recording: Recording, ctx: &mut Context<Self>) {
-        let Recording { decision, record, then, .. } = recording;
+        let Recording { decision, record, then, tasks, .. } = recording;
+        tasks.iter().for_each(|task| self.engine.queued(&task.queue));
         self.run.recorded(&decision.commit, record.digest);
         self.start = None;
         self.details.retain(|(at, ..)| *at != MARK);
@@ -419,9 +461,9 @@ impl Execution {
     }
 
     /// Behind a replay everything that is open asks once; aborts of the turn itself come first.
-    fn reopened_effects(&self, decision: &Decision) -> Vec<Effect> {
+    fn reopened_effects(&mut self, decision: &Decision) -> Vec<Effect> {
         let aborts = decision.effects.iter().filter(|effect| matches!(effect, Effect::Abort { .. })).cloned();
-        aborts.chain(self.run.open_effects()).collect()
+        aborts.collect::<Vec<_>>().into_iter().chain(self.open_effects()).collect()
     }
 
     fn ended(&mut self, ctx: &mut Context<Self>) {
@@ -518,7 +560,7 @@ impl Execution {
             return;
         }
         let now = self.now();
-        let wake_at = match self.run.state().rest(now) {
+        let wake_at = match self.run.rest(now) {
             Rest::Waits { next } => next,
             Rest::Busy | Rest::Ended => Some(now),
         };

@@ -38,7 +38,7 @@ mod messages;
 
 pub(crate) use leaving::{Drain, Shed, Stop};
 pub(crate) use messages::{
-    AttemptsEnded, ExecutionsLeft, FlushPanicked, Hinted, Left, LeftHow, LinkNotifier, ReadInbox, Reconcile, Start, TimersDue,
+    AttemptsEnded, ExecutionsLeft, FlushPanicked, Hinted, Left, LeftHow, LinkOthers, ReadInbox, Reconcile, Start, TimersDue,
 };
 
 /// How often it is looked whether runs that somebody here waits for have ended on another node: hints tell it sooner.
@@ -154,7 +154,9 @@ impl Executor {
         };
         let Start { mut row, started, reply } = start;
         row.run = RunKey(key);
-        if row.wake_at.is_some() || self.held.len() >= self.engine.config.in_flight {
+        let queues = &self.door.queues;
+        let elsewhere = !queues.serves(&row.queue) || !queues.has(&row.needs);
+        if elsewhere || row.wake_at.is_some() || self.held.len() >= self.engine.config.in_flight {
             return self.enqueue(row, started, reply);
         }
         failpoint!("executor.before_first_turn");
@@ -315,7 +317,8 @@ impl Executor {
             return self.give_back(Yield { run, epoch: ticket.epoch, why }, ctx);
         }
         let config = &self.engine.config;
-        let opened = loading::open(&loaded, &self.engine.workflows, &self.engine.activities, config.verify);
+        let opened =
+            loading::open(&loaded, &self.engine.workflows, &self.engine.activities, &*self.engine.is_shared, config.verify);
         match opened {
             Ok(replayed) => {
                 let home = self.home(run, ticket.generation, ticket.epoch, loaded.inbox.seq, loaded.heartbeats);

@@ -8,7 +8,10 @@ use tokio::sync::watch;
 use super::{
     builder::Builder,
     door::{Door, Found, Standing},
-    messages::{Cancel, Describe, Description, Dispatch, List, Resume, RetryParked, SendSignal, Shutdown},
+    messages::{
+        Cancel, Describe, Description, Dispatch, List, ListQueues, PauseQueue, Resume, ResumeQueue, RetryParked, SendSignal,
+        Shutdown,
+    },
     stats::Stats,
     supervisor::{GetDoor, Supervisor},
     waiters::End,
@@ -20,7 +23,7 @@ use crate::{
         failure::KIND_ERROR,
         id::{RunId, RunKey},
     },
-    store::Summary,
+    store::{QueueState, Summary},
     workflow::Workflow,
 };
 
@@ -207,6 +210,30 @@ impl Stent {
     /// [`Error::Store`] or [`Error::Stopped`].
     pub async fn list(&self, list: List) -> Result<Vec<Summary>, Error> {
         self.asked(self.supervisor.send(list).await)
+    }
+
+    /// Pauses a shared queue; see [`PauseQueue`].
+    ///
+    /// # Errors
+    /// [`Error::Store`] or [`Error::Stopped`].
+    pub async fn pause_queue(&self, name: impl Into<String>) -> Result<(), Error> {
+        self.asked(self.supervisor.send(PauseQueue(name.into())).await)
+    }
+
+    /// Lets a paused queue go on; see [`ResumeQueue`].
+    ///
+    /// # Errors
+    /// [`Error::Store`] or [`Error::Stopped`].
+    pub async fn resume_queue(&self, name: impl Into<String>) -> Result<(), Error> {
+        self.asked(self.supervisor.send(ResumeQueue(name.into())).await)
+    }
+
+    /// Lists the shared queues; see [`ListQueues`].
+    ///
+    /// # Errors
+    /// [`Error::Store`] or [`Error::Stopped`].
+    pub async fn queues(&self) -> Result<Vec<QueueState>, Error> {
+        self.asked(self.supervisor.send(ListQueues).await)
     }
 
     /// Stops the runtime; see [`Shutdown`].

@@ -10,7 +10,8 @@ use super::{
     deadline::Deadline,
     door::{Door, Links},
     engine::Engine,
-    executor::{AttemptsEnded, Drain, Executor, LinkNotifier, Stop},
+    executor::{AttemptsEnded, Drain, Executor, LinkOthers, Stop},
+    foreman::{self, Finish, Foreman, TasksEnded},
     lease_keeper::{LeaseKeeper, Way},
     monitor::{self, Exit},
     notifier::{Flush, Notifier},
@@ -23,7 +24,7 @@ use super::{
 use crate::{
     error::Error,
     kernel::id::{Incarnation as Id, RunKey},
-    store::{Item, NewNode},
+    store::NewNode,
 };
 
 /// A core actor's end.
@@ -45,6 +46,7 @@ pub(crate) struct Incarnation {
     pub(crate) id: Id,
     pub(crate) links: Links,
     notifier: Option<Addr<Notifier>>,
+    foreman: Addr<Foreman>,
     deadline: Deadline,
     pool: Arc<Pool>,
     arbiters: Arbiters,
@@ -99,6 +101,7 @@ impl Incarnation {
                     let now = time_here.now();
                     let node = NewNode { incarnation: id, build: config.build, label: label(), lease, can, now };
                     let freed = store.register(&node).await?;
+                    store.declare_queues(&config.queues).await?;
                     if let Some((run, commit_no, record)) = store.reader().newest().await? {
                         // A damaged row is dealt with where its run is opened; here it only says nothing.
                         let commit = crate::kernel::codec::decode(&run, commit_no, &record).ok();
@@ -141,21 +144,22 @@ impl Incarnation {
         };
 
         // The pool tells its results to an Executor that needs the pool first: the address is filled in once it exists.
-        let ended_to: Arc<std::sync::OnceLock<Addr<Executor>>> = Arc::default();
+        let ended_to: Arc<std::sync::OnceLock<(Addr<Executor>, Addr<Foreman>)>> = Arc::default();
         let pool = {
             let to = ended_to.clone();
             let ended = Arc::new(move |ended: Vec<super::pool::Ended>| {
-                if let Some(executor) = to.get() {
-                    executor.do_send(AttemptsEnded(ended));
+                let Some((executor, foreman)) = to.get() else { return };
+                let (tasks, own): (Vec<_>, Vec<_>) = ended.into_iter().partition(|ended| foreman::is_task(ended.run));
+                if !own.is_empty() {
+                    executor.do_send(AttemptsEnded(own));
+                }
+                if !tasks.is_empty() {
+                    foreman.do_send(TasksEnded(tasks));
                 }
             });
             let persistence = persistence.clone();
             let beats = Arc::new(move |beats: Vec<super::pool::Beat>| {
-                let items = beats.into_iter().map(|beat| {
-                    let item =
-                        Item::Heartbeat { run: beat.run, position: beat.position, attempt: beat.attempt, details: beat.details };
-                    (item, Whom::Nobody)
-                });
+                let items = beats.into_iter().map(|beat| (foreman::recorded(beat), Whom::Nobody));
                 persistence.do_send(Submit(items.collect()));
             });
             let pool_config = PoolConfig { slots: config.activities, ..PoolConfig::default() };
@@ -183,24 +187,34 @@ impl Incarnation {
                     scheduler,
                     address,
                     door.counters.clone(),
+                    Box::new({
+                        let door = door.clone();
+                        move |queue| door.queues.is_shared(queue)
+                    }),
                 );
                 Executor::new(engine, door)
             };
             monitor::start_on(&host, make, tell("Executor")).await.ok_or_else(gone)?
         };
-        let _ = ended_to.set(executor.clone());
+        let foreman = {
+            let (door, way, persistence, pool) = (door.clone(), way(), persistence.clone(), pool.clone());
+            let activities = setup.activity_names();
+            let make = move |_: &mut actix::Context<Foreman>| Foreman::new(id, door, way, persistence, pool, &activities);
+            monitor::start_on(&clockwork, make, tell("Foreman")).await.ok_or_else(gone)?
+        };
+        let _ = ended_to.set((executor.clone(), foreman.clone()));
 
         let notifier = match setup.hints.clone().or(hints) {
             Some(open) => {
                 let (counters, scheduler, executor) = (door.counters.clone(), scheduler.clone(), executor.clone());
-                let make = move |_: &mut actix::Context<Notifier>| Notifier::new(id, open, counters, scheduler, executor);
+                let foreman = foreman.clone();
+                let make =
+                    move |_: &mut actix::Context<Notifier>| Notifier::new(id, open, counters, scheduler, executor, foreman);
                 Some(monitor::start_on(&clockwork, make, tell("Notifier")).await.ok_or_else(gone)?)
             }
             None => None,
         };
-        if let Some(notifier) = notifier.clone() {
-            executor.send(LinkNotifier(notifier)).await?;
-        }
+        executor.send(LinkOthers { notifier: notifier.clone(), foreman: foreman.clone() }).await?;
         let link = Link { executor: executor.clone(), scheduler: scheduler.clone(), notifier: notifier.clone() };
         persistence.send(link).await?;
         scheduler.send(Begin(executor.clone())).await?;
@@ -213,7 +227,7 @@ impl Incarnation {
             monitor::start_on(&clockwork, make, tell("Undertaker")).await.ok_or_else(gone)?;
         }
         let links = Links { persistence, scheduler, executor };
-        Ok(Incarnation { id, links, notifier, deadline, pool, arbiters })
+        Ok(Incarnation { id, links, notifier, foreman, deadline, pool, arbiters })
     }
 
     /// Lets what runs come to its end within `grace`: no claims, no dispatches.
@@ -227,7 +241,8 @@ impl Incarnation {
         while let Ok(held) = self.links.executor.send(Drain).await {
             // Without Persistence nothing comes to an end any more: it died while the door was being closed.
             let stuck = !self.links.persistence.connected();
-            if held == 0 || stuck || tokio::time::Instant::now() >= until {
+            let tasks = self.foreman.send(Finish).await.unwrap_or(0);
+            if held + tasks == 0 || stuck || tokio::time::Instant::now() >= until {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;

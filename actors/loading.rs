@@ -8,13 +8,13 @@ use crate::{
     kernel::{
         Blocked,
         codec::{self, Record, Unreadable},
-        event::{Commit, Event, Fact},
+        event::{Commit, Event, Fact, MessageBody},
         id::{CommitNo, Digest, RunId, RunKey},
         run::Run,
         state::State,
     },
     registry::Workflows,
-    store::{Inbox, Reader, StoreError, Summary},
+    store::{Inbox, Reader, StoreError, Summary, TaskRow},
 };
 
 /// So many rows are read at once.
@@ -26,6 +26,8 @@ pub(crate) struct Loaded {
     pub(crate) log: Vec<(CommitNo, Record)>,
     pub(crate) inbox: Inbox,
     pub(crate) heartbeats: Vec<(u32, u32, Bytes)>,
+    /// Its attempts in shared queues.
+    pub(crate) tasks: Vec<TaskRow>,
 }
 
 /// Why a run cannot be opened here. It stays as it is.
@@ -67,21 +69,33 @@ pub(crate) async fn read(reader: &dyn Reader, run: RunKey) -> Result<Option<Load
             break;
         }
     }
+    // Tasks before the inbox: one that ends between the two is in the inbox then.
+    let (tasks, heartbeats) = futures_util::future::try_join(reader.tasks(run), reader.heartbeats(run)).await?;
     let inbox = reader.inbox(run).await?;
-    let heartbeats = reader.heartbeats(run).await?;
-    Ok(Some(Loaded { summary, log, inbox, heartbeats }))
+    Ok(Some(Loaded { summary, log, inbox, heartbeats, tasks }))
 }
 
 /// Replays a run.
-pub(crate) fn open(loaded: &Loaded, workflows: &Workflows, activities: &HashSet<String>, verify: bool) -> Result<Run, Unopened> {
+pub(crate) fn open(
+    loaded: &Loaded,
+    workflows: &Workflows,
+    activities: &HashSet<String>,
+    is_shared: &dyn Fn(&str) -> bool,
+    verify: bool,
+) -> Result<Run, Unopened> {
     let id = &loaded.summary.id;
     let log = decode(id, &loaded.log)?;
     let (workflow, version) = (&loaded.summary.workflow, loaded.summary.version);
     let Some(begin) = workflows.get(workflow, version) else {
         return Err(Unopened::Unregistered { run: id.clone(), workflow: workflow.clone(), version });
     };
-    let run = Run::replay(id, log, begin, verify)?;
-    let lacking = run.open_activities().find(|name| !activities.contains(*name)).map(|name| run.unregistered(name));
+    let mut run = Run::replay(id, log, begin, verify)?;
+    let told = loaded.inbox.unread.iter().filter_map(|unread| match &unread.body {
+        MessageBody::Task { position, attempt, .. } => Some((*position, *attempt)),
+        _ => None,
+    });
+    run.found_queued(loaded.tasks.iter().map(|task| (task.key.position, task.key.attempt)).chain(told));
+    let lacking = run.open_activities(is_shared).find(|name| !activities.contains(*name)).map(|name| run.unregistered(name));
     lacking.map_or(Ok(run), |blocked| Err(blocked.into()))
 }
 

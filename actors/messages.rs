@@ -14,7 +14,7 @@ use crate::{
         payload::{CodecError, Payload},
         time::LONGEST_WAIT,
     },
-    store::{Status, Summary},
+    store::{QueueState, Status, Summary},
     workflow::{Signal, Workflow},
 };
 
@@ -94,14 +94,15 @@ impl<W: Workflow> Dispatch<W> {
         self
     }
 
-    /// Sets its priority among runs that wait for a slot: higher first, default 0.
+    /// Sets its priority among runs that wait for a slot: higher first, default 0. Nobody starves: ten seconds of waiting make up
+    /// for one.
     #[must_use]
     pub fn priority(mut self, priority: i32) -> Self {
         self.priority = priority;
         self
     }
 
-    /// Sets its queue: a label in this release.
+    /// Sets its queue: only nodes that serve it (`Builder::serve`) run it. Empty is the default one.
     #[must_use]
     pub fn queue(mut self, queue: impl Into<String>) -> Self {
         self.queue = queue.into();
@@ -296,6 +297,22 @@ impl List {
         self
     }
 }
+
+/// Starts nothing more of a shared queue until it is resumed; what runs goes on. A queue that nobody has declared is one from then on,
+/// in all nodes, within a second.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<(), Error>")]
+pub struct PauseQueue(pub String);
+
+/// Lets a paused queue go on.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<(), Error>")]
+pub struct ResumeQueue(pub String);
+
+/// Lists the shared queues: their rules, whether they are paused, how much waits and runs.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<Vec<QueueState>, Error>")]
+pub struct ListQueues;
 
 /// Stops the runtime: no new work, what runs may end within the time, then it is aborted and left to the next start.
 #[derive(Debug, Clone, Copy, Message)]

@@ -6,6 +6,7 @@
 //!     ├── Persistence        the only writer: group commit            (arbiter of its own)
 //!     ├── LeaseKeeper        the right to act                         (arbiter of its own)
 //!     ├── Scheduler          timers, claims                           (arbiter of its own)
+//!     ├── Foreman            what is in shared queues                (beside the Scheduler)
 //!     ├── Undertaker         the other nodes: who is dead, what is freed (beside the Scheduler)
 //!     ├── Notifier           hints to and from the other nodes        (beside the Scheduler)
 //!     └── Executor           hosts executions; outbox, pool           (engine arbiter)
@@ -17,7 +18,7 @@
 //!
 //! | message | from | to |
 //! |---|---|---|
-//! | `Dispatch` `SendSignal` `Cancel` `RetryParked` `Resume` `Describe` `List` `Find` `Shutdown` | application | Supervisor |
+//! | `Dispatch` `SendSignal` `Cancel` `RetryParked` `Resume` `Describe` `List` `Find` `PauseQueue` `ResumeQueue` `ListQueues` `Shutdown` | application | Supervisor |
 //! | `Open` `GetDoor` | builder, handles | Supervisor |
 //! | `Exited` `CannotGoOn` | core actors and their watchers | Supervisor |
 //! | `Submit` | outbox, door, pool | Persistence |
@@ -30,10 +31,13 @@
 //! | `TimersDue` `Reconcile` | Scheduler | Executor |
 //! | `AttemptsEnded` | pool | Executor |
 //! | `ExecutionsLeft` `ReadInbox` `FlushPanicked` | executions, outbox | Executor |
-//! | `Drain` `Stop` `LinkNotifier` | incarnation | Executor |
+//! | `Drain` `Stop` `LinkOthers` | incarnation | Executor |
 //! | `Tell` | Persistence, outbox | Notifier |
 //! | `Flush` | incarnation | Notifier |
 //! | `Hinted` | Notifier | Executor |
+//! | `Look` | outbox, Notifier | Foreman |
+//! | `TasksEnded` | pool | Foreman |
+//! | `Finish` | incarnation | Foreman |
 //! | `Shed` | Undertaker | Executor |
 //! | `GiveWay` | Undertaker | Scheduler |
 //! | `Arrive` `Acked` `Mail` `Behind` `InboxRead` `Due` `Depart` `Evict` | Executor | Execution |
@@ -46,6 +50,7 @@ mod door;
 mod engine;
 mod execution;
 mod executor;
+mod foreman;
 pub(crate) mod handle;
 pub(crate) mod handlers;
 mod incarnation;
@@ -57,6 +62,7 @@ mod monitor;
 mod notifier;
 mod persistence;
 mod pool;
+mod queues;
 mod scheduler;
 mod setup;
 pub(crate) mod stats;

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::{
     executor::{Executor, Hinted},
+    foreman::{Foreman, Look},
     scheduler::{Nudge, Scheduler},
     stats::Counters,
 };
@@ -52,6 +53,7 @@ pub(crate) struct Notifier {
     counters: Arc<Counters>,
     scheduler: Addr<Scheduler>,
     executor: Addr<Executor>,
+    foreman: Addr<Foreman>,
     pause: Duration,
     /// Who wants to know when everything is told.
     flushed: Vec<oneshot::Sender<()>>,
@@ -64,9 +66,10 @@ impl Notifier {
         counters: Arc<Counters>,
         scheduler: Addr<Scheduler>,
         executor: Addr<Executor>,
+        foreman: Addr<Foreman>,
     ) -> Notifier {
         let (teller, telling, waiting) = (None, false, HashSet::new());
-        Notifier { me, open, teller, telling, waiting, counters, scheduler, executor, pause: PAUSE, flushed: Vec::new() }
+        Notifier { me, open, teller, telling, waiting, counters, scheduler, executor, foreman, pause: PAUSE, flushed: Vec::new() }
     }
 
     /// Opens the way, again and again, with growing pauses.
@@ -112,15 +115,19 @@ impl Notifier {
         if hints.iter().any(|hint| *hint != Hint::Anything) {
             self.counters.met();
         }
-        let (mut due, mut hinted) = (false, Hinted::default());
+        let (mut due, mut tasks, mut hinted) = (false, false, Hinted::default());
         for hint in hints {
             match hint {
-                Hint::Due | Hint::Tasks { .. } => due = true,
+                Hint::Due => due = true,
+                Hint::Tasks { .. } => tasks = true,
                 Hint::Mail { run, owner } if owner == self.me => hinted.mail.push(run),
                 Hint::Mail { .. } | Hint::Joined => {}
                 Hint::Ended { run } => hinted.ended.push(run),
-                Hint::Anything => (due, hinted.anything) = (true, true),
+                Hint::Anything => (due, tasks, hinted.anything) = (true, true, true),
             }
+        }
+        if tasks {
+            self.foreman.do_send(Look);
         }
         if due {
             self.scheduler.do_send(Nudge);

@@ -283,11 +283,11 @@ impl Persistence {
         let Some(mut store) = self.store.take() else { return };
         let rest = if self.queue.len() > MOST_ITEMS { self.queue.split_off(MOST_ITEMS) } else { Vec::new() };
         let (items, whoms): (Vec<Item>, Vec<Whom>) = std::mem::replace(&mut self.queue, rest).into_iter().unzip();
-        let posts = items.iter().map(|item| if let Item::Send(post) = item { Some(post.clone()) } else { None }).collect();
+        let now = self.time.now();
+        let posts = items.iter().map(|item| post(item, now)).collect();
         let renewals = std::mem::take(&mut self.renewals);
         let (request, claim) = self.claim.take().unzip();
-        let batch =
-            Batch { incarnation: self.incarnation, now: self.time.now(), renew: !renewals.is_empty(), items, claim: request };
+        let batch = Batch { incarnation: self.incarnation, now, renew: !renewals.is_empty(), items, claim: request };
         let under_way = UnderWay { whoms, posts, renewals, claim };
         let commit = async move {
             let answer = store.commit(&batch).await;
@@ -328,8 +328,10 @@ impl Persistence {
             .iter()
             .zip(&answer.outcomes)
             .filter_map(|(item, outcome)| match (item, outcome) {
-                (Item::Send(_), Outcome::Sent { owner: None, .. }) => Some(Hint::Due),
-                (Item::Send(_), Outcome::Sent { owner: Some(owner), run, .. }) if *owner != self.incarnation => {
+                (Item::Send(_) | Item::EndTask(_), Outcome::Sent { owner: None, .. }) => Some(Hint::Due),
+                (Item::Send(_) | Item::EndTask(_), Outcome::Sent { owner: Some(owner), run, .. })
+                    if *owner != self.incarnation =>
+                {
                     Some(Hint::Mail { run: *run, owner: *owner })
                 }
                 (Item::Enqueue(new, _), Outcome::Done) if new.wake_at.is_none_or(|wake_at| wake_at <= now) => Some(Hint::Due),
@@ -596,6 +598,15 @@ impl Handler<Close> for Persistence {
             self.kick(ctx);
         }
         Box::pin(async move { answer.await.unwrap_or(Err(StoreError::Closed)) })
+    }
+}
+
+/// Returns the message that an item sends, for its receiver if that is here.
+fn post(item: &Item, now: Timestamp) -> Option<Post> {
+    match item {
+        Item::Send(post) => Some(post.clone()),
+        Item::EndTask(end) => Some(Post { to: String::new(), message: end.message(), body: end.told(None), sent_at: now }),
+        _ => None,
     }
 }
 

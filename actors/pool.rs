@@ -357,6 +357,12 @@ impl Pool {
         }
     }
 
+    /// Returns how many more attempts could begin now.
+    pub(crate) fn room(&self) -> usize {
+        let look = self.shared.queue.look();
+        self.shared.config.slots.saturating_sub(look.taken + look.waiting)
+    }
+
     pub(crate) fn attempts(&self) -> &Arc<Attempts> {
         &self.shared.attempts
     }

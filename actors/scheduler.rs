@@ -212,8 +212,8 @@ impl Scheduler {
             forced_limit: MOST_FORCED,
             build: self.config.build,
             workflows: self.workflows.names(),
-            queues: None,
-            tags: Vec::new(),
+            queues: self.config.serves.clone(),
+            tags: self.config.tags.clone(),
         };
         let asked = self.persistence.send(Claim(request)).into_actor(self);
         ctx.spawn(asked.map(move |answer, this, ctx| {

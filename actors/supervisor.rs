@@ -16,14 +16,17 @@ use super::{
     door::{Asked, Door, Found, Standing},
     handle::Handle,
     incarnation::{Exited, Incarnation},
-    messages::{Cancel, Describe, Description, Dispatch, Escalated, List, Resume, RetryParked, SendSignal, Shutdown},
+    messages::{
+        Cancel, Describe, Description, Dispatch, Escalated, List, ListQueues, PauseQueue, Resume, ResumeQueue, RetryParked,
+        SendSignal, Shutdown,
+    },
     persistence::{Blame, CannotGoOn},
     setup::Setup,
 };
 use crate::{
     error::{DispatchError, Error, SendError},
     kernel::event::MessageBody,
-    store::Summary,
+    store::{QueueState, Summary},
     workflow::Workflow,
 };
 
@@ -256,6 +259,33 @@ impl<W: Workflow> Handler<Dispatch<W>> for Supervisor {
             let found = door.dispatch(asked).await?;
             Ok(Handle::new(found, door))
         })
+    }
+}
+
+impl Handler<PauseQueue> for Supervisor {
+    type Result = ResponseFuture<Result<(), Error>>;
+
+    fn handle(&mut self, PauseQueue(name): PauseQueue, _: &mut Context<Self>) -> Self::Result {
+        let door = self.door.clone();
+        Box::pin(async move { door.pause_queue(name, true).await })
+    }
+}
+
+impl Handler<ResumeQueue> for Supervisor {
+    type Result = ResponseFuture<Result<(), Error>>;
+
+    fn handle(&mut self, ResumeQueue(name): ResumeQueue, _: &mut Context<Self>) -> Self::Result {
+        let door = self.door.clone();
+        Box::pin(async move { door.pause_queue(name, false).await })
+    }
+}
+
+impl Handler<ListQueues> for Supervisor {
+    type Result = ResponseFuture<Result<Vec<QueueState>, Error>>;
+
+    fn handle(&mut self, _: ListQueues, _: &mut Context<Self>) -> Self::Result {
+        let door = self.door.clone();
+        Box::pin(async move { door.queues().await })
     }
 }
 

@@ -6,7 +6,7 @@ use crate::{
     clock::{Clock, SystemClock},
     error::Error,
     kernel::{id::BuildId, limits::Limits},
-    store::Durability,
+    store::{Durability, Queue},
 };
 
 /// The knobs of one supervisor.
@@ -35,6 +35,12 @@ pub(crate) struct Config {
     pub(crate) stop_grace: Duration,
     /// Whether each turn is replayed beside itself, to find what is not deterministic at the first run.
     pub(crate) verify: bool,
+    /// The rules of queues that this program knows.
+    pub(crate) queues: Vec<Queue>,
+    /// The queues whose executions and activities run here; `None` means all.
+    pub(crate) serves: Option<Vec<String>>,
+    /// What executions and activities may need of their node.
+    pub(crate) tags: Vec<String>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) build: BuildId,
 }
@@ -55,6 +61,9 @@ impl Default for Config {
             restart_window: Duration::from_secs(30),
             stop_grace: Duration::from_secs(5),
             verify: cfg!(debug_assertions),
+            queues: Vec::new(),
+            serves: None,
+            tags: Vec::new(),
             clock: Arc::new(SystemClock),
             build: this_build(),
         }
@@ -70,6 +79,21 @@ impl Config {
         }
         if self.lease < Duration::from_millis(200) || self.lease > Duration::from_secs(3600) {
             return wrong("`lease` must be between 200 ms and an hour");
+        }
+        for queue in &self.queues {
+            let twice = self.queues.iter().filter(|other| other.name == queue.name).count() > 1;
+            if twice || queue.name.len() > 255 || queue.name.contains('\0') {
+                let name = &queue.name;
+                return Err(Error::Config(format!(
+                    "queue {name:?} is declared twice, or its name has a NUL or more than 255 bytes"
+                )));
+            }
+            if queue.concurrency == Some(0) || queue.per_key == Some(0) || queue.rate == Some(0) {
+                return Err(Error::Config(format!(
+                    "a limit of queue {:?} is 0: nothing of it could ever run; pause it instead",
+                    queue.name
+                )));
+            }
         }
         if self.renewal * 2 + self.margin > self.lease {
             return wrong("two renewals and the margin must fit into the lease, or one late answer loses it");

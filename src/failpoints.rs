@@ -26,6 +26,7 @@ pub const ALL: &[&str] = &[
     "executor.claimed",
     "execution.after_replay",
     "lease_keeper.before_renew",
+    "foreman.tasks_ended",
     "notifier.heard",
     "undertaker.before_look",
     "supervisor.before_start",

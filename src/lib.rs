@@ -87,12 +87,15 @@ pub use actors::{
     call::Call,
     handle::{Handle, Stent},
     handlers::{ActivityHandler, Answer},
-    messages::{Cancel, Describe, Description, Dispatch, Escalated, IfInUse, List, Resume, RetryParked, SendSignal, Shutdown},
+    messages::{
+        Cancel, Describe, Description, Dispatch, Escalated, IfInUse, List, ListQueues, PauseQueue, Resume, ResumeQueue,
+        RetryParked, SendSignal, Shutdown,
+    },
     stats::Stats,
     supervisor::Supervisor,
 };
 pub use cx::{Cx, OnExhausted};
 pub use error::{AppError, CallError, Cancelled, DispatchError, Error, Result, RunError, SendError};
 pub use kernel::retry::Retry;
-pub use store::Durability;
+pub use store::{Durability, Queue, QueueState};
 pub use workflow::{Signal, Workflow};

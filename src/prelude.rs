@@ -11,8 +11,8 @@ pub use crate::{
 };
 #[cfg(feature = "actors")]
 pub use crate::{
-    Builder, Call, Cancel, Describe, Dispatch, Handle, IfInUse, List, Resume, RetryParked, SendSignal, Shutdown, Stent,
-    Supervisor,
+    Builder, Call, Cancel, Describe, Dispatch, Handle, IfInUse, List, ListQueues, PauseQueue, Resume, ResumeQueue, RetryParked,
+    SendSignal, Shutdown, Stent, Supervisor,
 };
 
 /// Returns so many milliseconds.

@@ -22,7 +22,8 @@ use stent::{
     },
     prelude::*,
     store::{
-        Answer, Batch, BatchAnswer, Item, NewNode, NodeRow, Outcome, Reader, Renewed, Store, StoreError, Warden,
+        Answer, Batch, BatchAnswer, Item, NewNode, NodeRow, Outcome, Queue, Reader, Renewed, Store, StoreError, TakenTasks,
+        TaskRequest, Warden,
         memory::MemoryStore,
         sqlite::{SqliteOptions, SqliteStore},
     },
@@ -116,6 +117,10 @@ impl Warden for Faulty {
     fn sweep(&mut self, now: Timestamp, most: u32) -> Answer<'_, u64> {
         self.inner.sweep(now, most)
     }
+
+    fn take_tasks(&mut self, request: TaskRequest) -> Answer<'_, TakenTasks> {
+        self.inner.take_tasks(request)
+    }
 }
 
 impl Store for Faulty {
@@ -125,6 +130,14 @@ impl Store for Faulty {
 
     fn retire(&mut self, incarnation: Incarnation, free: bool, keep: &[RunKey]) -> Answer<'_, u64> {
         self.inner.retire(incarnation, free, keep)
+    }
+
+    fn declare_queues(&mut self, queues: &[Queue]) -> Answer<'_, ()> {
+        self.inner.declare_queues(queues)
+    }
+
+    fn pause_queue(&mut self, name: &str, paused: bool) -> Answer<'_, ()> {
+        self.inner.pause_queue(name, paused)
     }
 
     fn reserve_keys(&mut self, count: u32) -> Answer<'_, RunKey> {

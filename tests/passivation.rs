@@ -76,6 +76,8 @@ fn item(of: Move, run: RunKey) -> Item {
         then,
         consumed: Vec::new(),
         settled: Vec::new(),
+        tasks: Vec::new(),
+        withdrawn: Vec::new(),
     }))
 }
 
@@ -119,6 +121,8 @@ async fn play(mut store: Box<dyn Store>, order: &[Move], cuts: u32) {
         then: Then::Hold,
         consumed: Vec::new(),
         settled: Vec::new(),
+        tasks: Vec::new(),
+        withdrawn: Vec::new(),
     }));
     assert_eq!(store.commit(&batch(vec![first])).await.unwrap().outcomes, [Outcome::Done]);
     let mut outcomes = Vec::new();

@@ -3,19 +3,23 @@
 use std::time::Duration;
 
 use actix::Context;
+use tokio::sync::oneshot;
 
-use super::Execution;
+use super::{BREATH, Execution};
 use crate::{
     actors::{
+        foreman::TaskBody,
+        persistence::Whom,
         pool::{self, Start, Work, attempts::Standing},
         scheduler::{Timer, What},
     },
     kernel::{
-        event::{CallOptions, StepPlace},
+        event::{CallOptions, Route, StepPlace},
         id::{Attempt, Position},
         run::{Arrival, Effect},
         time::Timestamp,
     },
+    store::{Item, NewTask, Outcome, TaskKey},
 };
 
 /// How long a compensation waits for code that runs on although its time is over: as long as the pool gives it to stop.
@@ -34,6 +38,8 @@ impl Execution {
             match effect {
                 Effect::Timer { position, due } => self.arm(due, What::Sleep(position)),
                 Effect::Abort { position } => self.abort(position),
+                // Done by the commit.
+                Effect::Queue { .. } | Effect::Withdraw { .. } => {}
                 Effect::Start { position, attempt, at: Some(at) } if at > self.now() => {
                     // Back-off is a span: it is not prolonged by a clock that was set back.
                     self.arm(self.engine.time.now().after(at.since(self.now())), What::Retry(position, attempt));
@@ -44,6 +50,74 @@ impl Execution {
         if granted {
             self.poll_steps(ctx);
         }
+    }
+
+    /// What is open and was not asked for by this memory. Attempts that belong into queues and are in none (their intents were
+    /// recorded where they would have run) are put there now.
+    pub(super) fn open_effects(&mut self) -> Vec<Effect> {
+        let effects = self.run.open_effects(&*self.engine.is_shared);
+        let tasks = self.tasks_of(&effects);
+        if !tasks.is_empty() {
+            self.place(tasks);
+        }
+        effects
+    }
+
+    fn place(&self, tasks: Vec<NewTask>) {
+        let (told, outcome) = oneshot::channel();
+        self.engine.record(Item::PlaceTasks(self.key, self.epoch, tasks.clone()), Whom::Caller(told));
+        let (engine, run, epoch) = (self.engine.clone(), self.key, self.epoch);
+        actix_rt::spawn(async move {
+            let mut outcome = outcome.await;
+            while outcome == Ok(Outcome::Waits) {
+                tokio::time::sleep(BREATH).await;
+                let (told, next) = oneshot::channel();
+                engine.record(Item::PlaceTasks(run, epoch, tasks.clone()), Whom::Caller(told));
+                outcome = next.await;
+            }
+            // Refused, the run is not ours any more: whoever has it does the same.
+            tasks.iter().for_each(|task| engine.queued(&task.queue));
+        });
+    }
+
+    /// Returns the tasks that effects ask for.
+    pub(super) fn tasks_of(&self, effects: &[Effect]) -> Vec<NewTask> {
+        let task = |effect: &Effect| match effect {
+            Effect::Queue { position, attempt, at } => self.task(*position, *attempt, *at),
+            _ => None,
+        };
+        effects.iter().filter_map(task).collect()
+    }
+
+    fn task(&self, position: Position, attempt: Attempt, at: Option<Timestamp>) -> Option<NewTask> {
+        let call = self.run.state().call(position)?;
+        let (default, unrouted) = (CallOptions::default(), Route::default());
+        let options = call.options.as_deref().unwrap_or(&default);
+        let route = options.route.as_deref().unwrap_or(&unrouted);
+        let by = |limit: Option<Duration>| limit.map(|limit| call.since.after(limit));
+        let close_by = by(options.schedule_to_close);
+        let start_by = by(options.schedule_to_start).filter(|_| attempt == 1);
+        let body = TaskBody {
+            id: (*self.id).clone(),
+            epoch: self.epoch,
+            input: call.input.clone()?,
+            start_to_close: options.start_to_close,
+            close_by,
+            heartbeat: options.heartbeat,
+            details: self.details.iter().rev().find(|(at, ..)| *at == position).map(|(.., details)| details.clone()),
+        };
+        Some(NewTask {
+            key: TaskKey { run: self.key, position, attempt },
+            queue: call.queue().to_owned(),
+            lane: route.key.clone(),
+            priority: route.priority,
+            activity: call.name.clone(),
+            needs: route.needs.clone(),
+            due_at: at.unwrap_or_else(|| self.now()),
+            start_by: start_by.into_iter().chain(close_by).min(),
+            // Numbers, texts and bytes always encode.
+            body: rmp_serde::to_vec(&body).unwrap_or_default().into(),
+        })
     }
 
     pub(super) fn abort(&mut self, position: Position) {

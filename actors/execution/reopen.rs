@@ -74,15 +74,17 @@ impl Execution {
         }
         let now = self.now();
         let attempts = self.engine.pool.attempts().count_of(self.key);
-        match self.run.state().rest(now) {
+        match self.run.rest(now) {
             Rest::Ended => self.ended(ctx),
             Rest::Waits { next }
-                if attempts == 0 && next.is_none_or(|next| next.since(now) > self.engine.config.passivate_after) =>
+                if attempts == 0
+                    && self.run.queued().is_empty()
+                    && next.is_none_or(|next| next.since(now) > self.engine.config.passivate_after) =>
             {
                 self.give_back(YieldReason::Released { wake_at: next, forced: false }, ctx);
             }
             Rest::Waits { .. } | Rest::Busy => {
-                let effects = self.run.open_effects();
+                let effects = self.open_effects();
                 self.perform(effects, ctx);
             }
         }

@@ -9,6 +9,7 @@ use super::{Executor, Held, Ticket};
 use crate::{
     actors::{
         execution::{Acked, Arrive, Begun, Due, InboxRead, Mail},
+        foreman::Foreman,
         notifier::Notifier,
         persistence::{Acks, ClaimedRuns, Deliver, Read},
         pool::Ended,
@@ -109,18 +110,24 @@ pub(crate) struct Hinted {
     pub(crate) anything: bool,
 }
 
-/// Where hints for other nodes go. Sent once.
+/// Where hints for other nodes go, and who runs what is in shared queues. Sent once.
 ///
 /// *from* the incarnation · *reply* none · *delivery* ask · *if lost* the incarnation is not started
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct LinkNotifier(pub(crate) Addr<Notifier>);
+pub(crate) struct LinkOthers {
+    pub(crate) notifier: Option<Addr<Notifier>>,
+    pub(crate) foreman: Addr<Foreman>,
+}
 
-impl Handler<LinkNotifier> for Executor {
+impl Handler<LinkOthers> for Executor {
     type Result = ();
 
-    fn handle(&mut self, LinkNotifier(notifier): LinkNotifier, _: &mut Context<Self>) {
-        let _ = self.engine.notifier.set(notifier);
+    fn handle(&mut self, LinkOthers { notifier, foreman }: LinkOthers, _: &mut Context<Self>) {
+        let _ = self.engine.foreman.set(foreman);
+        if let Some(notifier) = notifier {
+            let _ = self.engine.notifier.set(notifier);
+        }
     }
 }
 

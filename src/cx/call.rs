@@ -100,9 +100,26 @@ impl<A: Activity> Pending<A> {
         self.set(|s| s.change(|o| o.park = then == OnExhausted::Park))
     }
 
-    /// Sets its queue: a label in this release.
+    /// Sets its queue. Without limits on it, and where this node serves it, it runs here as any other call; else it goes
+    /// through the store to whichever node serves the queue and has the activity, within the queue's limits.
     pub fn queue(self, queue: &str) -> Self {
         self.set(|s| s.change(|o| queue.clone_into(&mut o.queue)))
+    }
+
+    /// Sets its key within a shared queue: calls of one key share a limit (`Queue::per_key`) and take turns with those of
+    /// other keys (`Queue::fair`).
+    pub fn queue_key(self, key: impl Into<String>) -> Self {
+        self.set(|s| s.change(|o| o.route.get_or_insert_default().key = key.into()))
+    }
+
+    /// Sets its priority within a shared queue: higher first. Nobody starves: ten seconds of waiting make up for one.
+    pub fn priority(self, priority: i32) -> Self {
+        self.set(|s| s.change(|o| o.route.get_or_insert_default().priority = priority))
+    }
+
+    /// Lets only nodes run it that have this tag (`Builder::tag`); call it again for further ones. It matters in shared queues.
+    pub fn needs(self, tag: impl Into<String>) -> Self {
+        self.set(|s| s.change(|o| o.route.get_or_insert_default().needs.push(tag.into())))
     }
 
     /// Returns the stable key of this call, `id/run_no/position`: the same in every attempt.

@@ -206,6 +206,32 @@ pub enum MessageBody {
         /// Which call; `None` means every parked one.
         position: Option<Position>,
     },
+    /// An attempt that went through a shared queue is over.
+    #[serde(rename = "t")]
+    Task {
+        /// Which call.
+        position: Position,
+        /// Which attempt.
+        attempt: Attempt,
+        /// How.
+        end: TaskEnd,
+        /// The heartbeat details that it left.
+        details: Option<bytes::Bytes>,
+    },
+}
+
+/// How an attempt in a shared queue ended.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum TaskEnd {
+    /// With a value.
+    #[serde(rename = "o")]
+    Done(Payload),
+    /// With a failure: its own, or a limit that ran out.
+    #[serde(rename = "f")]
+    Failed(Box<Failure>),
+    /// With the node that had it: its effect is *maybe done*.
+    #[serde(rename = "l")]
+    Lost,
 }
 
 /// What a workflow asked for.
@@ -344,6 +370,20 @@ pub struct CallOptions {
     pub park: bool,
     /// Which queue it belongs to; empty is the default one.
     pub queue: String,
+    /// Its place in a shared queue, if it is not the usual one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<Box<Route>>,
+}
+
+/// The place of a call in a shared queue.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Route {
+    /// Calls of one key share its limit and its turn.
+    pub key: String,
+    /// Higher first, within reason: ten seconds of waiting make up for one.
+    pub priority: i32,
+    /// The tags that a node must have to run it.
+    pub needs: Vec<String>,
 }
 
 /// How a run ended.

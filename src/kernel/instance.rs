@@ -141,7 +141,7 @@ impl Instance {
             | Fact::Begun
             | Fact::Claimed { .. }
             | Fact::Ignored { .. }
-            | Fact::Received { body: MessageBody::Retry { .. }, .. } => {}
+            | Fact::Received { body: MessageBody::Retry { .. } | MessageBody::Task { .. }, .. } => {}
         }
     }
 

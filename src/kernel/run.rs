@@ -11,10 +11,12 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use self::turning::{Turning, position_of, weight_of};
+
 use super::{
     blocked::Blocked,
     compare::{describe, describe_event, first_difference, same, shallow},
-    event::{Command, Commit, Event, Fact, Ignored, MessageBody, Outcome, Started, StepPlace},
+    event::{Command, Commit, Event, Fact, Ignored, MessageBody, Outcome, Started, StepPlace, TaskEnd},
     failure::{Failure, KIND_LIMIT},
     id::{Attempt, BuildId, CommitNo, Digest, Epoch, Incarnation, Position, RunId},
     instance::{Begin, Instance, StepResult},
@@ -26,6 +28,8 @@ use super::{
     time::Timestamp,
     wake::Hook,
 };
+
+mod turning;
 
 /// Something that reached a run and is not recorded yet.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,14 +51,16 @@ pub(crate) enum Arrival {
 }
 
 impl Decision {
-    /// Returns the activities that this turn will need, compensations included.
-    pub(crate) fn activities(&self) -> impl Iterator<Item = &str> {
+    /// Returns the activities that this turn will need here, compensations included.
+    pub(crate) fn activities(&self, is_shared: &dyn Fn(&str) -> bool) -> impl Iterator<Item = &str> {
         self.commit
             .events
             .iter()
-            .flat_map(|event| match event {
+            .flat_map(move |event| match event {
                 Event::Command(Command::Call(call)) => {
-                    [Some(call.activity.as_str()), call.undo.as_ref().map(|undo| undo.activity.as_str())]
+                    let queue = call.options.as_deref().map_or("", |options| &options.queue);
+                    let here = Some(call.activity.as_str()).filter(|_| !is_shared(queue));
+                    [here, call.undo.as_ref().map(|undo| undo.activity.as_str())]
                 }
                 Event::Command(Command::Undo { compensation, .. }) => [Some(compensation.activity.as_str()), None],
                 _ => [None, None],
@@ -64,11 +70,13 @@ impl Decision {
 }
 
 /// Who writes.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Writer {
+#[derive(Clone, Copy)]
+pub(crate) struct Writer<'a> {
     pub(crate) incarnation: Incarnation,
     pub(crate) epoch: Epoch,
     pub(crate) build: BuildId,
+    /// Tells whether calls of a queue are not for the owner of the run alone.
+    pub(crate) is_shared: &'a dyn Fn(&str) -> bool,
 }
 
 /// What a turn decided: to be recorded whole, and acted upon only then.
@@ -88,6 +96,10 @@ pub(crate) struct Decision {
 pub(crate) enum Effect {
     /// Start the current attempt of an activity, a blocking step or an inline step; not before `at`.
     Start { position: Position, attempt: Attempt, at: Option<Timestamp> },
+    /// Put the current attempt of an activity into its shared queue; not before `at`. It belongs to the commit itself.
+    Queue { position: Position, attempt: Attempt, at: Option<Timestamp> },
+    /// Take the attempt out of its queue, or tell whoever has it to stop: nobody wants its result.
+    Withdraw { position: Position },
     /// Say when that moment has come.
     Timer { position: Position, due: Timestamp },
     /// Stop the attempt that runs for this call: nobody wants its result.
@@ -108,6 +120,9 @@ pub(crate) struct Run {
     last_epoch: Epoch,
     /// The newest commands that were replayed, for reports.
     last: Vec<Command>,
+    /// Calls whose current attempts are in a shared queue, or on their way back from one. The log does not say it: the
+    /// store's own rows do, which are written and taken in the same commits.
+    queued: BTreeSet<Position>,
 }
 
 impl Run {
@@ -118,7 +133,7 @@ impl Run {
         begin: &Begin,
         twin: bool,
         at: Timestamp,
-        writer: Writer,
+        writer: Writer<'_>,
     ) -> Result<(Run, Decision), Blocked> {
         let mut run = Run::new(id, started.clone(), begin, twin, at)?;
         let mut turn = Turning::new(at);
@@ -143,6 +158,7 @@ impl Run {
             last_time: at,
             last_epoch: 0,
             last: Vec::new(),
+            queued: BTreeSet::new(),
         })
     }
 
@@ -220,7 +236,7 @@ impl Run {
         &mut self,
         arrived: &mut VecDeque<Arrival>,
         at: Timestamp,
-        writer: Writer,
+        writer: Writer<'_>,
     ) -> Result<Option<Decision>, Blocked> {
         let at = at.max(self.last_time);
         let mut turn = Turning::new(at);
@@ -228,8 +244,9 @@ impl Run {
             let Some(arrival) = arrived.pop_front() else {
                 break;
             };
-            if let Arrival::Message { seq, .. } = &arrival {
+            if let Arrival::Message { seq, body, .. } = &arrival {
                 turn.consumed.push(*seq);
+                turn.told += usize::from(self.is_told(body));
             }
             for fact in self.facts_of(arrival, at) {
                 // An earlier loss of the same takeover may have ended the run, or have led the code to give this call up.
@@ -250,9 +267,7 @@ impl Run {
     fn facts_of(&self, arrival: Arrival, at: Timestamp) -> Vec<Fact> {
         match arrival {
             Arrival::Ended { position, attempt, result } => {
-                let current =
-                    self.state.call(position).is_some_and(|call| call.attempt == attempt && call.phase != Phase::Parked);
-                if !current {
+                if !self.is_current(position, attempt) {
                     tracing::debug!(run = %self.id, position, attempt, "a late result was dropped");
                     return Vec::new();
                 }
@@ -268,6 +283,18 @@ impl Run {
                 Some(Open::Sleep { due }) if *due <= at => vec![Fact::Fired { position }],
                 _ => Vec::new(),
             },
+            Arrival::Message { body: MessageBody::Task { position, attempt, end, .. }, .. }
+                if self.is_current(position, attempt) =>
+            {
+                match end {
+                    TaskEnd::Lost => {
+                        let next = self.state.after_loss(position, at, &self.limits);
+                        vec![Fact::Lost { position, attempt, next }]
+                    }
+                    TaskEnd::Done(output) => self.facts_of(Arrival::Ended { position, attempt, result: Ok(output) }, at),
+                    TaskEnd::Failed(failure) => self.facts_of(Arrival::Ended { position, attempt, result: Err(*failure) }, at),
+                }
+            }
             Arrival::Message { message, body, .. } => vec![self.fact_of_message(message, body)],
             Arrival::Deadline => match self.state.started.deadline {
                 Some(deadline) if deadline <= at && !self.state.deadline_passed => {
@@ -279,13 +306,23 @@ impl Run {
             Arrival::Begin => vec![Fact::Begun],
             Arrival::Taken { by, epoch } => {
                 let mut facts = vec![Fact::Claimed { by, epoch }];
-                facts.extend(self.losses(at, &BTreeSet::new(), |_| true));
+                facts.extend(self.losses(at, &self.queued, |_| true));
                 facts
             }
             // What is not held by the node that owned the run all along was never begun, and is begun now. Inline steps are
             // different: they live and die with the run's memory.
             Arrival::Reopened { held } => self.losses(at, &held, |call| call.place == Some(StepPlace::Inline)),
         }
+    }
+
+    /// Tells whether this attempt is the one whose result counts.
+    fn is_current(&self, position: Position, attempt: Attempt) -> bool {
+        self.state.call(position).is_some_and(|call| call.attempt == attempt && call.phase != Phase::Parked)
+    }
+
+    /// Tells whether a message is told by the facts that come of it, and not as a message that was received.
+    fn is_told(&self, body: &MessageBody) -> bool {
+        matches!(body, MessageBody::Task { position, attempt, .. } if self.is_current(*position, *attempt))
     }
 
     fn fact_of_message(&self, message: String, body: MessageBody) -> Fact {
@@ -296,6 +333,7 @@ impl Run {
             MessageBody::Signal { .. } => false,
             MessageBody::Cancel { .. } => self.state.cancel.is_some() || self.state.deadline_passed,
             MessageBody::Retry { position } => self.state.parked(*position).next().is_none(),
+            MessageBody::Task { .. } => true,
         };
         if late { Fact::Ignored { message, why: Ignored::Late } } else { Fact::Received { message, body } }
     }
@@ -388,15 +426,27 @@ impl Run {
 
     /// Turns what was applied into one commit and its effects. The effects are read from the state *behind* the turn, so a
     /// call that was made and dropped in one turn is never started.
-    fn decide(&mut self, turn: Turning, writer: Writer) -> Decision {
+    fn decide(&mut self, turn: Turning, writer: Writer<'_>) -> Decision {
         let taken = turn.events.iter().filter(|event| matches!(event, Event::Fact(Fact::Received { .. } | Fact::Ignored { .. })));
-        uphold!(InboxDelete, taken.count() == turn.consumed.len(), "{}: messages taken and messages deleted differ", self.id);
+        let taken = taken.count() + turn.told;
+        uphold!(InboxDelete, taken == turn.consumed.len(), "{}: messages taken and messages deleted differ", self.id);
         uphold!(EpochMonotone, writer.epoch >= self.last_epoch, "{}: its epoch would decrease", self.id);
-        let mut effects: Vec<Effect> = turn.aborted.iter().map(|&position| Effect::Abort { position }).collect();
         let mut touched = turn.touched;
         touched.sort_unstable();
         touched.dedup();
-        effects.extend(touched.into_iter().filter_map(|position| self.effect_of(position)));
+        // What was in a queue before this turn: if it is over without having been told from there, it is taken out.
+        let over = |position: &Position| {
+            if self.queued.contains(position) {
+                Effect::Withdraw { position: *position }
+            } else {
+                Effect::Abort { position: *position }
+            }
+        };
+        let mut effects: Vec<Effect> = turn.aborted.iter().map(over).collect();
+        self.queued.retain(|position| !touched.contains(position) && self.state.call(*position).is_some());
+        for position in touched {
+            effects.extend(self.placed_effect(position, writer.is_shared));
+        }
         Decision {
             commit: Commit {
                 commit_no: self.next_commit,
@@ -410,7 +460,7 @@ impl Run {
             effects,
             consumed: turn.consumed,
             settled: turn.settled,
-            rest: self.state.rest(turn.at),
+            rest: self.rest(turn.at),
         }
     }
 
@@ -426,15 +476,45 @@ impl Run {
         }
     }
 
-    /// Everything that an open run asks of the world, for a fresh replay.
-    pub(crate) fn open_effects(&self) -> Vec<Effect> {
-        self.state.open.keys().filter_map(|&position| self.effect_of(position)).collect()
+    /// The same, and where an attempt goes: into a shared queue it is counted as queued from here on.
+    fn placed_effect(&mut self, position: Position, is_shared: &dyn Fn(&str) -> bool) -> Option<Effect> {
+        let effect = self.effect_of(position)?;
+        let Effect::Start { attempt, at, .. } = effect else { return Some(effect) };
+        // Steps are their workflow's own, whatever their options say.
+        let shared = self.state.call(position).is_some_and(|call| call.input.is_some() && is_shared(call.queue()));
+        if !shared {
+            return Some(effect);
+        }
+        self.queued.insert(position);
+        Some(Effect::Queue { position, attempt, at })
     }
 
-    /// Returns the activities that open calls need.
-    pub(crate) fn open_activities(&self) -> impl Iterator<Item = &str> {
-        self.state.open.values().filter_map(|open| match open {
-            Open::Call(call) if call.input.is_some() => Some(call.name.as_str()),
+    /// Everything that an open run asks of the world, for a fresh replay.
+    pub(crate) fn open_effects(&mut self, is_shared: &dyn Fn(&str) -> bool) -> Vec<Effect> {
+        let open: Vec<Position> = self.state.open.keys().copied().filter(|position| !self.queued.contains(position)).collect();
+        open.into_iter().filter_map(|position| self.placed_effect(position, is_shared)).collect()
+    }
+
+    /// Says which calls have their current attempts in a shared queue, or a message of their ends in the inbox.
+    pub(crate) fn found_queued(&mut self, positions: impl IntoIterator<Item = (Position, Attempt)>) {
+        let current = positions.into_iter().filter(|(position, attempt)| self.is_current(*position, *attempt));
+        self.queued = current.map(|(position, _)| position).collect();
+    }
+
+    /// Returns the calls whose current attempts are in a shared queue.
+    pub(crate) fn queued(&self) -> &BTreeSet<Position> {
+        &self.queued
+    }
+
+    /// Returns whether the run has something to do at `now`.
+    pub(crate) fn rest(&self, now: Timestamp) -> Rest {
+        self.state.rest(now, &self.queued)
+    }
+
+    /// Returns the activities that open calls need here.
+    pub(crate) fn open_activities(&self, is_shared: &dyn Fn(&str) -> bool) -> impl Iterator<Item = &str> {
+        self.state.open.values().filter_map(move |open| match open {
+            Open::Call(call) if call.input.is_some() && !is_shared(call.queue()) => Some(call.name.as_str()),
             _ => None,
         })
     }
@@ -535,63 +615,5 @@ impl Run {
             last: if last.is_empty() { "none".to_owned() } else { last.join(", ") },
             wrote: commit.build,
         }
-    }
-}
-
-/// A turn in the making.
-struct Turning {
-    at: Timestamp,
-    events: Vec<Event>,
-    touched: Vec<Position>,
-    aborted: Vec<Position>,
-    settled: Vec<Position>,
-    consumed: Vec<u64>,
-    /// The payloads of its events.
-    bytes: usize,
-}
-
-impl Turning {
-    fn new(at: Timestamp) -> Turning {
-        Turning {
-            at,
-            events: Vec::new(),
-            touched: Vec::new(),
-            aborted: Vec::new(),
-            settled: Vec::new(),
-            consumed: Vec::new(),
-            bytes: 0,
-        }
-    }
-
-    /// Tells whether the next fact belongs into the next commit. A fact is never divided, so a commit has at most half a
-    /// limit more than its last fact.
-    fn is_full(&self, limits: &Limits) -> bool {
-        self.bytes >= limits.item_bytes / 2 || self.events.len() >= limits.commands_per_turn
-    }
-
-    fn touch(&mut self, position: Position) {
-        if position != 0 {
-            self.touched.push(position);
-        }
-    }
-}
-
-fn position_of(fact: &Fact) -> Position {
-    match fact {
-        Fact::Completed { position, .. }
-        | Fact::Failed { position, .. }
-        | Fact::Lost { position, .. }
-        | Fact::Fired { position } => *position,
-        _ => 0,
-    }
-}
-
-/// How many bytes of payload a fact has.
-fn weight_of(fact: &Fact) -> usize {
-    match fact {
-        Fact::Completed { output, .. } => output.bytes.len(),
-        Fact::Failed { failure, .. } => failure.bytes(),
-        Fact::Received { body: MessageBody::Signal { payload, .. }, .. } => payload.bytes.len(),
-        _ => 0,
     }
 }

@@ -2,7 +2,7 @@
 //! each is at, what it waits for and what comes next. Replay, recovery, retry decisions and `why` all read it.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     time::Duration,
 };
 
@@ -133,6 +133,8 @@ impl State {
                         self.cancel.get_or_insert_with(|| reason.clone());
                     }
                     MessageBody::Retry { position } => self.unpark(*position),
+                    // Its facts follow.
+                    MessageBody::Task { .. } => {}
                 }
             }
             Fact::Ignored { message, .. } => self.remember(message, limits),
@@ -278,15 +280,17 @@ impl State {
         }
     }
 
-    /// Returns whether the run has something to do at `now`.
-    pub(crate) fn rest(&self, now: Timestamp) -> Rest {
+    /// Returns whether the run has something to do at `now`. An attempt that is `queued` is somebody else's: a message
+    /// will tell its end.
+    pub(crate) fn rest(&self, now: Timestamp, queued: &BTreeSet<Position>) -> Rest {
         if self.outcome.is_some() {
             return Rest::Ended;
         }
         let mut next = self.started.deadline.filter(|_| !self.deadline_passed);
-        for open in self.open.values() {
+        for (position, open) in &self.open {
             let due = match open {
                 Open::Call(call) => match call.phase {
+                    _ if queued.contains(position) => None,
                     Phase::Intended => return Rest::Busy,
                     Phase::Waiting { at } if at <= now => return Rest::Busy,
                     Phase::Waiting { at } => Some(at),
@@ -362,6 +366,11 @@ impl OpenCall {
             compensating,
             last_failure: None,
         }
+    }
+
+    /// Returns the queue that it belongs to.
+    pub(crate) fn queue(&self) -> &str {
+        self.options.as_deref().map_or("", |options| &options.queue)
     }
 
     /// Returns what is left of a limit that counts from the intent.

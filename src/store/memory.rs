@@ -15,9 +15,10 @@ use std::{
 use parking_lot::Mutex;
 use uuid::Uuid;
 
+use self::tasks::TaskCell;
 use super::{
-    Answer, Batch, BatchAnswer, Filter, Inbox, NewNode, NodeRow, NodeState, Outcome, Reader, Renewed, Status, Store, StoreError,
-    Summary, Unread, Warden,
+    Answer, Batch, BatchAnswer, Filter, Inbox, NewNode, NodeRow, NodeState, Outcome, Queue, QueueState, Reader, Renewed,
+    StaleTask, Status, Store, StoreError, Summary, TakenTasks, TaskKey, TaskRequest, TaskRow, Unread, Warden, queue::Line,
 };
 use crate::kernel::{
     codec::Record,
@@ -30,6 +31,7 @@ mod apply;
 mod hints;
 pub(super) mod lines;
 pub(super) mod refuse;
+mod tasks;
 
 /// How many unread messages an inbox takes, unless told otherwise.
 pub const INBOX_LIMIT: u32 = 10_000;
@@ -62,6 +64,8 @@ struct Data {
     #[cfg(feature = "actors")]
     hints: tokio::sync::broadcast::Sender<String>,
     nodes: BTreeMap<Uuid, Node>,
+    tasks: BTreeMap<TaskKey, TaskCell>,
+    queues: BTreeMap<String, Line>,
     runs: BTreeMap<RunKey, Run>,
     /// By id, then by number: the last entry of an id is its current run.
     ids: BTreeMap<(String, u32), RunKey>,
@@ -79,6 +83,10 @@ struct Node {
     handle: Weak<()>,
     /// When it was retired and kept some runs.
     lingers: Option<Timestamp>,
+    /// When it was heard of last.
+    beat_at: Timestamp,
+    /// It has left, and nothing of it went on.
+    left_well: bool,
 }
 
 impl Node {
@@ -127,6 +135,8 @@ impl MemoryStore {
             #[cfg(feature = "actors")]
             hints: tokio::sync::broadcast::Sender::new(1_024),
             nodes: BTreeMap::new(),
+            tasks: BTreeMap::new(),
+            queues: BTreeMap::new(),
             runs: BTreeMap::new(),
             ids: BTreeMap::new(),
         };
@@ -148,6 +158,7 @@ impl Warden for MemoryStore {
             if let Some(node) = node {
                 node.beat += 1;
                 node.held = held;
+                node.beat_at = node.beat_at.max(data.now);
             }
             Ok(Renewed { live, store_now: None })
         })
@@ -204,6 +215,10 @@ impl Warden for MemoryStore {
             Ok(freed)
         })
     }
+
+    fn take_tasks(&mut self, request: TaskRequest) -> Answer<'_, TakenTasks> {
+        self.answer(|data| Ok(data.take_tasks(&request)))
+    }
 }
 
 impl Store for MemoryStore {
@@ -218,6 +233,7 @@ impl Store for MemoryStore {
             for (id, other) in &mut data.nodes {
                 if before == Some(*id) || other.is_gone() {
                     other.state = NodeState::Dead;
+                    other.left_well = true;
                     freed += free(&mut data.runs, Incarnation(*id), data.now, &[], u64::MAX);
                 }
             }
@@ -231,6 +247,8 @@ impl Store for MemoryStore {
                 can: node.can,
                 handle,
                 lingers: None,
+                beat_at: node.now,
+                left_well: false,
             };
             data.nodes.insert(node.incarnation.0, row);
             Ok(freed)
@@ -242,6 +260,7 @@ impl Store for MemoryStore {
             if let Some(node) = data.nodes.get_mut(&incarnation.0) {
                 node.state = NodeState::Dead;
                 node.lingers = (!keep.is_empty()).then_some(data.now);
+                node.left_well |= free_runs && keep.is_empty();
             }
             Ok(if free_runs { free(&mut data.runs, incarnation, data.now, keep, u64::MAX) } else { 0 })
         })
@@ -272,6 +291,22 @@ impl Store for MemoryStore {
             let first = data.next_run;
             data.next_run += i64::from(count);
             Ok(RunKey(first))
+        })
+    }
+
+    fn declare_queues(&mut self, queues: &[Queue]) -> Answer<'_, ()> {
+        self.answer(|data| {
+            queues.iter().for_each(|rules| data.declare(rules));
+            Ok(())
+        })
+    }
+
+    fn pause_queue(&mut self, name: &str, paused: bool) -> Answer<'_, ()> {
+        self.answer(|data| {
+            let line = data.queues.entry(name.to_owned()).or_default();
+            name.clone_into(&mut line.rules.name);
+            line.paused = paused;
+            Ok(())
         })
     }
 
@@ -372,9 +407,37 @@ impl Reader for MemoryStore {
         })
     }
 
+    fn tasks(&self, run: RunKey) -> Answer<'_, Vec<TaskRow>> {
+        self.answer(|data| Ok(data.tasks_that(|key, _| key.run == run)))
+    }
+
+    fn held_tasks(&self, by: Incarnation) -> Answer<'_, Vec<TaskRow>> {
+        self.answer(|data| Ok(data.tasks_that(|_, cell| cell.worker == Some(by))))
+    }
+
+    fn stale_tasks(&self, now: Timestamp, most: u32) -> Answer<'_, Vec<StaleTask>> {
+        self.answer(|data| Ok(data.stale_tasks(now, most as usize)))
+    }
+
+    fn ruled_queues(&self) -> Answer<'_, Vec<String>> {
+        self.answer(|data| Ok(data.queues.keys().cloned().collect()))
+    }
+
+    fn queues(&self) -> Answer<'_, Vec<QueueState>> {
+        self.answer(|data| Ok(data.queue_states()))
+    }
+
     fn snapshot(&self) -> Answer<'_, Vec<String>> {
         self.answer(|data| {
             let mut all = Vec::new();
+            for cell in data.tasks.values() {
+                if let Some(run) = data.runs.get(&cell.task.key.run) {
+                    all.push(lines::task(&run.summary.id, &cell.line()));
+                }
+            }
+            for (name, line) in &data.queues {
+                all.push(lines::queue(name, line));
+            }
             for (id, node) in &data.nodes {
                 all.push(lines::node(&Incarnation(*id), &node.build, &node.label, node.is_live(), node.beat));
             }

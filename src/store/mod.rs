@@ -21,13 +21,18 @@ use crate::kernel::{
     time::Timestamp,
 };
 
+mod error;
 pub mod memory;
 mod node;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+pub mod queue;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
+pub use queue::{EndTask, NewTask, Queue, QueueState, StaleTask, TakenTasks, Task, TaskKey, TaskRequest, TaskRow};
+
+pub use error::StoreError;
 pub use node::{NewNode, NodeRow, NodeState, Renewed, Warden};
 
 /// A boxed future that need not be `Send`: a store lives on Persistence's own thread.
@@ -60,6 +65,12 @@ pub trait Store: Warden + 'static {
 
     /// Reserves `count` run keys, ascending and never given before; returns the first.
     fn reserve_keys(&mut self, count: u32) -> Answer<'_, RunKey>;
+
+    /// Writes the rules of queues; whether they are paused stays as it is.
+    fn declare_queues(&mut self, queues: &[Queue]) -> Answer<'_, ()>;
+
+    /// Pauses a queue, or resumes it. One that nobody has declared is made.
+    fn pause_queue(&mut self, name: &str, paused: bool) -> Answer<'_, ()>;
 
     /// Writes one batch: one transaction, one fsync. The answer has one outcome per item, in order.
     fn commit<'a>(&'a mut self, batch: &'a Batch) -> Answer<'a, BatchAnswer>;
@@ -125,6 +136,22 @@ pub trait Reader {
 
     /// Returns the kept heartbeat details of a run: `(position, attempt, details)`.
     fn heartbeats(&self, run: RunKey) -> Answer<'_, Vec<(u32, u32, bytes::Bytes)>>;
+
+    /// Returns the tasks of a run. Read *before* its inbox: a task that ends in between is in the inbox then.
+    fn tasks(&self, run: RunKey) -> Answer<'_, Vec<TaskRow>>;
+
+    /// Returns the tasks that a node holds.
+    fn held_tasks(&self, by: Incarnation) -> Answer<'_, Vec<TaskRow>>;
+
+    /// Returns up to `most` tasks that somebody has to end: their time to start is over and nobody has them, or they are with a
+    /// dead node whose lease has run out since its last beat (or which has left well, or is proved to be no more).
+    fn stale_tasks(&self, now: Timestamp, most: u32) -> Answer<'_, Vec<StaleTask>>;
+
+    /// Returns the names of the queues that have rules.
+    fn ruled_queues(&self) -> Answer<'_, Vec<String>>;
+
+    /// Returns all queues that have rules or tasks, by name. It counts what is in them.
+    fn queues(&self) -> Answer<'_, Vec<QueueState>>;
 
     /// Returns everything as sorted, comparable text lines, without store-internal numbers that may differ between
     /// stores. For the conformance suite.
@@ -192,6 +219,14 @@ pub enum Item {
     },
     /// Clears the count of claims without progress of these runs.
     Progressed(Vec<RunKey>),
+    /// Ends a task and tells its run. The answer is [`Outcome::Sent`], `Done` if nobody wants to know, or `NotOwned` if it is
+    /// not with whom it must be.
+    EndTask(Box<EndTask>),
+    /// Keeps the heartbeat details of a task that the batch's incarnation holds.
+    BeatTask(TaskKey, bytes::Bytes),
+    /// Puts tasks into their queues for a run that the batch's incarnation owns under this epoch, without a turn: attempts whose
+    /// intents were recorded elsewhere, and which were never begun.
+    PlaceTasks(RunKey, Epoch, Vec<NewTask>),
 }
 
 /// What one turn records.
@@ -213,6 +248,46 @@ pub struct Turn {
     pub consumed: Vec<u64>,
     /// Heartbeat rows that are of no use any more, by position.
     pub settled: Vec<u32>,
+    /// Attempts that go into shared queues.
+    pub tasks: Vec<NewTask>,
+    /// Calls whose attempts in shared queues nobody wants any more: what nobody has begun goes at once, what somebody holds
+    /// once that one lets go.
+    pub withdrawn: Vec<u32>,
+}
+
+impl Turn {
+    /// Tells whether it touches shared queues.
+    #[must_use]
+    pub fn has_tasks(&self) -> bool {
+        !self.tasks.is_empty() || !self.withdrawn.is_empty()
+    }
+}
+
+impl Item {
+    /// Tells whether it touches shared queues.
+    #[must_use]
+    pub fn has_tasks(&self) -> bool {
+        match self {
+            Item::Turn(turn) => turn.has_tasks(),
+            Item::EndTask(_) | Item::BeatTask(..) | Item::PlaceTasks(..) => true,
+            _ => false,
+        }
+    }
+
+    /// Returns where in a batch the kind of this item has its turn.
+    pub(crate) fn kind(&self) -> u8 {
+        match self {
+            Item::Turn(_) => 0,
+            Item::Enqueue(..) => 1,
+            Item::Yield(_) => 2,
+            Item::Send(_) => 3,
+            Item::Heartbeat { .. } => 4,
+            Item::Progressed(_) => 5,
+            Item::PlaceTasks(..) => 6,
+            Item::EndTask(_) => 7,
+            Item::BeatTask(..) => 8,
+        }
+    }
 }
 
 /// What becomes of a run behind a commit.
@@ -383,7 +458,8 @@ pub enum Outcome {
 }
 
 /// What may be claimed: runs that are unowned, active, due, of a readable format, not blocked for this build, and of one of these
-/// workflows. Order: priority (higher first), then due time, then key.
+/// workflows. Order: due time, less ten seconds for each step of priority, then
+/// key: a higher priority overtakes, and nobody starves.
 #[derive(Clone, Debug)]
 pub struct ClaimRequest {
     /// At most so many.
@@ -535,111 +611,4 @@ pub struct Filter {
     pub before: Option<RunKey>,
     /// At most so many.
     pub limit: u32,
-}
-
-/// Trouble with the store itself. What was acknowledged stays acknowledged.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StoreError {
-    /// Another process has the database open.
-    #[error("{path} is in use by process {pid}; stop it, or give this one a database of its own")]
-    InUse {
-        /// The database.
-        path: String,
-        /// Who holds it; 0 when it does not say.
-        pid: u32,
-    },
-    /// A newer release has migrated the database.
-    #[error("{path} has schema {found}, this build knows {known}; run a newer build, nothing was changed")]
-    NewerSchema {
-        /// The database.
-        path: String,
-        /// Its schema.
-        found: i64,
-        /// Ours.
-        known: i64,
-    },
-    /// The URL names no store that this build has.
-    #[error(
-        "{url:?} names no store of this build; use sqlite:<file>, postgres://<server>/<database> or memory: (and see the crate's features)"
-    )]
-    UnknownUrl {
-        /// What was given, without a password.
-        url: String,
-    },
-    /// The disk is full. Nothing was written and nothing is lost; it goes on when there is room.
-    #[error("no room left for {path}; free some, work goes on by itself")]
-    Full {
-        /// The database.
-        path: String,
-    },
-    /// The database cannot be written.
-    #[error("{path} is read-only; give the process write permission to the file and its folder")]
-    ReadOnly {
-        /// The database.
-        path: String,
-    },
-    /// Reading or writing failed in a way after which nothing in memory may be trusted.
-    #[error("I/O error in {path}: {reason}; the store was closed and is recovered before anything is acknowledged again")]
-    Io {
-        /// The database.
-        path: String,
-        /// What the system said.
-        reason: String,
-    },
-    /// The file is not a database of ours, or is damaged.
-    #[error("{path} is not usable: {reason}")]
-    Corrupt {
-        /// The database.
-        path: String,
-        /// What was found.
-        reason: String,
-    },
-    /// A lock could not be had in time; trying again is safe, nothing was written.
-    #[error("the store is busy: {reason}")]
-    Busy {
-        /// What it waited for.
-        reason: String,
-    },
-    /// The server cannot be reached. Nothing is lost; work goes on by itself when it is back.
-    #[error("{server} cannot be reached: {reason}; work goes on by itself when it is back")]
-    Unreachable {
-        /// Which server, without a password.
-        server: String,
-        /// What the system or the server said.
-        reason: String,
-    },
-    /// The server does not have what it had acknowledged: it is a copy that lags behind, or was restored from a backup.
-    #[error("{server} has lost what it had acknowledged: {reason}; everything in memory is dropped and read anew")]
-    LostTail {
-        /// Which server, without a password.
-        server: String,
-        /// What is missing.
-        reason: String,
-    },
-    /// The store was closed.
-    #[error("the store is closed")]
-    Closed,
-    /// Anything else that the driver said.
-    #[error("the store failed: {0}")]
-    Other(String),
-}
-
-impl StoreError {
-    /// Tells whether it is nobody's mistake and may last: then it is waited out, however long that takes.
-    #[must_use]
-    pub fn is_of_the_world(&self) -> bool {
-        matches!(self, StoreError::Unreachable { .. } | StoreError::LostTail { .. })
-    }
-
-    /// Returns the same error for somebody else: its kind where that matters, and its words.
-    pub(crate) fn told(&self) -> StoreError {
-        match self {
-            StoreError::Unreachable { server, reason } => {
-                StoreError::Unreachable { server: server.clone(), reason: reason.clone() }
-            }
-            StoreError::LostTail { server, reason } => StoreError::LostTail { server: server.clone(), reason: reason.clone() },
-            other => StoreError::Other(other.to_string()),
-        }
-    }
 }

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::Answer;
+use super::{Answer, TakenTasks, TaskRequest};
 use crate::kernel::{
     id::{BuildId, Incarnation},
     time::Timestamp,
@@ -92,4 +92,8 @@ pub trait Warden {
     /// at once. Returns how many. Runs that their node kept for acts which it could not stop are freed with the others when
     /// its process is gone, or its lease has run out since.
     fn sweep(&mut self, now: Timestamp, most: u32) -> Answer<'_, u64>;
+
+    /// Takes tasks of shared queues for a node, within the limits of their queues. A node that is not live, or is about to leave,
+    /// gets none.
+    fn take_tasks(&mut self, request: TaskRequest) -> Answer<'_, TakenTasks>;
 }

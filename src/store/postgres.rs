@@ -19,8 +19,8 @@ use self::{
     values::Values,
 };
 use super::{
-    Answer, Batch, BatchAnswer, Filter, Inbox, NewNode, NodeRow, OpenWarden, Outcome, Reader, Renewed, Store, StoreError,
-    Summary, Warden,
+    Answer, Batch, BatchAnswer, Filter, Inbox, NewNode, NodeRow, OpenWarden, Outcome, Queue, QueueState, Reader, Renewed,
+    StaleTask, Store, StoreError, Summary, TakenTasks, TaskRequest, TaskRow, Warden,
 };
 use crate::{
     hints::OpenHints,
@@ -44,6 +44,8 @@ mod rows;
 mod schema;
 mod session;
 mod sql;
+mod sql_tasks;
+mod tasks;
 mod trouble;
 mod turns;
 mod values;
@@ -59,6 +61,7 @@ pub struct PostgresStore {
     now: Timestamp,
     /// What this store has entered last.
     entered: Option<Incarnation>,
+    taker: tasks::Taker,
 }
 
 impl std::fmt::Debug for PostgresStore {
@@ -95,6 +98,7 @@ impl PostgresStore {
             home,
             now: Timestamp::default(),
             entered: None,
+            taker: tasks::Taker::default(),
         })
     }
 
@@ -159,6 +163,17 @@ impl Warden for PostgresStore {
         self.now = now;
         self.on_session(async move |session| nodes::sweep(session, now, most).await).boxed_local()
     }
+
+    fn take_tasks(&mut self, request: TaskRequest) -> Answer<'_, TakenTasks> {
+        async move {
+            let mut taker = std::mem::take(&mut self.taker);
+            self.now = request.now;
+            let taken = self.on_session(async |session| tasks::take(session, &mut taker, &request).await).await;
+            self.taker = taker;
+            taken
+        }
+        .boxed_local()
+    }
 }
 
 impl Store for PostgresStore {
@@ -201,6 +216,22 @@ impl Store for PostgresStore {
         .boxed_local()
     }
 
+    fn declare_queues(&mut self, queues: &[Queue]) -> Answer<'_, ()> {
+        let queues = queues.to_vec();
+        self.on_session(async move |session| {
+            for queue in &queues {
+                tasks::declare(session, queue).await?;
+            }
+            Ok(())
+        })
+        .boxed_local()
+    }
+
+    fn pause_queue(&mut self, name: &str, paused: bool) -> Answer<'_, ()> {
+        let name = name.to_owned();
+        self.on_session(async move |session| tasks::pause(session, &name, paused).await).boxed_local()
+    }
+
     fn commit<'a>(&'a mut self, batch: &'a Batch) -> Answer<'a, BatchAnswer> {
         async move {
             self.now = batch.now;
@@ -222,7 +253,7 @@ impl Store for PostgresStore {
                 let mut session = Session::new(home, Role::Warden);
                 let ready = session.ready().await;
                 ready.map_err(|trouble| trouble.into_store(&session.home.server))?;
-                Ok(Box::new(PostgresWarden { session }) as Box<dyn Warden>)
+                Ok(Box::new(PostgresWarden { session, taker: tasks::Taker::default() }) as Box<dyn Warden>)
             }
             .boxed_local()
         }))
@@ -256,6 +287,7 @@ impl Store for PostgresStore {
 /// The affairs of nodes over a connection of their own, so that a renewal never waits behind a commit.
 struct PostgresWarden {
     session: Session,
+    taker: tasks::Taker,
 }
 
 impl PostgresWarden {
@@ -284,6 +316,16 @@ impl Warden for PostgresWarden {
 
     fn sweep(&mut self, now: Timestamp, most: u32) -> Answer<'_, u64> {
         self.on_session(async move |session| nodes::sweep(session, now, most).await).boxed_local()
+    }
+
+    fn take_tasks(&mut self, request: TaskRequest) -> Answer<'_, TakenTasks> {
+        async move {
+            let mut taker = std::mem::take(&mut self.taker);
+            let taken = self.on_session(async |session| tasks::take(session, &mut taker, &request).await).await;
+            self.taker = taker;
+            taken
+        }
+        .boxed_local()
     }
 }
 
@@ -327,6 +369,26 @@ impl Reader for PostgresReader {
 
     fn heartbeats(&self, run: RunKey) -> Answer<'_, Vec<(u32, u32, bytes::Bytes)>> {
         self.read_heartbeats(run).boxed_local()
+    }
+
+    fn tasks(&self, run: RunKey) -> Answer<'_, Vec<TaskRow>> {
+        self.read_tasks(run).boxed_local()
+    }
+
+    fn held_tasks(&self, by: Incarnation) -> Answer<'_, Vec<TaskRow>> {
+        self.read_held(by).boxed_local()
+    }
+
+    fn stale_tasks(&self, now: Timestamp, most: u32) -> Answer<'_, Vec<StaleTask>> {
+        self.read_stale(now, most).boxed_local()
+    }
+
+    fn ruled_queues(&self) -> Answer<'_, Vec<String>> {
+        self.read_ruled().boxed_local()
+    }
+
+    fn queues(&self) -> Answer<'_, Vec<QueueState>> {
+        self.read_queues().boxed_local()
     }
 
     fn snapshot(&self) -> Answer<'_, Vec<String>> {

@@ -22,8 +22,8 @@ use sqlx::{
 
 use self::{commit::Writer, lock::Lock, script::Values};
 use super::{
-    Answer, Batch, BatchAnswer, Durability, Filter, Inbox, NewNode, NodeRow, Outcome, Reader, Renewed, Store, StoreError,
-    Summary, Warden, memory::INBOX_LIMIT,
+    Answer, Batch, BatchAnswer, Durability, Filter, Inbox, NewNode, NodeRow, Outcome, Queue, QueueState, Reader, Renewed,
+    StaleTask, Store, StoreError, Summary, TakenTasks, TaskRequest, TaskRow, Warden, memory::INBOX_LIMIT,
 };
 use crate::kernel::{
     codec::Record,
@@ -42,6 +42,7 @@ mod rows;
 mod schema;
 mod script;
 mod sql;
+mod tasks;
 mod trouble;
 
 /// How to open a database.
@@ -209,6 +210,15 @@ impl Warden for SqliteStore {
         }
         .boxed_local()
     }
+
+    fn take_tasks(&mut self, request: TaskRequest) -> Answer<'_, TakenTasks> {
+        async move {
+            self.now = request.now;
+            let result = self.writer()?.take_tasks(&request).await;
+            self.judge(result)
+        }
+        .boxed_local()
+    }
 }
 
 impl Store for SqliteStore {
@@ -249,6 +259,27 @@ impl Store for SqliteStore {
     fn reserve_keys(&mut self, count: u32) -> Answer<'_, RunKey> {
         async move {
             let result = read::reserve(self.writer()?, count).await;
+            self.judge(result)
+        }
+        .boxed_local()
+    }
+
+    fn declare_queues(&mut self, queues: &[Queue]) -> Answer<'_, ()> {
+        let queues = queues.to_vec();
+        async move {
+            for queue in &queues {
+                let result = self.writer()?.declare(queue).await;
+                self.judge(result)?;
+            }
+            Ok(())
+        }
+        .boxed_local()
+    }
+
+    fn pause_queue(&mut self, name: &str, paused: bool) -> Answer<'_, ()> {
+        let name = name.to_owned();
+        async move {
+            let result = self.writer()?.pause(&name, paused).await;
             self.judge(result)
         }
         .boxed_local()
@@ -327,6 +358,26 @@ impl Reader for SqliteReader {
         async move { self.read_heartbeats(run).await }.boxed_local()
     }
 
+    fn tasks(&self, run: RunKey) -> Answer<'_, Vec<TaskRow>> {
+        self.read_tasks(run).boxed_local()
+    }
+
+    fn held_tasks(&self, by: Incarnation) -> Answer<'_, Vec<TaskRow>> {
+        self.read_held(by).boxed_local()
+    }
+
+    fn stale_tasks(&self, now: Timestamp, most: u32) -> Answer<'_, Vec<StaleTask>> {
+        self.read_stale(now, most).boxed_local()
+    }
+
+    fn ruled_queues(&self) -> Answer<'_, Vec<String>> {
+        self.read_ruled().boxed_local()
+    }
+
+    fn queues(&self) -> Answer<'_, Vec<QueueState>> {
+        self.read_queues().boxed_local()
+    }
+
     fn snapshot(&self) -> Answer<'_, Vec<String>> {
         async move { self.read_snapshot().await }.boxed_local()
     }
@@ -362,7 +413,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = opened(&folder).await;
         let mut reader = store.reader.pool.acquire().await.unwrap();
-        for (name, text) in sql::ALL {
+        for (name, text) in sql::ALL.iter().chain(sql::tasks::ALL) {
             for statement in text.split_inclusive(';').filter(|statement| !statement.trim().is_empty()) {
                 let prepared = reader.prepare(sqlx::AssertSqlSafe(statement.to_owned()).into_sql_str()).await;
                 assert!(prepared.is_ok(), "{name}: {statement}: {prepared:?}");
@@ -376,7 +427,10 @@ mod tests {
         let store = opened(&folder).await;
         let mut reader = store.reader.pool.acquire().await.unwrap();
         let whole = ["list", "snapshot", "register", "version"];
-        for (name, text) in sql::ALL.iter().filter(|(name, _)| !whole.contains(name)) {
+        let runs = &["executions", "events", "inbox", "heartbeats", "e", "x", "v", "i"][..];
+        let texts = sql::ALL.iter().filter(|(name, _)| !whole.contains(name)).map(|text| (text, runs));
+        let texts = texts.chain(sql::tasks::ALL.iter().map(|text| (text, &["tasks", "t", "h"][..])));
+        for ((name, text), tables) in texts {
             for statement in text.split_inclusive(';').map(str::trim) {
                 if !["SELECT", "UPDATE", "INSERT", "DELETE", "WITH"].iter().any(|verb| statement.starts_with(verb)) {
                     continue;
@@ -385,7 +439,6 @@ mod tests {
                 let plan = reader.fetch_all(sqlx::raw_sql(sqlx::AssertSqlSafe(explain))).await.unwrap();
                 for step in plan {
                     let step: String = step.get(3);
-                    let tables = ["executions", "events", "inbox", "heartbeats", "e", "x", "v", "i"];
                     let scans = step.strip_prefix("SCAN ").and_then(|of| of.split(' ').next());
                     let scans = scans.is_some_and(|table| tables.contains(&table));
                     assert!(!scans, "{name}: {step}: {statement}");

@@ -22,6 +22,7 @@ use std::{
 };
 
 use stent::{
+    Queue,
     clock::{Clock, ShiftedClock, SystemClock},
     prelude::*,
     store::Status,
@@ -105,16 +106,16 @@ impl Signal for Go {
 }
 
 /// What a careless change makes of it: the same name and version, and another first call.
-async fn changed<W: Workflow>(cx: &Cx<W>, plan: &Plan) -> Result<String, AppError> {
+async fn changed<W: Workflow>(cx: &Cx<W>, plan: &Plan, queue: &str) -> Result<String, AppError> {
     cx.call(Flaky { failures: 0 }).await?;
-    work(cx, plan).await
+    work(cx, plan, queue).await
 }
 
 /// The work of every version: chained calls, an inline step, a sleep, a signal, a retry, an act at most once, two at once.
-async fn work<W: Workflow>(cx: &Cx<W>, plan: &Plan) -> Result<String, AppError> {
+async fn work<W: Workflow>(cx: &Cx<W>, plan: &Plan, queue: &str) -> Result<String, AppError> {
     let mut words = Vec::new();
     for step in 0..plan.steps {
-        words.push(cx.call(Act { word: step.to_string(), pause_ms: plan.pause_ms }).await?);
+        words.push(cx.call(Act { word: step.to_string(), pause_ms: plan.pause_ms }).queue(queue).await?);
     }
     let id = cx.id().id.clone();
     let inline = cx
@@ -131,13 +132,13 @@ async fn work<W: Workflow>(cx: &Cx<W>, plan: &Plan) -> Result<String, AppError> 
         cx.signal::<Go>().await?;
         words.push("go".to_owned());
     }
-    words.push(cx.call(Flaky { failures: 1 }).retry(Retry::fixed(millis(20)).jitter_percent(0)).await?);
-    words.push(match cx.call(Act { word: "once".into(), pause_ms: plan.pause_ms }).at_most_once().await {
+    words.push(cx.call(Flaky { failures: 1 }).queue(queue).retry(Retry::fixed(millis(20)).jitter_percent(0)).await?);
+    words.push(match cx.call(Act { word: "once".into(), pause_ms: plan.pause_ms }).queue(queue).at_most_once().await {
         Ok(word) => word,
         Err(CallError::MaybeDone(_)) => "maybe".into(),
         Err(other) => return Err(other.into()),
     });
-    let act = |word: &str| cx.call(Act { word: word.into(), pause_ms: 1 });
+    let act = |word: &str| cx.call(Act { word: word.into(), pause_ms: 1 }).queue(queue);
     let (left, right) = futures_util::future::join(act("left"), act("right")).await;
     words.extend([left?, right?]);
     Ok(words.join(" "))
@@ -145,7 +146,7 @@ async fn work<W: Workflow>(cx: &Cx<W>, plan: &Plan) -> Result<String, AppError> 
 
 /// Makes a workflow of that work.
 macro_rules! workflow {
-    ($type:ident, $name:literal, $version:literal, $word:literal, $work:ident) => {
+    ($type:ident, $name:literal, $version:literal, $word:literal, $work:ident, $queue:literal) => {
         #[derive(Serialize, Deserialize)]
         struct $type {
             plan: Plan,
@@ -158,16 +159,17 @@ macro_rules! workflow {
             type Error = AppError;
 
             async fn run(self, cx: Cx<Self>) -> Result<String, AppError> {
-                Ok(format!("{} {}", $word, $work(&cx, &self.plan).await?))
+                Ok(format!("{} {}", $word, $work(&cx, &self.plan, $queue).await?))
             }
         }
     };
 }
 
-workflow!(Load, "cluster.load", 1, "load", work);
-workflow!(Load2, "cluster.load", 2, "load2", work);
-workflow!(Rare, "cluster.rare", 1, "rare", work);
-workflow!(Changed, "cluster.load", 1, "changed", changed);
+workflow!(Load, "cluster.load", 1, "load", work, "");
+workflow!(Load2, "cluster.load", 2, "load2", work, "");
+workflow!(Rare, "cluster.rare", 1, "rare", work, "");
+workflow!(Queued, "cluster.queued", 1, "queued", work, "limited");
+workflow!(Changed, "cluster.load", 1, "changed", changed, "");
 
 /// Calls a function for the type that a word names.
 macro_rules! by_word {
@@ -176,6 +178,7 @@ macro_rules! by_word {
             "load" => $function($($argument,)* |plan| Load { plan }).await,
             "load2" => $function($($argument,)* |plan| Load2 { plan }).await,
             "rare" => $function($($argument,)* |plan| Rare { plan }).await,
+            "queued" => $function($($argument,)* |plan| Queued { plan }).await,
             other => Err(format!("there is no workflow {other:?}")),
         }
     };
@@ -376,11 +379,15 @@ fn build(options: &HashMap<String, String>) -> Builder {
         .lease(millis(number("lease_ms", 2_000)))
         .clock(Arc::new(clock))
         .build(options.get("build").map_or("cluster", String::as_str));
+    if let Some(limit) = options.get("limit").filter(|limit| *limit != "0") {
+        builder = builder.queue(Queue::named("limited").concurrency(limit.parse().expect("a limit")));
+    }
     for workflow in options.get("workflows").map_or("load", String::as_str).split(',') {
         builder = match workflow {
             "load" => builder.workflow::<Load>(),
             "load2" => builder.workflow::<Load2>(),
             "rare" => builder.workflow::<Rare>(),
+            "queued" => builder.workflow::<Queued>(),
             "changed" => builder.workflow::<Changed>(),
             other => panic!("there is no workflow {other:?}"),
         };

@@ -19,7 +19,10 @@ use stent::{
     },
 };
 
-use crate::cluster::{Job, Place};
+use crate::{
+    cluster::{Job, Place},
+    node::Frozen,
+};
 
 /// What the story allows.
 #[derive(Clone, Copy, Debug)]
@@ -28,13 +31,15 @@ pub(crate) struct Expect {
     pub(crate) within: std::time::Duration,
     /// The store was put back to an older state: acknowledged work may be gone, and done again.
     pub(crate) may_forget: bool,
-    /// Acts at once in the whole cluster.
+    /// Acts at once in the whole cluster…
     pub(crate) limit: Option<usize>,
+    /// …of this queue, or of any.
+    pub(crate) queue: &'static str,
 }
 
 impl Default for Expect {
     fn default() -> Self {
-        Expect { within: std::time::Duration::from_secs(60), may_forget: false, limit: None }
+        Expect { within: std::time::Duration::from_secs(60), may_forget: false, limit: None, queue: "" }
     }
 }
 
@@ -108,6 +113,23 @@ impl Side {
             by_pid.entry(act.pid).or_default().push(act);
         }
         by_pid.values().map(|acts| peak(acts.iter().copied(), |_| u128::MAX)).max().unwrap_or(0)
+    }
+
+    /// Returns the most acts of a queue that ran at once in all processes; `died` tells when a process was killed. One that
+    /// stands still does nothing: what it was at when it was frozen counts until then.
+    pub(crate) fn peak_of(&self, queue: &str, frozen: &[Frozen], died: impl Fn(u32) -> u128) -> usize {
+        let of_queue = |act: &&Act| act.step != "inline" && (queue.is_empty() || act.id.starts_with("queued-"));
+        let acts: Vec<Act> = self
+            .acts
+            .iter()
+            .filter(of_queue)
+            .map(|act| {
+                let end = act.end.unwrap_or_else(|| died(act.pid));
+                let cut = frozen.iter().filter(|still| still.pid == act.pid && (act.start..=end).contains(&still.from));
+                Act { end: Some(cut.map(|still| still.from).min().unwrap_or(end)), ..act.clone() }
+            })
+            .collect();
+        peak(acts.iter(), &died)
     }
 
     /// Returns the most acts that ran at once in all processes; `died` tells when a process was killed.
@@ -261,7 +283,7 @@ pub(crate) fn judge(
     histories: &BTreeMap<String, History>,
     side: &Side,
     jobs: &BTreeMap<String, Job>,
-    thawed: &[(u32, u128)],
+    thawed: &[Frozen],
     expect: &Expect,
 ) {
     for id in side.acked.iter().chain(jobs.keys()) {
@@ -280,13 +302,14 @@ pub(crate) fn judge(
     if let Some(limit) = expect.limit {
         let last = side.acts.iter().map(|act| act.start).max().unwrap_or(0);
         let last_of = |pid: u32| side.acts.iter().filter(|act| act.pid == pid).map(|act| act.start).max();
-        let peak = side.peak(|pid| last_of(pid).or(Some(last)));
+        let peak = side.peak_of(expect.queue, thawed, |pid| last_of(pid).unwrap_or(last));
         assert!(peak <= limit, "{peak} acts at once, the limit is {limit}");
     }
 }
 
-fn judge_acts(histories: &BTreeMap<String, History>, side: &Side, thawed: &[(u32, u128)]) {
-    let excused = |act: &Act| thawed.iter().any(|(pid, at)| *pid == act.pid && act.start.saturating_sub(*at) < AFTER_THAW);
+fn judge_acts(histories: &BTreeMap<String, History>, side: &Side, thawed: &[Frozen]) {
+    let excused =
+        |act: &Act| thawed.iter().any(|Frozen { pid, to, .. }| *pid == act.pid && act.start.saturating_sub(*to) < AFTER_THAW);
     let mut attempts = BTreeSet::new();
     let mut starts: BTreeMap<(&str, &str), u32> = BTreeMap::new();
     let mut fences: BTreeMap<&str, u64> = BTreeMap::new();

@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     checker::{Expect, History, Side, judge, read_histories},
-    node::{Node, Options, PATIENCE, Tag},
+    node::{Frozen, Node, Options, PATIENCE, Tag},
     proxy::Proxy,
     support::servers::Database,
 };
@@ -188,7 +188,7 @@ impl<'a> Cluster<'a> {
     /// The end of the story: what is left behind is judged.
     pub(crate) fn finish(mut self, expect: Expect) {
         let (histories, side) = self.settle(expect);
-        let thawed: Vec<(u32, u128)> = self.nodes.iter().flat_map(|node| node.thawed.iter().copied()).collect();
+        let thawed: Vec<Frozen> = self.nodes.iter().flat_map(|node| node.thawed.iter().copied()).collect();
         judge(&histories, &side, &self.jobs, &thawed, &expect);
         let most = self.nodes.iter().map(|node| node.options.activities).max().unwrap_or(0);
         let peak = side.peak_of_a_process();

@@ -20,6 +20,7 @@ mod chaos;
 mod checker;
 mod cluster;
 mod deployment;
+mod limits;
 mod network;
 mod node;
 mod proxy;

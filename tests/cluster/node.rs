@@ -25,6 +25,8 @@ pub(crate) struct Options {
     pub(crate) grace: Duration,
     /// Activities at once.
     pub(crate) activities: u64,
+    /// Of the queue `limited`, in the whole cluster; 0 means none.
+    pub(crate) limit: usize,
     /// The wall clock is that far off, in seconds.
     pub(crate) clock_off: i64,
     pub(crate) timezone: &'static str,
@@ -40,6 +42,7 @@ impl Default for Options {
             lease: Duration::from_secs(2),
             grace: Duration::from_secs(5),
             activities: 1_000,
+            limit: 0,
             clock_off: 0,
             timezone: "UTC",
             build: "cluster",
@@ -66,6 +69,14 @@ struct Process {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tag(u64);
 
+/// When a process stood still, in µs of boot time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Frozen {
+    pub(crate) pid: u32,
+    pub(crate) from: u128,
+    pub(crate) to: u128,
+}
+
 /// A seat.
 pub(crate) struct Node {
     pub(crate) name: String,
@@ -76,12 +87,14 @@ pub(crate) struct Node {
     folder: PathBuf,
     process: Option<Process>,
     /// When it was thawed: what a frozen process had begun is done then, whatever happened meanwhile.
-    pub(crate) thawed: Vec<(u32, u128)>,
+    pub(crate) thawed: Vec<Frozen>,
+    /// Since when it is frozen, if it is.
+    frozen: u128,
 }
 
 impl Node {
     pub(crate) fn new(name: String, url: String, proxy: Option<Proxy>, folder: &Path, options: Options) -> Node {
-        Node { name, options, proxy, url, folder: folder.to_owned(), process: None, thawed: Vec::new() }
+        Node { name, options, proxy, url, folder: folder.to_owned(), process: None, thawed: Vec::new(), frozen: 0 }
     }
 
     /// Starts the process and waits until it is up.
@@ -108,6 +121,7 @@ impl Node {
             .arg(format!("lease_ms={}", options.lease.as_millis()))
             .arg(format!("grace_ms={}", options.grace.as_millis()))
             .arg(format!("activities={}", options.activities))
+            .arg(format!("limit={}", options.limit))
             .arg(format!("shift_us={}", options.clock_off * 1_000_000))
             .arg(format!("build={}", options.build))
             .env("TZ", options.timezone)
@@ -187,13 +201,14 @@ impl Node {
     }
 
     /// SIGSTOP.
-    pub(crate) fn freeze(&self) {
+    pub(crate) fn freeze(&mut self) {
+        self.frozen = now();
         self.signal(Signal::STOP);
     }
 
     /// SIGCONT.
     pub(crate) fn thaw(&mut self) {
-        self.thawed.push((self.pid(), now()));
+        self.thawed.push(Frozen { pid: self.pid(), from: self.frozen, to: now() });
         self.signal(Signal::CONT);
     }
 

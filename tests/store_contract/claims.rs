@@ -35,6 +35,17 @@ fn a_claim_takes_what_is_due_by_priority_then_time_then_key() {
 }
 
 #[test]
+fn whoever_has_waited_for_long_enough_is_overtaken_by_nobody() {
+    on_each_store(async |world| {
+        world.now = 30_000_000;
+        queued(world, "old", 0, 1).await;
+        queued(world, "urgent", 1, 10_000_000).await;
+        queued(world, "later", 1, 10_000_002).await;
+        assert_eq!(ids(&world.claim(9, 0).await), ["urgent", "old", "later"]);
+    });
+}
+
+#[test]
 fn a_claimed_run_is_owned_under_the_next_epoch_and_no_longer_due() {
     on_each_store(async |world| {
         let run = queued(world, "a", 0, 1).await;

@@ -238,6 +238,8 @@ pub(crate) fn start_then(new: NewRun, then: Then) -> Item {
         then,
         consumed: Vec::new(),
         settled: Vec::new(),
+        tasks: Vec::new(),
+        withdrawn: Vec::new(),
     }))
 }
 
@@ -251,6 +253,8 @@ pub(crate) fn turn(run: RunKey, commit_no: CommitNo, then: Then) -> Turn {
         then,
         consumed: Vec::new(),
         settled: Vec::new(),
+        tasks: Vec::new(),
+        withdrawn: Vec::new(),
     }
 }
 

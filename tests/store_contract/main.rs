@@ -18,6 +18,7 @@ mod messages;
 mod nodes;
 #[cfg(feature = "sqlite")]
 mod poison;
+mod queues;
 #[cfg(feature = "sqlite")]
 mod random;
 mod reads;

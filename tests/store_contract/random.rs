@@ -4,6 +4,7 @@
 //!
 //! `STENT_SEED` runs one seed, `STENT_OPS` sets how many operations; a failure prints both.
 
+use bytes::Bytes;
 use stent::{
     kernel::{
         id::{BuildId, Digest, Incarnation, RunId, RunKey},
@@ -11,12 +12,12 @@ use stent::{
         time::Timestamp,
     },
     store::{
-        Batch, ClaimRequest, Filter, Item, Message, NewRun, Status, Store, Summary, Then, Turn, Yield, YieldReason,
-        memory::MemoryStore,
+        Batch, ClaimRequest, Filter, Item, Message, NewRun, NewTask, Queue, Status, Store, Summary, TaskKey, TaskRequest, Then,
+        Turn, Warden, Yield, YieldReason, memory::MemoryStore,
     },
 };
 
-use crate::kit::*;
+use crate::{kit::*, queues::ended};
 
 /// Seeds that run always; those that once found something stay in the list.
 const SEEDS: [u64; 6] = [1, 2, 3, 20, 300, 4_000];
@@ -64,7 +65,9 @@ async fn compare(seed: u64, ops: u32) {
     }
     // A generator that only ever meets one answer tests nothing.
     if ops >= 250 {
-        for wanted in ["Done", "Sent", "Conflict", "IdInUse", "InboxMoved", "Unknown", "Ended", "NotOwned", "AlreadySent"] {
+        for wanted in
+            ["Done", "Sent", "Conflict", "IdInUse", "InboxMoved", "Unknown", "Ended", "NotOwned", "AlreadySent", "Taken"]
+        {
             assert!(all.outcomes.contains_key(wanted), "seed {seed} never met {wanted}: {:?}", all.outcomes);
         }
     }
@@ -122,7 +125,7 @@ impl All {
 
     async fn step(&mut self) -> String {
         self.now += i64::try_from(self.dice.below(50)).unwrap();
-        match self.dice.below(40) {
+        match self.dice.below(46) {
             0 => {
                 self.register().await;
                 "register".into()
@@ -146,6 +149,8 @@ impl All {
                 self.read().await;
                 "read".into()
             }
+            40..=44 => self.take_tasks().await,
+            45 => self.rule().await,
             _ => {
                 let batch = self.batch().await;
                 let what = format!("{batch:#?}");
@@ -203,8 +208,19 @@ impl All {
     }
 
     async fn item(&mut self) -> Item {
-        match self.dice.below(20) {
+        match self.dice.below(26) {
             0..=7 => self.turn().await,
+            20..=23 => self.end_task().await,
+            24 => {
+                let row = self.some_run().await;
+                let run = row.as_ref().map_or(RunKey(500_000), |row| row.run);
+                let epoch = row.map_or(1, |row| row.epoch) + u64::from(self.dice.once_in(8));
+                Item::PlaceTasks(run, epoch, self.tasks(run))
+            }
+            25 => {
+                let key = self.some_task().await;
+                Item::BeatTask(key, Bytes::from(format!("at {}", self.now)))
+            }
             8..=10 => {
                 let new = self.new_run().await;
                 let run = new.run;
@@ -320,7 +336,92 @@ impl All {
         let settled = (0..self.dice.below(3)).map(|_| u32::try_from(self.dice.below(3)).unwrap()).collect();
         let record = record(row.run, commit_no);
         let then = self.then(inbox.seq);
-        Item::Turn(Box::new(Turn { run: row.run, start: None, commit_no, prev, record, then, consumed, settled }))
+        let tasks = if self.dice.once_in(3) { self.tasks(row.run) } else { Vec::new() };
+        let withdrawn = if self.dice.once_in(6) { vec![u32::try_from(self.dice.below(4)).unwrap()] } else { Vec::new() };
+        let run = row.run;
+        Item::Turn(Box::new(Turn { run, start: None, commit_no, prev, record, then, consumed, settled, tasks, withdrawn }))
+    }
+
+    fn tasks(&mut self, run: RunKey) -> Vec<NewTask> {
+        (0..self.dice.below(3))
+            .map(|_| {
+                let position = u32::try_from(self.dice.below(4)).unwrap();
+                // An attempt is placed once.
+                let attempt = u32::try_from(self.dice.thrown).unwrap();
+                let due_at = self.time().unwrap_or(Timestamp(self.now));
+                NewTask {
+                    key: TaskKey { run, position, attempt },
+                    queue: self.dice.of(&["limited", "keyed", "fair", "rated", "free"]).into(),
+                    lane: self.dice.of(&["", "a", "b", "c"]).into(),
+                    priority: i32::try_from(self.dice.below(3)).unwrap() - 1,
+                    activity: self.dice.of(&["act", "act", "other"]).into(),
+                    needs: if self.dice.once_in(5) { vec!["gpu".into()] } else { Vec::new() },
+                    due_at,
+                    start_by: self.time(),
+                    body: Bytes::from(format!("body {}", self.now)),
+                }
+            })
+            .collect()
+    }
+
+    async fn some_task(&mut self) -> TaskKey {
+        let nowhere = TaskKey { run: RunKey(500_000), position: 1, attempt: 1 };
+        let held = self.memory.reader().held_tasks(incarnation(self.nodes)).await.unwrap();
+        let run = self.some_run().await.map_or(RunKey(500_000), |row| row.run);
+        let waiting = self.memory.reader().tasks(run).await.unwrap();
+        let all: Vec<TaskKey> = held.into_iter().chain(waiting).map(|row| row.key).collect();
+        if all.is_empty() { nowhere } else { self.dice.of(&all) }
+    }
+
+    async fn end_task(&mut self) -> Item {
+        let key = self.some_task().await;
+        let by = match self.dice.below(6) {
+            0 => None,
+            1 => Some(self.somebody()),
+            _ => Some(incarnation(self.nodes)),
+        };
+        ended(key, by)
+    }
+
+    async fn take_tasks(&mut self) -> String {
+        let request = TaskRequest {
+            by: self.somebody(),
+            now: Timestamp(self.now),
+            limit: u32::try_from(self.dice.below(5)).unwrap(),
+            activities: vec!["act".into()],
+            queues: self.dice.once_in(4).then(|| vec!["limited".into(), "fair".into()]),
+            tags: vec!["gpu".to_owned()][..usize::try_from(self.dice.below(2)).unwrap()].to_vec(),
+        };
+        let memory = self.memory.take_tasks(request.clone()).await.unwrap();
+        let label = self.label();
+        for (name, other) in &mut self.others {
+            assert_eq!(memory, other.take_tasks(request.clone()).await.unwrap(), "{label} {name} {request:?}");
+        }
+        *self.outcomes.entry("Taken".into()).or_default() += u32::try_from(memory.tasks.len()).unwrap();
+        format!("{request:?}: {memory:?}")
+    }
+
+    async fn rule(&mut self) -> String {
+        let most = u32::try_from(self.dice.below(3)).unwrap() + 1;
+        let rules = match self.dice.below(4) {
+            0 => Queue::named("limited").concurrency(most),
+            1 => Queue::named("keyed").per_key(most).concurrency(most + 1),
+            2 => Queue::named("fair").fair(),
+            _ => Queue::named("rated").rate(most, std::time::Duration::from_micros(100)),
+        };
+        let (name, paused) = (self.dice.of(&["limited", "free"]), self.dice.once_in(2));
+        let pauses = self.dice.once_in(3);
+        self.memory.declare_queues(std::slice::from_ref(&rules)).await.unwrap();
+        if pauses {
+            self.memory.pause_queue(name, paused).await.unwrap();
+        }
+        for (_, other) in &mut self.others {
+            other.declare_queues(std::slice::from_ref(&rules)).await.unwrap();
+            if pauses {
+                other.pause_queue(name, paused).await.unwrap();
+            }
+        }
+        format!("{rules:?} {pauses} {name} {paused}")
     }
 
     async fn read(&mut self) {
@@ -357,6 +458,12 @@ impl All {
         alike!(summaries(&runs));
         alike!(list(&filter));
         alike!(owned(who));
+        alike!(tasks(run));
+        alike!(held_tasks(who));
+        // Which ones, if there are more, is not promised.
+        alike!(stale_tasks(Timestamp(self.now), 10_000));
+        alike!(queues());
+        alike!(ruled_queues());
         alike!(next_wake(Timestamp(i64::MIN)));
         alike!(next_wake(Timestamp(from.into())));
     }

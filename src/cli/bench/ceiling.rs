@@ -183,5 +183,16 @@ fn turn(chain: &mut Flying, run: RunKey, steps: u64, by: Incarnation, now: Times
     let record = codec::encode(&id, &commit)?;
     chain.tail = Some(record.digest);
     let then = if ends { Then::End { status: Status::Completed, seen: 0 } } else { Then::Hold };
-    Ok(Turn { run, start, commit_no, prev, record, then, consumed: Vec::new(), settled: Vec::new() })
+    Ok(Turn {
+        run,
+        start,
+        commit_no,
+        prev,
+        record,
+        then,
+        consumed: Vec::new(),
+        settled: Vec::new(),
+        tasks: Vec::new(),
+        withdrawn: Vec::new(),
+    })
 }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     blocked::Blocked,
     codec::{self, Record},
-    event::{Command, Event, Fact, MessageBody, Outcome, Started, StepPlace},
+    event::{Command, Event, Fact, MessageBody, Outcome, Started, StepPlace, TaskEnd},
     failure::Failure,
     id::{Attempt, BuildId, Incarnation, Position, RunId},
     instance::Begin,
@@ -31,6 +31,7 @@ use crate::{Activity, AppError, Signal, Workflow};
 mod attempts;
 mod formats;
 mod orders;
+mod queues;
 mod rails;
 mod sagas;
 mod steps;
@@ -104,8 +105,9 @@ fn broken(text: &str) -> Ended {
     Err(crate::cx::failure_of(&AppError::new(text), "act"))
 }
 
-fn writer(epoch: u64) -> Writer {
-    Writer { incarnation: Incarnation(uuid::Uuid::from_u128(u128::from(epoch))), epoch, build: BuildId(1) }
+fn writer(epoch: u64) -> Writer<'static> {
+    let incarnation = Incarnation(uuid::Uuid::from_u128(u128::from(epoch)));
+    Writer { incarnation, epoch, build: BuildId(1), is_shared: &|queue| queue == "shared" }
 }
 
 fn secs(n: u64) -> Duration {

@@ -17,6 +17,8 @@ pub(super) struct World {
     pub(super) to_start: BTreeMap<Position, (Attempt, Timestamp)>,
     pub(super) running: BTreeMap<Position, (Attempt, Ended)>,
     pub(super) timers: BTreeMap<Position, Timestamp>,
+    /// The rows of attempts in shared queues.
+    pub(super) tasks: BTreeMap<Position, (Attempt, Timestamp)>,
     pub(super) handler: Handler,
     /// The side file: each act that was begun, with its attempt.
     pub(super) acts: Vec<(String, Attempt)>,
@@ -66,6 +68,7 @@ impl World {
             to_start: BTreeMap::new(),
             running: BTreeMap::new(),
             timers: BTreeMap::new(),
+            tasks: BTreeMap::new(),
             handler: Box::new(|_, _| value(1)),
             acts: Vec::new(),
             aborted: Vec::new(),
@@ -99,6 +102,20 @@ impl World {
         for seq in &decision.consumed {
             assert!(self.inbox.remove(seq).is_some(), "message {seq} was consumed twice");
         }
+        for effect in &decision.effects {
+            match effect {
+                Effect::Queue { position, attempt, at } => {
+                    let before = self.tasks.insert(*position, (*attempt, at.unwrap_or(self.now)));
+                    assert!(before.is_none(), "#{position} is in a queue already");
+                }
+                Effect::Withdraw { position } => {
+                    // It may have ended meanwhile: then its message is on the way.
+                    self.tasks.remove(position);
+                    self.aborted.push(*position);
+                }
+                _ => {}
+            }
+        }
         Some(decision)
     }
 
@@ -117,6 +134,8 @@ impl World {
                     assert!(!self.running.contains_key(&position), "a running attempt of #{position} was started again");
                     self.to_start.insert(position, (attempt, at.unwrap_or(self.now)));
                 }
+                // Done by the commit itself.
+                Effect::Queue { .. } | Effect::Withdraw { .. } => {}
                 Effect::Timer { position, due } => {
                     self.timers.insert(position, due);
                 }
@@ -274,7 +293,8 @@ impl World {
     pub(super) fn evict(&mut self) {
         let open = self.open();
         self.run = None;
-        let run = self.replayed(self.log.len()).unwrap();
+        let mut run = self.replayed(self.log.len()).unwrap();
+        run.found_queued(self.found());
         self.adopt(run);
         assert_eq!(self.open(), open, "replay came to another state");
     }
@@ -293,7 +313,8 @@ impl World {
         if self.log.is_empty() {
             return;
         }
-        let run = self.replayed(self.log.len()).unwrap();
+        let mut run = self.replayed(self.log.len()).unwrap();
+        run.found_queued(self.found());
         self.adopt(run);
         if self.outcome().is_some() {
             return;
@@ -310,8 +331,24 @@ impl World {
         let decision = self.store().unwrap();
         let digest = self.log.last().unwrap().digest;
         self.run().recorded(&decision.commit, digest);
-        let effects = self.run().open_effects();
+        let effects = self.run().open_effects(writer(1).is_shared);
         self.act(effects);
+    }
+
+    /// The attempts that are in queues, or whose ends are in the inbox.
+    fn found(&self) -> Vec<(Position, Attempt)> {
+        let told = self.inbox.values().filter_map(|(_, body)| match body {
+            MessageBody::Task { position, attempt, .. } => Some((*position, *attempt)),
+            _ => None,
+        });
+        self.tasks.iter().map(|(position, (attempt, _))| (*position, *attempt)).chain(told).collect()
+    }
+
+    /// Ends the attempt of a call that is in a queue, as its worker or a sweep does.
+    pub(super) fn end_task(&mut self, position: Position, end: TaskEnd) {
+        let (attempt, _) = self.tasks.remove(&position).unwrap();
+        let body = MessageBody::Task { position, attempt, end, details: None };
+        self.send(&format!("task-{position}-{attempt}"), body);
     }
 
     pub(super) fn open(&self) -> String {

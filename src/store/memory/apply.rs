@@ -7,12 +7,13 @@ use super::{Data, Run, refuse};
 use crate::{
     kernel::{
         codec::Record,
+        event::MessageBody,
         id::{Incarnation, RunKey},
         time::Timestamp,
     },
     store::{
         Batch, BatchAnswer, ClaimRequest, Claimed, FORMAT, Item, Message, NewRun, NodeState, Outcome, Status, Summary, Then,
-        Turn, Unread, Yield, YieldReason,
+        Turn, Unread, Yield, YieldReason, queue::rank,
     },
 };
 
@@ -31,12 +32,15 @@ impl Data {
             return BatchAnswer { outcomes, claimed: Vec::new(), live: false };
         };
         node.beat += u64::from(batch.renew);
+        if batch.renew {
+            node.beat_at = node.beat_at.max(batch.now);
+        }
         let claims = node.state == NodeState::Live;
         let writer = Writer { incarnation: batch.incarnation, now: batch.now };
         let mut outcomes: Vec<_> = refuse::unacceptable(batch).into_iter().map(|why| why.map(Outcome::Refused)).collect();
-        for kind in 0..6 {
+        for kind in 0..9 {
             for (item, outcome) in batch.items.iter().zip(&mut outcomes) {
-                if outcome.is_none() && kind_of(item) == kind {
+                if outcome.is_none() && item.kind() == kind {
                     *outcome = Some(self.apply(item, writer));
                 }
             }
@@ -67,6 +71,9 @@ impl Data {
                 }
                 Outcome::Done
             }
+            Item::PlaceTasks(run, epoch, tasks) => self.place_tasks(*run, *epoch, tasks, writer.incarnation),
+            Item::EndTask(end) => self.end_task(end, writer.now),
+            Item::BeatTask(key, details) => self.beat_task(*key, details, writer.incarnation),
         }
     }
 
@@ -125,6 +132,8 @@ impl Data {
                 run.heartbeats.clear();
             }
         }
+        self.withdraw_tasks(turn.run, &turn.withdrawn);
+        self.put_tasks(&turn.tasks);
         Ok(())
     }
 
@@ -227,7 +236,8 @@ impl Data {
     fn send(&mut self, message: &Message, writer: Writer) -> Outcome {
         let limit = self.inbox_limit as usize;
         let current = self.current(&message.to);
-        let Some(run) = current.and_then(|key| self.runs.get_mut(&key)) else { return Outcome::Unknown };
+        let Some(key) = current else { return Outcome::Unknown };
+        let Some(run) = self.runs.get(&key) else { return Outcome::Unknown };
         if run.summary.status.is_end() {
             return Outcome::Ended(Box::new(run.summary.clone()));
         }
@@ -237,14 +247,27 @@ impl Data {
         if run.inbox.len() >= limit {
             return Outcome::InboxFull;
         }
+        let Message { message, body, sent_at, .. } = message.clone();
+        self.deliver(key, message, body, sent_at, writer.now)
+    }
+
+    /// Puts a message into the inbox of a run, and wakes it.
+    pub(super) fn deliver(
+        &mut self,
+        key: RunKey,
+        message: String,
+        body: MessageBody,
+        sent_at: Timestamp,
+        now: Timestamp,
+    ) -> Outcome {
+        let Some(run) = self.runs.get_mut(&key) else { return Outcome::Unknown };
         run.summary.inbox_seq += 1;
         let seq = run.summary.inbox_seq;
-        let Message { message, body, sent_at, .. } = message.clone();
         run.inbox.insert(seq, Unread { seq, message, body, sent_at });
         // A blocked run is woken as well: for the build that cannot run it nothing changes, and another build may have
         // run it since and put it to sleep.
         if run.is_unowned_and_active() {
-            run.summary.wake_at = Some(run.summary.wake_at.map_or(writer.now, |at| at.min(writer.now)));
+            run.summary.wake_at = Some(run.summary.wake_at.map_or(now, |at| at.min(now)));
         }
         Outcome::Sent { seq, run: run.summary.run, owner: run.summary.owner }
     }
@@ -263,16 +286,19 @@ impl Data {
                     && row.needs.iter().all(|tag| request.tags.contains(tag))
                     && request.workflows.iter().any(|(name, version)| *name == row.workflow && *version == row.version)
             })
-            .map(|run| (-i64::from(run.summary.priority), run.summary.wake_at, run.summary.run, run.forced))
+            .map(|run| {
+                let row = &run.summary;
+                (row.wake_at.map(|due| rank(due, row.priority)), row.run, run.forced)
+            })
             .collect();
         due.sort();
         let mut by_force = 0;
-        due.retain(|(_, _, _, forced)| {
+        due.retain(|(_, _, forced)| {
             by_force += u32::from(*forced);
             !forced || by_force <= request.forced_limit
         });
         due.truncate(request.limit as usize);
-        let keys = due.into_iter().map(|(_, _, key, _)| key);
+        let keys = due.into_iter().map(|(_, key, _)| key);
         keys.filter_map(|key| self.take(key, writer)).collect()
     }
 
@@ -290,17 +316,5 @@ impl Data {
     pub(super) fn current(&self, id: &str) -> Option<RunKey> {
         let of_id = (id.to_owned(), 0)..=(id.to_owned(), u32::MAX);
         self.ids.range(of_id).next_back().map(|(_, key)| *key)
-    }
-}
-
-/// Returns where in a batch the kind of this item has its turn.
-fn kind_of(item: &Item) -> u8 {
-    match item {
-        Item::Turn(_) => 0,
-        Item::Enqueue(..) => 1,
-        Item::Yield(_) => 2,
-        Item::Send(_) => 3,
-        Item::Heartbeat { .. } => 4,
-        Item::Progressed(_) => 5,
     }
 }

@@ -7,9 +7,10 @@ use std::fmt::{Debug, Write};
 use crate::{
     kernel::{
         codec::Record,
-        id::{CommitNo, RunId},
+        id::{CommitNo, Incarnation, RunId},
+        time::Timestamp,
     },
-    store::{Summary, Unread},
+    store::{Summary, Unread, queue::Line},
 };
 
 /// What a run's row has beside its summary.
@@ -47,6 +48,39 @@ pub(crate) fn message(run: &RunId, unread: &Unread) -> String {
 
 pub(crate) fn heartbeat(run: &RunId, position: u32, attempt: u32, details: &[u8]) -> String {
     format!("heartbeat {run} {position:08} {attempt} {}", hex(details))
+}
+
+/// A task's row, as every store has it.
+pub(crate) struct TaskLine<'a> {
+    pub(crate) position: u32,
+    pub(crate) attempt: u32,
+    pub(crate) queue: &'a str,
+    pub(crate) lane: &'a str,
+    pub(crate) rank: i64,
+    pub(crate) due_at: Timestamp,
+    pub(crate) start_by: Option<Timestamp>,
+    pub(crate) activity: &'a str,
+    pub(crate) needs: &'a [String],
+    pub(crate) worker: Option<Incarnation>,
+    pub(crate) dropped: bool,
+    pub(crate) body: &'a [u8],
+    pub(crate) details: Option<&'a [u8]>,
+}
+
+pub(crate) fn task(run: &RunId, task: &TaskLine<'_>) -> String {
+    let TaskLine { position, attempt, queue, lane, rank, due_at, start_by, activity, needs, worker, dropped, body, details } =
+        task;
+    format!(
+        "task {run} {position:08}/{attempt} {queue:?} {lane:?} rank={rank} due={due_at} start_by={start_by:?} {activity:?} \
+         needs={needs:?} worker={worker:?} dropped={dropped} {} {:?}",
+        hex(body),
+        details.map(hex)
+    )
+}
+
+pub(crate) fn queue(name: &str, line: &Line) -> String {
+    let Line { rules, paused, cursor, tokens, filled_at, .. } = line;
+    format!("queue {name:?} {rules:?} paused={paused} cursor={cursor:?} tokens={tokens} at={filled_at}")
 }
 
 pub(crate) fn node(incarnation: &dyn Debug, build: &dyn Debug, label: &str, live: bool, beat: u64) -> String {

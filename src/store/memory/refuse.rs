@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use crate::store::{Batch, Item, NewRun, Then, YieldReason};
+use crate::store::{Batch, Item, NewRun, NewTask, Then, YieldReason};
 
 /// The longest row, message or details that is accepted. SQLite's own limit is 1 GB for a bound value, and one value
 /// carries a whole batch.
@@ -37,7 +37,7 @@ fn reason(item: &Item, turned: &mut HashSet<i64>) -> Option<String> {
             }
             match turn.then {
                 Then::End { status, .. } if !status.is_end() => Some(format!("{} is not an end", status.as_str())),
-                _ => body(turn.record.body.len()),
+                _ => body(turn.record.body.len()).or_else(|| turn.tasks.iter().find_map(task)),
             }
         }
         Item::Enqueue(new, record) => new_run(new).or_else(|| body(record.body.len())),
@@ -50,8 +50,22 @@ fn reason(item: &Item, turned: &mut HashSet<i64>) -> Option<String> {
             )
         }
         Item::Heartbeat { details, .. } => body(details.len()),
+        Item::PlaceTasks(_, _, tasks) => tasks.iter().find_map(task),
+        Item::EndTask(end) => match rmp_serde::to_vec(&end.body) {
+            Ok(bytes) => body(bytes.len()),
+            Err(error) => Some(format!("the end of a task cannot be encoded: {error}")),
+        },
+        Item::BeatTask(_, details) => body(details.len()),
         Item::Yield(_) | Item::Progressed(_) => None,
     }
+}
+
+fn task(task: &NewTask) -> Option<String> {
+    name("the queue", &task.queue)
+        .or_else(|| name("the key within a queue", &task.lane))
+        .or_else(|| name("the activity's name", &task.activity))
+        .or_else(|| task.needs.iter().find_map(|tag| name("a tag", tag)))
+        .or_else(|| body(task.body.len()))
 }
 
 fn new_run(new: &NewRun) -> Option<String> {

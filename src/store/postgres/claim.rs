@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     kernel::time::Timestamp,
-    store::{ClaimRequest, Claimed, FORMAT},
+    store::{ClaimRequest, Claimed, FORMAT, queue::rank},
 };
 
 /// How far the floor stays behind: whoever makes a run due may be so slow to commit, or its clock so late.
@@ -97,7 +97,7 @@ impl Writer {
         let read = |row| -> Result<_, sqlx::Error> {
             let (summary, beside) = rows::summary(row)?;
             let due: i64 = row.try_get(rows::COLUMNS + 1)?;
-            let order = (-i64::from(summary.priority), due, summary.run);
+            let order = (rank(Timestamp(due), summary.priority), summary.run);
             Ok((order, Claimed { summary, forced: row.try_get(rows::COLUMNS)?, claims: beside.claims }))
         };
         let claimed: Result<Vec<_>, _> = taken.iter().map(read).collect();

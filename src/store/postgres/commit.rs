@@ -17,14 +17,14 @@ use super::{
     home::Witness,
     look::Seen,
     session::Session,
-    sql,
+    sql, tasks,
     trouble::Trouble,
     turns::{self, Turns, Went},
     values::Values,
 };
 use crate::{
     kernel::{id::Incarnation, time::Timestamp},
-    store::{Batch, BatchAnswer, Item, Outcome, StoreError, Then, Yield, YieldReason, memory::refuse},
+    store::{Batch, BatchAnswer, Item, Outcome, StoreError, Then, Yield, YieldReason, memory::refuse, queue::asked_for},
 };
 
 /// How often the short way is tried again before the general path is taken.
@@ -235,7 +235,8 @@ async fn decide(session: &mut Session, commit: &Commit<'_>, items: &[usize], hur
         session.rows(sql::LOCK_TIMEOUT, Values::default().with(HURRY)).await?;
     }
     let seen = Seen::behind_locks(session, batch, items).await?;
-    let mut plan = Plan::new(batch, session.home.options.inbox_limit, node, seen);
+    let found = tasks::find(session, &asked_for(items.iter().map(|place| &batch.items[*place]))).await?;
+    let mut plan = Plan::new(batch, session.home.options.inbox_limit, node, seen, found);
     let mut decided = Decided { outcomes: Vec::with_capacity(items.len()), aside: Vec::new(), witness: None };
     for &place in items {
         match plan.decide(place) {
@@ -262,6 +263,7 @@ async fn decide(session: &mut Session, commit: &Commit<'_>, items: &[usize], hur
             return Err(Trouble::Statement(format!("wrote {written:?} rows of {wanted:?}")));
         }
     }
+    tasks::write(session, &plan.tasks).await?;
     let last = plan.events.last();
     decided.witness = last.map(|(run, no, record)| Witness { run: *run, commit_no: *no, digest: record.digest });
     Ok(Some(decided))
@@ -271,14 +273,7 @@ async fn decide(session: &mut Session, commit: &Commit<'_>, items: &[usize], hur
 fn in_order(batch: &Batch, outcomes: &[Option<Outcome>]) -> Vec<usize> {
     let mut open: Vec<usize> = (0..batch.items.len()).filter(|place| outcomes[*place].is_none()).collect();
     // Stable: items of a kind stay in their order.
-    open.sort_by_key(|place| match &batch.items[*place] {
-        Item::Turn(_) => 0,
-        Item::Enqueue(..) => 1,
-        Item::Yield(_) => 2,
-        Item::Send(_) => 3,
-        Item::Heartbeat { .. } => 4,
-        Item::Progressed(_) => 5,
-    });
+    open.sort_by_key(|place| batch.items[*place].kind());
     open
 }
 
@@ -295,7 +290,7 @@ fn due_at(item: &Item) -> Option<Timestamp> {
         },
         Item::Enqueue(new, _) => new.wake_at,
         Item::Yield(Yield { why: YieldReason::Released { wake_at, .. }, .. }) => *wake_at,
-        Item::Yield(_) | Item::Send(_) | Item::Heartbeat { .. } | Item::Progressed(_) => None,
+        _ => None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Decides about the items one after the other, in the order of the contract and with the rules of the reference store, and
 //! collects what the accepted ones write. Runs are changed in memory and written once, as they are in the end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::{
     look::{Known, Seen},
@@ -11,14 +11,25 @@ use super::{
 use crate::{
     kernel::{
         codec::Record,
+        event::MessageBody,
         id::{CommitNo, Incarnation, RunKey},
         time::Timestamp,
     },
     store::{
-        Batch, FORMAT, Item, Message, NewRun, Outcome, Status, Summary, Then, Turn, Yield, YieldReason,
+        Batch, FORMAT, Item, Message, NewRun, Outcome, Status, Summary, TaskKey, Then, Turn, Yield, YieldReason,
         memory::{lines::Beside, refuse},
+        queue::{Found, TaskPlan},
     },
 };
+
+/// A message on its way into an inbox.
+struct Sent {
+    run: i64,
+    seq: i64,
+    message: String,
+    sent_at: Timestamp,
+    body: Vec<u8>,
+}
 
 /// What the accepted items write.
 pub(super) struct Plan<'a> {
@@ -28,16 +39,18 @@ pub(super) struct Plan<'a> {
     seen: Seen,
     /// The rows of the log, in the order in which they are appended.
     pub(super) events: Vec<(RunKey, CommitNo, &'a Record)>,
-    sent: Vec<(i64, i64, &'a Message, Vec<u8>)>,
+    sent: Vec<Sent>,
     consumed: Vec<(i64, i64)>,
     ended: Vec<i64>,
     settled: Vec<(i64, i64)>,
     /// By run and position; the last one wins.
     heartbeats: BTreeMap<(i64, i64), (i64, &'a [u8])>,
+    /// What becomes of tasks.
+    pub(super) tasks: TaskPlan<'a>,
 }
 
 impl<'a> Plan<'a> {
-    pub(super) fn new(batch: &'a Batch, inbox_limit: u32, node: i32, seen: Seen) -> Plan<'a> {
+    pub(super) fn new(batch: &'a Batch, inbox_limit: u32, node: i32, seen: Seen, found: HashMap<TaskKey, Found>) -> Plan<'a> {
         Plan {
             batch,
             inbox_limit: u64::from(inbox_limit),
@@ -49,6 +62,7 @@ impl<'a> Plan<'a> {
             ended: Vec::new(),
             settled: Vec::new(),
             heartbeats: BTreeMap::new(),
+            tasks: TaskPlan { found, ..TaskPlan::default() },
         }
     }
 
@@ -66,10 +80,13 @@ impl<'a> Plan<'a> {
         }
         let refused_or_done = |result: Result<(), Outcome>| result.map_or_else(|refused| refused, |()| Outcome::Done);
         Some(match item {
-            Item::Turn(turn) => refused_or_done(match &turn.start {
-                Some(new) => self.start(turn, new),
-                None => self.turn(turn),
-            }),
+            Item::Turn(turn) => {
+                let accepted = match &turn.start {
+                    Some(new) => self.start(turn, new),
+                    None => self.turn(turn),
+                };
+                refused_or_done(accepted.map(|()| self.tasks.turn(turn)))
+            }
             Item::Enqueue(new, record) => refused_or_done(self.enqueue(new, record)),
             Item::Yield(back) => refused_or_done(self.give_back(back)),
             Item::Send(message) => self.send(message),
@@ -89,6 +106,22 @@ impl<'a> Plan<'a> {
                 }
                 Outcome::Done
             }
+            Item::PlaceTasks(run, epoch, tasks) => match self.seen.runs.get(&run.0) {
+                Some(Known { summary, .. }) if summary.owner == Some(self.ours()) && summary.epoch == *epoch => {
+                    self.tasks.place(tasks);
+                    Outcome::Done
+                }
+                _ => Outcome::NotOwned,
+            },
+            Item::BeatTask(key, details) => self.tasks.beat(*key, details, batch.incarnation),
+            Item::EndTask(end) => match self.tasks.end(end) {
+                Ok(Some(body)) => match self.seen.runs.get(&end.key.run.0) {
+                    Some(known) if !known.summary.status.is_end() => self.deliver(end.key.run.0, end.message(), &body, batch.now),
+                    _ => Outcome::Done,
+                },
+                Ok(None) => Outcome::Done,
+                Err(refused) => refused,
+            },
         })
     }
 
@@ -227,10 +260,9 @@ impl<'a> Plan<'a> {
     }
 
     fn send(&mut self, message: &'a Message) -> Outcome {
-        let now = self.batch.now;
         let current = self.seen.current.get(&message.to);
-        let Some(known) = current.and_then(|run| self.seen.runs.get_mut(run)) else { return Outcome::Unknown };
-        let row = &mut known.summary;
+        let Some(known) = current.and_then(|run| self.seen.runs.get(run)) else { return Outcome::Unknown };
+        let row = &known.summary;
         if row.status.is_end() {
             return Outcome::Ended(Box::new(row.clone()));
         }
@@ -240,20 +272,28 @@ impl<'a> Plan<'a> {
         if known.unread >= self.inbox_limit {
             return Outcome::InboxFull;
         }
-        let body = match rmp_serde::to_vec(&message.body) {
+        self.deliver(row.run.0, message.message.clone(), &message.body, message.sent_at)
+    }
+
+    /// Puts a message into the inbox of a run that was looked at, and wakes it.
+    fn deliver(&mut self, run: i64, message: String, body: &MessageBody, sent_at: Timestamp) -> Outcome {
+        let now = self.batch.now;
+        let Some(known) = self.seen.runs.get_mut(&run) else { return Outcome::Unknown };
+        let row = &mut known.summary;
+        let body = match rmp_serde::to_vec(body) {
             Ok(body) => body,
             Err(error) => return Outcome::Refused(format!("the message cannot be encoded: {error}")),
         };
         row.inbox_seq += 1;
         known.unread += 1;
         known.changed = true;
-        known.messages.insert(message.message.clone(), row.inbox_seq);
+        known.messages.insert(message.clone(), row.inbox_seq);
         // A blocked run is woken as well: for the build that cannot run it nothing changes, and another build may have
         // run it since and put it to sleep.
         if row.owner.is_none() && row.status == Status::Active {
             row.wake_at = Some(row.wake_at.map_or(now, |at| at.min(now)));
         }
-        self.sent.push((row.run.0, rows::number(row.inbox_seq), message, body));
+        self.sent.push(Sent { run: row.run.0, seq: rows::number(row.inbox_seq), message, sent_at, body });
         Outcome::Sent { seq: row.inbox_seq, run: row.run, owner: row.owner }
     }
 
@@ -285,11 +325,11 @@ impl<'a> Plan<'a> {
             .with(self.events.iter().map(|(_, no, _)| i64::from(*no)).collect::<Vec<_>>())
             .with(self.events.iter().map(|(_, _, record)| &record.digest.0[..]).collect::<Vec<_>>())
             .with(self.events.iter().map(|(_, _, record)| &record.body[..]).collect::<Vec<_>>())
-            .with(self.sent.iter().map(|(run, _, _, _)| *run).collect::<Vec<_>>())
-            .with(self.sent.iter().map(|(_, seq, _, _)| *seq).collect::<Vec<_>>())
-            .with(self.sent.iter().map(|(_, _, message, _)| message.message.as_str()).collect::<Vec<_>>())
-            .with(self.sent.iter().map(|(_, _, message, _)| message.sent_at.0).collect::<Vec<_>>())
-            .with(self.sent.iter().map(|(_, _, _, body)| &body[..]).collect::<Vec<_>>())
+            .with(self.sent.iter().map(|sent| sent.run).collect::<Vec<_>>())
+            .with(self.sent.iter().map(|sent| sent.seq).collect::<Vec<_>>())
+            .with(self.sent.iter().map(|sent| sent.message.as_str()).collect::<Vec<_>>())
+            .with(self.sent.iter().map(|sent| sent.sent_at.0).collect::<Vec<_>>())
+            .with(self.sent.iter().map(|sent| &sent.body[..]).collect::<Vec<_>>())
             .with(self.heartbeats.keys().map(|(run, _)| *run).collect::<Vec<_>>())
             .with(self.heartbeats.keys().map(|(_, position)| *position).collect::<Vec<_>>())
             .with(self.heartbeats.values().map(|(attempt, _)| *attempt).collect::<Vec<_>>())

@@ -44,6 +44,9 @@ pub(super) fn about(item: &Item) -> (Vec<i64>, Option<&str>) {
         Item::Send(message) => (Vec::new(), Some(&message.to)),
         Item::Yield(back) => (vec![back.run.0], None),
         Item::Heartbeat { run, .. } => (vec![run.0], None),
+        Item::PlaceTasks(run, ..) => (vec![run.0], None),
+        Item::EndTask(end) => (vec![end.key.run.0], None),
+        Item::BeatTask(..) => (Vec::new(), None),
         Item::Progressed(runs) => (runs.iter().map(|run| run.0).collect(), None),
     }
 }

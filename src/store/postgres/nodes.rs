@@ -60,7 +60,7 @@ pub(super) async fn retire(
 ) -> Result<u64, Trouble> {
     let killed = kill(session, incarnation, None, async |session: &mut Session, node| {
         let lingers = (!keep.is_empty()).then_some(now.0);
-        session.rows(sql::LINGER, Values::default().with(node).with(lingers)).await?;
+        session.rows(sql::LINGER, Values::default().with(node).with(lingers).with(free.is_some())).await?;
         let Some(now) = free else { return Ok(0) };
         let keep: Vec<i64> = keep.iter().map(|run| run.0).collect();
         let freed = session.rows(sql::FREE, Values::default().with(node).with(now.0).with(keep)).await?;

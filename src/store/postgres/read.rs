@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{
     home::{Home, Role},
-    rows, sql,
+    rows, sql, sql_tasks,
     trouble::Trouble,
     values::Values,
 };
@@ -103,11 +103,11 @@ impl PostgresReader {
         }
     }
 
-    async fn read(&self, text: &'static str, values: Values) -> Result<Vec<PgRow>, StoreError> {
+    pub(super) async fn read(&self, text: &'static str, values: Values) -> Result<Vec<PgRow>, StoreError> {
         self.on_one(async |connection| self.home.rows(connection, text, values.clone()).await).await
     }
 
-    fn decoded<T>(&self, rows: impl Iterator<Item = Result<T, sqlx::Error>>) -> Result<Vec<T>, StoreError> {
+    pub(super) fn decoded<T>(&self, rows: impl Iterator<Item = Result<T, sqlx::Error>>) -> Result<Vec<T>, StoreError> {
         rows.collect::<Result<_, _>>().map_err(|error| self.home.sort(&error).into_store(&self.home.server))
     }
 
@@ -195,7 +195,15 @@ impl PostgresReader {
     }
 
     pub(super) async fn read_snapshot(&self) -> Result<Vec<String>, StoreError> {
-        let texts = [sql::ALL_NODES, sql::ALL_RUNS, sql::ALL_EVENTS, sql::ALL_MESSAGES, sql::ALL_HEARTBEATS];
+        let texts = [
+            sql::ALL_NODES,
+            sql::ALL_RUNS,
+            sql::ALL_EVENTS,
+            sql::ALL_MESSAGES,
+            sql::ALL_HEARTBEATS,
+            sql_tasks::ALL_TASKS,
+            sql_tasks::ALL_QUEUES,
+        ];
         let tables = self.on_one(async |connection| {
             self.home.rows(connection, sql::MOMENT, Values::default()).await?;
             let mut tables = Vec::new();
@@ -220,7 +228,8 @@ fn all_lines(tables: &[Vec<PgRow>]) -> Result<Vec<String>, sqlx::Error> {
         })
     };
     let mut all = Vec::new();
-    let [nodes, runs, events, messages, heartbeats] = tables else { return Ok(all) };
+    let [nodes, runs, events, messages, heartbeats, tasks, queues] = tables else { return Ok(all) };
+    all.extend(super::tasks::all_lines(tasks, queues)?);
     for row in nodes {
         let incarnation = Incarnation(row.try_get::<Uuid, _>(0)?);
         let build = BuildId(row.try_get(1)?);

@@ -21,6 +21,10 @@ use super::{
 };
 use crate::store::StoreError;
 
+/// The lane of the session that commits batches, and of the one that takes tasks.
+pub(super) const WRITER_LANE: i32 = 0;
+pub(super) const TASKS_LANE: i32 = 1;
+
 /// How often a transaction is tried again because the server wants it.
 const TRIES: u32 = 8;
 
@@ -34,6 +38,8 @@ pub(super) struct Session {
     old: Option<Backend>,
     /// The node whose lock every session of it holds, and whose lane names the writer's backend.
     node: Option<i32>,
+    /// The fence row of what it commits.
+    lane: Option<i32>,
     /// A statement or a transaction is under way; still set when the next one begins means that its future was dropped.
     busy: bool,
     /// The number of the transaction under way, once it is known.
@@ -42,7 +48,8 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn new(home: Arc<Home>, role: Role) -> Session {
-        Session { home, role, connection: None, backend: None, old: None, node: None, busy: false, xid: None }
+        let lane = (role == Role::Writer).then_some(WRITER_LANE);
+        Session { home, role, connection: None, backend: None, old: None, node: None, lane, busy: false, xid: None }
     }
 
     pub(super) fn node(&self) -> Option<i32> {
@@ -96,8 +103,8 @@ impl Session {
         }
         if let Some(node) = self.node {
             hold(&self.home, &mut connection, node).await?;
-            if self.role == Role::Writer {
-                let values = Values::default().with(node).with(backend.pid).with(backend.start.as_str());
+            if let Some(lane) = self.lane {
+                let values = Values::default().with(node).with(backend.pid).with(backend.start.as_str()).with(lane);
                 self.home.rows(&mut connection, sql::LANE_MOVED, values).await?;
             }
         }
@@ -116,6 +123,19 @@ impl Session {
             Some(connection) => hold(&self.home, connection, node).await,
             None => Ok(()),
         }
+    }
+
+    /// Takes a lane of its own for a session that commits beside the writer, so that a takeover can wait for it, or end it.
+    pub(super) async fn take_lane(&mut self, lane: i32) -> Result<i32, Trouble> {
+        if let Some(lane) = self.lane {
+            return Ok(lane);
+        }
+        if let (Some(node), Some(backend)) = (self.node, self.backend.clone()) {
+            let values = Values::default().with(node).with(backend.pid).with(backend.start).with(lane);
+            self.again(sql::LANE_MOVED, values).await?;
+        }
+        self.lane = Some(lane);
+        Ok(lane)
     }
 
     /// Gives up the connection; whether its backend is over is to be found out.

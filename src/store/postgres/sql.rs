@@ -91,7 +91,8 @@ pub(super) const TURNS: &str = concat!(
     "WITH ",
     fence!(),
     ",
-    beat AS (UPDATE nodes n SET beat = n.beat + 1 FROM fence f WHERE $2 AND n.node = f.node),
+    beat AS (UPDATE nodes n SET beat = n.beat + 1, beat_at = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+             FROM fence f WHERE $2 AND n.node = f.node),
     t AS MATERIALIZED (
         SELECT * FROM unnest($7::bigint[], $8::bigint[], $9::bigint[], $10::bytea[], $11::smallint[], $12::bigint[], $13::bigint[],
                              $14::smallint[]) AS t(ord, run, no, prev, kind, seen, wake_at, status)),
@@ -306,10 +307,10 @@ pub(super) const CLAIM: &str = concat!(
     candidates!("$10::bigint", "FOR NO KEY UPDATE SKIP LOCKED"),
     ",
     ranked AS (
-        SELECT c.*, row_number() OVER (PARTITION BY c.forced ORDER BY c.priority DESC, c.wake_at, c.run) AS place FROM candidates c),
+        SELECT c.*, row_number() OVER (PARTITION BY c.forced ORDER BY c.wake_at::numeric - c.priority::bigint * 10000000, c.run) AS place FROM candidates c),
     picked AS MATERIALIZED (
         SELECT r.run, r.forced, r.wake_at FROM ranked r WHERE NOT r.forced OR r.place <= $11::bigint
-        ORDER BY r.priority DESC, r.wake_at, r.run LIMIT $10::bigint)
+        ORDER BY r.wake_at::numeric - r.priority::bigint * 10000000, r.run LIMIT $10::bigint)
     UPDATE executions e SET owner = $1, epoch = e.epoch + 1, claims = e.claims + 1, wake_at = NULL, forced = false
     FROM picked p WHERE e.run = p.run RETURNING ",
     columns!("$12::uuid"),
@@ -320,15 +321,18 @@ pub(super) const CLAIM: &str = concat!(
 
 /// $1 incarnation, $2 build, $3 label, $4 lease, $5 can, $6 pid, $7 when the backend began.
 pub(super) const ENTER: &str = "WITH entered AS (
-        INSERT INTO nodes (incarnation, build, label, state, beat, lease, can, held) VALUES ($1, $2, $3, 1, 0, $4, $5, 0)
+        INSERT INTO nodes (incarnation, build, label, state, beat, lease, can, held, beat_at)
+        VALUES ($1, $2, $3, 1, 0, $4, $5, 0, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
         RETURNING node)
-    INSERT INTO node_lanes (node, lane, live, pid, backend_start) SELECT e.node, 0, true, $6, $7 FROM entered e RETURNING node";
+    INSERT INTO node_lanes (node, lane, live, pid, backend_start)
+    SELECT e.node, l.lane, true, l.pid, l.began FROM entered e CROSS JOIN (VALUES (0, $6::integer, $7::text), (1, 0, '')) l(lane, pid, began)
+    RETURNING node";
 
 /// $1 incarnation.
 pub(super) const NODE: &str = "SELECT node FROM nodes WHERE incarnation = $1";
 
-/// $1 node, $2 pid, $3 when the backend began: a session of this node was opened anew.
-pub(super) const LANE_MOVED: &str = "UPDATE node_lanes SET pid = $2, backend_start = $3 WHERE node = $1 AND lane = 0 AND live";
+/// $1 node, $2 pid, $3 when the backend began, $4 lane: a session of this node was opened anew.
+pub(super) const LANE_MOVED: &str = "UPDATE node_lanes SET pid = $2, backend_start = $3 WHERE node = $1 AND lane = $4 AND live";
 
 /// $1 incarnation. The first lock of a takeover: waits for nobody but a renewal.
 pub(super) const LOCK_NODE: &str = "SELECT node, state, beat FROM nodes WHERE incarnation = $1 FOR UPDATE";
@@ -348,24 +352,27 @@ pub(super) const END_HOLDERS: &str = "SELECT pg_terminate_backend(a.pid) FROM no
 pub(super) const FREE: &str = "UPDATE executions SET owner = NULL, forced = true, wake_at = $2
     WHERE owner = $1 AND owner IS NOT NULL AND NOT run = ANY ($3::bigint[]) RETURNING 1";
 
-/// $1 node, $2 when it was retired, if it keeps some.
-pub(super) const LINGER: &str = "UPDATE nodes SET lingers = $2 WHERE node = $1";
+/// $1 node, $2 when it was retired, if it keeps some, $3 whether it has left well: then its permits are back at once.
+pub(super) const LINGER: &str =
+    "UPDATE nodes SET lingers = $2, beat_at = CASE WHEN $3 AND $2::bigint IS NULL THEN -lease ELSE beat_at END
+    WHERE node = $1";
 
 /// $1 incarnation, $2 executions in memory. The time is taken in the same statement.
-pub(super) const RENEW: &str = "UPDATE nodes SET beat = beat + 1, held = $2 WHERE incarnation = $1 AND state < 3
+pub(super) const RENEW: &str = "UPDATE nodes SET beat = beat + 1, held = $2,
+           beat_at = greatest(beat_at, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
+    WHERE incarnation = $1 AND state < 3
     RETURNING node, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
 
 /// $1 incarnation.
 pub(super) const DRAIN: &str = "UPDATE nodes SET state = 2 WHERE incarnation = $1 AND state = 1";
 
-/// $1 class. The column behind `can` is a proof that no session of the node is left: nobody holds its lock, although this server
-/// has been there for the whole of its lease. A session's own lock does not stand in its own way: the caller knows its node.
 /// $1 channel, $2 texts.
 pub(super) const NOTIFY: &str = "SELECT pg_notify($1, t.text) FROM unnest($2::text[]) AS t(text)";
 
 pub(super) const TIME: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
 
-/// $1 class. A server that has just begun holds nobody's lock yet: those who live come back within moments.
+/// $1 class. The column behind `can` is a proof that no session of the node is left: nobody holds its lock. A session's own lock
+/// does not stand in its own way: the caller knows its node. A server that has just begun holds nobody's lock yet: those who live come back within moments.
 pub(super) const NODES: &str = "SELECT n.incarnation, n.build, n.label, n.state, n.beat, n.lease, n.held, n.can,
            clock_timestamp() - pg_postmaster_start_time() > least(n.lease * interval '1 microsecond', interval '5 seconds')
            AND pg_try_advisory_xact_lock($1, n.node), n.node

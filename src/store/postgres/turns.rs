@@ -53,6 +53,8 @@ impl<'a> Turns<'a> {
         let (mut runs, mut ids) = (HashSet::new(), HashSet::new());
         for &place in items {
             let fits = match &batch.items[place] {
+                // The general path knows tasks; with one of its items in the batch the others are no further trip there.
+                item if item.has_tasks() => false,
                 Item::Turn(turn) => match &turn.start {
                     Some(new) => {
                         ids.insert(new.id.id.as_str()) && runs.insert(turn.run) && turns.start(place, turn, new, batch.now)

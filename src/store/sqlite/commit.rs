@@ -4,9 +4,9 @@
 //! When a statement fails that no decision foresaw, the batch is rolled back and tried a second time with a savepoint
 //! around each item, still as one transaction: the guilty item alone is refused.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
-use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
+use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection, sqlite::SqliteRow};
 
 use super::{
     decide::{self, Plan},
@@ -18,8 +18,9 @@ use super::{
     trouble::{self, Trouble},
 };
 use crate::store::{
-    Batch, BatchAnswer, ClaimRequest, Claimed, Item, Outcome, StoreError, Summary,
+    Batch, BatchAnswer, ClaimRequest, Claimed, Outcome, StoreError, Summary,
     memory::{lines::Beside, refuse},
+    queue::asked_for,
 };
 
 /// The one connection that writes.
@@ -101,7 +102,7 @@ impl Writer {
         }
     }
 
-    async fn roll_back_leftovers(&mut self) {
+    pub(super) async fn roll_back_leftovers(&mut self) {
         if self.open {
             self.memory.forget();
             // It fails when SQLite has rolled back by itself, which is as good.
@@ -115,6 +116,7 @@ impl Writer {
         let claim = claim_of(batch);
         let claims_only = claim.filter(|_| items.is_empty());
         if claim.is_none()
+            && !items.iter().any(|item| batch.items[*item].has_tasks())
             && let Some(answer) = self.known(batch, &items).await?
         {
             return Ok(answer);
@@ -125,10 +127,12 @@ impl Writer {
         self.memory.stand_on(Ground { incarnation: batch.incarnation, node, version, changes });
         let mut candidates = Rows::new();
         candidates.append(&mut seen.candidates);
-        let mut plan = Plan::new(batch, self.inbox_limit, node, seen);
+        let tasks = self.find_tasks(&asked_for(items.iter().map(|item| &batch.items[*item]))).await?;
+        let mut plan = Plan::new(batch, self.inbox_limit, node, seen, tasks);
         for &item in &items {
             outcomes[item] = Some(plan.decide(item));
         }
+        plan.changed_more(self.write_tasks(&plan.tasks).await?);
         let frame = if claim.is_some() { Frame::Open } else { Frame::Whole };
         let claim_behind = claim.filter(|_| claims_only.is_none());
         candidates.extend(self.write(batch, plan, frame, batch.renew, claim_behind).await?);
@@ -144,7 +148,8 @@ impl Writer {
         let Some(ground) = self.memory.ground(batch.incarnation) else { return Ok(None) };
         let Some(seen) = self.memory.recall(batch, items) else { return Ok(None) };
         let Ground { node, version, changes, .. } = ground;
-        let mut plan = Plan::new(batch, self.inbox_limit, node, Seen { node: Some(node), version, changes, ..seen });
+        let seen = Seen { node: Some(node), version, changes, ..seen };
+        let mut plan = Plan::new(batch, self.inbox_limit, node, seen, HashMap::new());
         let (mut outcomes, _) = sorted(batch);
         for &item in items {
             outcomes[item] = Some(plan.decide(item));
@@ -164,7 +169,7 @@ impl Writer {
         let (mut outcomes, items) = sorted(batch);
         let seen = self.look(batch, &[], Frame::Whole, None).await?;
         let Some(node) = seen.node else { return self.fenced(batch).await };
-        let renewal = Plan::new(batch, self.inbox_limit, node, seen);
+        let renewal = Plan::new(batch, self.inbox_limit, node, seen, HashMap::new());
         self.write(batch, renewal, Frame::Open, batch.renew, None).await?;
         for item in items {
             outcomes[item] = Some(match self.single(batch, item, node).await {
@@ -191,8 +196,10 @@ impl Writer {
 
     async fn single(&mut self, batch: &Batch, item: usize, node: i64) -> Result<Outcome, Trouble> {
         let seen = self.look(batch, &[item], Frame::Single, None).await?;
-        let mut plan = Plan::new(batch, self.inbox_limit, node, seen);
+        let tasks = self.find_tasks(&asked_for(std::iter::once(&batch.items[item]))).await?;
+        let mut plan = Plan::new(batch, self.inbox_limit, node, seen, tasks);
         let outcome = plan.decide(item);
+        plan.changed_more(self.write_tasks(&plan.tasks).await?);
         self.write(batch, plan, Frame::Single, false, None).await?;
         Ok(outcome)
     }
@@ -292,7 +299,44 @@ impl Writer {
         Ok(())
     }
 
-    fn sort(&self, error: sqlx::Error) -> Trouble {
+    /// Begins a transaction of several steps; it may change anything, so nothing is known behind it.
+    pub(super) async fn begin(&mut self) -> Result<(), StoreError> {
+        self.roll_back_leftovers().await;
+        self.memory.forget();
+        self.open = true;
+        self.run(sql::BEGIN, Values::default()).await.map_err(Trouble::into_store)
+    }
+
+    /// Ends it.
+    pub(super) async fn end(&mut self) -> Result<(), StoreError> {
+        let ended = self.run(sql::COMMIT, Values::default()).await;
+        if ended.is_err() {
+            self.roll_back_leftovers().await;
+        }
+        self.open = false;
+        ended.map_err(Trouble::into_store)
+    }
+
+    /// Runs a script.
+    pub(super) async fn answers(
+        &mut self,
+        text: &'static str,
+        values: Result<Values, sqlx::Error>,
+    ) -> Result<Vec<Answered>, Trouble> {
+        let values = values.map_err(|error| self.sort(error))?;
+        script::run(&mut self.connection, text, values).await.map_err(|error| self.sort(error))
+    }
+
+    /// Runs a script of which only the rows of its first statement are of interest.
+    pub(super) async fn rows(
+        &mut self,
+        text: &'static str,
+        values: Result<Values, sqlx::Error>,
+    ) -> Result<Vec<SqliteRow>, Trouble> {
+        Ok(self.answers(text, values).await?.into_iter().next().unwrap_or_default().rows)
+    }
+
+    pub(super) fn sort(&self, error: sqlx::Error) -> Trouble {
         trouble::sort(&error, &self.path)
     }
 }
@@ -301,14 +345,7 @@ impl Writer {
 fn sorted(batch: &Batch) -> (Vec<Option<Outcome>>, Vec<usize>) {
     let outcomes: Vec<_> = refuse::unacceptable(batch).into_iter().map(|why| why.map(Outcome::Refused)).collect();
     let mut items: Vec<usize> = (0..outcomes.len()).filter(|item| outcomes[*item].is_none()).collect();
-    items.sort_by_key(|item| match batch.items[*item] {
-        Item::Turn(_) => 0,
-        Item::Enqueue(..) => 1,
-        Item::Yield(_) => 2,
-        Item::Send(_) => 3,
-        Item::Heartbeat { .. } => 4,
-        Item::Progressed(_) => 5,
-    });
+    items.sort_by_key(|item| batch.items[*item].kind());
     (outcomes, items)
 }
 

@@ -2,7 +2,7 @@
 //! Nothing is written while anything is undecided, and nothing can refuse an item behind this: whatever then does not
 //! fit is an error of the whole transaction.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use super::{
     look::{Known, Seen},
@@ -13,10 +13,15 @@ use super::{
 use crate::{
     kernel::{
         codec::Record,
+        event::MessageBody,
         id::{Incarnation, RunKey},
         time::Timestamp,
     },
-    store::{Batch, FORMAT, Item, Message, NewRun, Outcome, Status, Summary, Then, Turn, Yield, YieldReason, memory::refuse},
+    store::{
+        Batch, FORMAT, Item, Message, NewRun, Outcome, Status, Summary, TaskKey, Then, Turn, Yield, YieldReason,
+        memory::refuse,
+        queue::{Found, TaskPlan},
+    },
 };
 
 /// What the accepted items write: the tables of the statements of the same names.
@@ -39,6 +44,8 @@ pub(super) struct Plan<'a> {
     progressed: Table,
     /// The runs that messages went to.
     receivers: BTreeSet<i64>,
+    /// What becomes of tasks.
+    pub(super) tasks: TaskPlan<'a>,
     /// What the writer will know.
     notes: Vec<(i64, Note)>,
 }
@@ -56,7 +63,7 @@ pub(super) struct Script {
 }
 
 impl<'a> Plan<'a> {
-    pub(super) fn new(batch: &'a Batch, inbox_limit: u32, node: i64, seen: Seen) -> Plan<'a> {
+    pub(super) fn new(batch: &'a Batch, inbox_limit: u32, node: i64, seen: Seen, tasks: HashMap<TaskKey, Found>) -> Plan<'a> {
         Plan {
             batch,
             inbox_limit: u64::from(inbox_limit),
@@ -75,6 +82,7 @@ impl<'a> Plan<'a> {
             heartbeats: Table::new(),
             progressed: Table::new(),
             receivers: BTreeSet::new(),
+            tasks: TaskPlan { found: tasks, ..TaskPlan::default() },
             notes: Vec::new(),
         }
     }
@@ -86,11 +94,15 @@ impl<'a> Plan<'a> {
     /// Decides about one item. Items are to be given kind by kind.
     pub(super) fn decide(&mut self, place: usize) -> Outcome {
         let refused_or_done = |result: Result<(), Outcome>| result.map_or_else(|refused| refused, |()| Outcome::Done);
-        match &self.batch.items[place] {
-            Item::Turn(turn) => refused_or_done(match &turn.start {
-                Some(new) => self.start(turn, new),
-                None => self.turn(place, turn),
-            }),
+        let batch = self.batch;
+        match &batch.items[place] {
+            Item::Turn(turn) => {
+                let accepted = match &turn.start {
+                    Some(new) => self.start(turn, new),
+                    None => self.turn(place, turn),
+                };
+                refused_or_done(accepted.map(|()| self.tasks.turn(turn)))
+            }
             Item::Enqueue(new, record) => refused_or_done(self.enqueue(new, record)),
             Item::Yield(back) => refused_or_done(self.give_back(back)),
             Item::Send(message) => self.send(message),
@@ -108,6 +120,24 @@ impl<'a> Plan<'a> {
                 runs.iter().for_each(|run| self.progressed.number(run.0));
                 Outcome::Done
             }
+            Item::PlaceTasks(run, epoch, tasks) => match self.seen.runs.get(&run.0) {
+                Some(Known { summary, .. }) if summary.owner == Some(self.ours()) && summary.epoch == *epoch => {
+                    self.tasks.place(tasks);
+                    Outcome::Done
+                }
+                _ => Outcome::NotOwned,
+            },
+            Item::BeatTask(key, details) => self.tasks.beat(*key, details, self.batch.incarnation),
+            Item::EndTask(end) => match self.tasks.end(end) {
+                Ok(Some(body)) => match self.seen.runs.get(&end.key.run.0) {
+                    Some(known) if !known.summary.status.is_end() => {
+                        self.deliver(end.key.run.0, &end.message(), &body, self.batch.now)
+                    }
+                    _ => Outcome::Done,
+                },
+                Ok(None) => Outcome::Done,
+                Err(refused) => refused,
+            },
         }
     }
 
@@ -296,10 +326,9 @@ impl<'a> Plan<'a> {
     }
 
     fn send(&mut self, message: &Message) -> Outcome {
-        let now = self.batch.now;
         let current = self.seen.current.get(&message.to);
-        let Some(known) = current.and_then(|run| self.seen.runs.get_mut(run)) else { return Outcome::Unknown };
-        let row = &mut known.summary;
+        let Some(known) = current.and_then(|run| self.seen.runs.get(run)) else { return Outcome::Unknown };
+        let row = &known.summary;
         if row.status.is_end() {
             return Outcome::Ended(Box::new(row.clone()));
         }
@@ -309,13 +338,21 @@ impl<'a> Plan<'a> {
         if known.unread >= self.inbox_limit {
             return Outcome::InboxFull;
         }
-        let body = match rmp_serde::to_vec(&message.body) {
+        self.deliver(row.run.0, &message.message, &message.body, message.sent_at)
+    }
+
+    /// Puts a message into the inbox of a run that was looked at, and wakes it.
+    fn deliver(&mut self, run: i64, message: &str, body: &MessageBody, sent_at: Timestamp) -> Outcome {
+        let now = self.batch.now;
+        let Some(known) = self.seen.runs.get_mut(&run) else { return Outcome::Unknown };
+        let row = &mut known.summary;
+        let body = match rmp_serde::to_vec(body) {
             Ok(body) => body,
             Err(error) => return Outcome::Refused(format!("the message cannot be encoded: {error}")),
         };
         row.inbox_seq += 1;
         known.unread += 1;
-        known.messages.insert(message.message.clone(), row.inbox_seq);
+        known.messages.insert(message.to_owned(), row.inbox_seq);
         // A blocked run is woken as well: for the build that cannot run it nothing changes, and another build may have
         // run it since and put it to sleep.
         if row.owner.is_none() && row.status == Status::Active {
@@ -323,10 +360,15 @@ impl<'a> Plan<'a> {
         }
         let (from, length) = self.blob.put(&body);
         let seq = rows::number(row.inbox_seq);
-        self.messages.row().int(row.run.0).int(seq).text(&message.message).int(message.sent_at.0).int(from).int(length);
+        self.messages.row().int(row.run.0).int(seq).text(message).int(sent_at.0).int(from).int(length);
         self.receivers.insert(row.run.0);
         self.notes.push((row.run.0, Note::Got(row.inbox_seq)));
         Outcome::Sent { seq: row.inbox_seq, run: row.run, owner: row.owner }
+    }
+
+    /// Says that the connection has changed so many rows more since the look.
+    pub(super) fn changed_more(&mut self, rows: u64) {
+        self.seen.changes += i64::try_from(rows).unwrap_or(i64::MAX);
     }
 
     /// Returns which statements of `WRITE` are needed, and the values for them. `claim` is left to the caller.

@@ -110,7 +110,9 @@ pub(super) fn ask(batch: &Batch, items: &[usize], claim: Option<&ClaimRequest>) 
             }
             Item::Yield(back) => runs.number(back.run.0),
             Item::Heartbeat { run, .. } => runs.number(run.0),
-            Item::Progressed(_) => {}
+            Item::PlaceTasks(run, ..) => runs.number(run.0),
+            Item::EndTask(end) => runs.number(end.key.run.0),
+            Item::Progressed(_) | Item::BeatTask(..) => {}
         }
     }
     let wanted = [

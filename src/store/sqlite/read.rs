@@ -128,7 +128,9 @@ impl SqliteReader {
         let mut reader = self.pool.acquire().await?;
         // One transaction, so that all tables are of one moment.
         let mut moment = reader.begin().await?;
-        let mut tables = script::run(&mut moment, sql::SNAPSHOT, Values::default()).await?.into_iter();
+        let tables = script::run(&mut moment, sql::SNAPSHOT, Values::default()).await?.into_iter();
+        let queues = script::run(&mut moment, sql::tasks::SNAPSHOT, Values::default()).await?.into_iter();
+        let mut tables = tables.chain(queues);
         moment.rollback().await?;
         let mut next = || tables.next().unwrap_or_default().rows;
         let of = |row: &_| -> Result<RunId, sqlx::Error> {
@@ -160,11 +162,12 @@ impl SqliteReader {
             let (position, attempt, details) = rows::heartbeat(&row, 2)?;
             all.push(lines::heartbeat(&of(&row)?, position, attempt, &details));
         }
+        all.extend(super::tasks::all_lines(&next(), &next())?);
         all.sort();
         Ok(all)
     }
 
-    fn decoded<T>(&self, rows: impl Iterator<Item = Result<T, sqlx::Error>>) -> Result<Vec<T>, StoreError> {
+    pub(super) fn decoded<T>(&self, rows: impl Iterator<Item = Result<T, sqlx::Error>>) -> Result<Vec<T>, StoreError> {
         rows.collect::<Result<_, _>>().map_err(|error| self.reading(&error))
     }
 }

@@ -67,7 +67,11 @@ impl Memory {
         for &item in items {
             match &batch.items[item] {
                 Item::Turn(turn) => match &turn.start {
-                    Some(new) => self.may_begin(new)?,
+                    Some(new) => {
+                        // Refused, and the reason depends on what is in the file.
+                        let unmoved = !matches!(turn.then, Then::Passivate { seen: 1.., .. } | Then::End { seen: 1.., .. });
+                        self.may_begin(new).filter(|()| unmoved && turn.consumed.is_empty())?;
+                    }
                     None => {
                         if self.may_go_on(turn)?.bare {
                             seen.bare.insert(turn.run.0);
@@ -77,6 +81,7 @@ impl Memory {
                 Item::Enqueue(new, _) => self.may_begin(new)?,
                 Item::Progressed(_) => {}
                 Item::Send(_) | Item::Yield(_) | Item::Heartbeat { .. } => return None,
+                Item::PlaceTasks(..) | Item::EndTask(_) | Item::BeatTask(..) => return None,
             }
         }
         Some(seen)
@@ -177,7 +182,18 @@ mod tests {
     fn turn(run: i64, commit_no: CommitNo, then: Then) -> Turn {
         let record = Record { digest: Digest([2; 32]), body: bytes::Bytes::new() };
         let prev = Some(Digest([1; 32]));
-        Turn { run: RunKey(run), start: None, commit_no, prev, record, then, consumed: Vec::new(), settled: Vec::new() }
+        Turn {
+            run: RunKey(run),
+            start: None,
+            commit_no,
+            prev,
+            record,
+            then,
+            consumed: Vec::new(),
+            settled: Vec::new(),
+            tasks: Vec::new(),
+            withdrawn: Vec::new(),
+        }
     }
 
     fn recalls(memory: &Memory, turn: Turn) -> bool {

@@ -306,7 +306,7 @@ pub(super) fn summary(row: &SqliteRow) -> Result<(Summary, Beside), sqlx::Error>
     Ok((summary, Beside { claims: small(row, 19)?, forced: row.try_get(20)?, format: small(row, 21)? }))
 }
 
-fn tags(text: &str) -> Result<Vec<String>, sqlx::Error> {
+pub(super) fn tags(text: &str) -> Result<Vec<String>, sqlx::Error> {
     if text == "[]" { Ok(Vec::new()) } else { serde_json::from_str(text).map_err(|_| damaged("tags do not decode")) }
 }
 

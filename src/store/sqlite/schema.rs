@@ -11,7 +11,11 @@ use super::{Durability, SqliteOptions, script, script::Values, sql, trouble};
 use crate::store::StoreError;
 
 /// The migrations in order; the first makes schema 1.
-const MIGRATIONS: [&str; 2] = [include_str!("../migrations/0001_first.sql"), include_str!("../migrations/0002_cluster.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("../migrations/0001_first.sql"),
+    include_str!("../migrations/0002_cluster.sql"),
+    include_str!("../migrations/0004_queues.sql"),
+];
 
 /// Returns what all connections have in common.
 pub(super) fn connection(path: &Path, options: &SqliteOptions) -> SqliteConnectOptions {

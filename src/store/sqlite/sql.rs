@@ -12,6 +12,8 @@
 //! decides) and `write` (change what was accepted, assert the counts, commit). A wrong count makes `json()` fail, and with
 //! it the transaction. Where an assertion reads `changes()` it directly follows its statement.
 
+pub(super) mod tasks;
+
 /// The columns that `rows::summary` reads, of `e` (executions) and `n` (nodes).
 macro_rules! columns {
     () => {
@@ -133,7 +135,7 @@ pub(super) const LOOK_MESSAGES: &str = "SELECT i.run, i.seq, i.message FROM json
 
 // Writing. $1 node, $2 blob, $3 now, $4 format; then rows and their count.
 
-pub(super) const RENEW: &str = "UPDATE nodes SET beat = beat + 1 WHERE node = $1 AND live;";
+pub(super) const RENEW: &str = "UPDATE nodes SET beat = beat + 1, beat_at = max(beat_at, $3) WHERE node = $1 AND live;";
 
 /// The last column is the offset of the digest. The row of `VALUES` here, and in the next two, stands for as many as are
 /// written; those that only fill up to a size are null.
@@ -243,7 +245,7 @@ pub(super) const CANDIDATES: &str = concat!(
     SELECT ",
     columns!(),
     " FROM picked p JOIN executions e ON e.run = p.run LEFT JOIN nodes n ON n.node = e.owner
-    ORDER BY e.priority DESC, e.wake_at, e.run;"
+    ORDER BY e.wake_at - e.priority * 10000000, e.run;"
 );
 
 /// $1 node, $2 runs, $3 their count. Ends the transaction.
@@ -258,10 +260,10 @@ pub(super) const CLAIM: &str = concat!(
 
 /// $1 incarnation, $2 now, $3 build, $4 label, $5 lease, $6 can. The third statement frees.
 pub(super) const REGISTER: &str = "UPDATE node_lanes SET live = 0 WHERE live;
-    UPDATE nodes SET live = 0, state = 3 WHERE live;
+    UPDATE nodes SET live = 0, state = 3, beat_at = -lease WHERE live OR beat_at + lease > 0;
     UPDATE executions SET owner = NULL, forced = 1, wake_at = $2
     WHERE owner IS NOT NULL;
-    INSERT INTO nodes (incarnation, build, label, live, beat, state, lease, can) VALUES ($1, $3, $4, 1, 0, 1, $5, $6);
+    INSERT INTO nodes (incarnation, build, label, live, beat, state, lease, can, beat_at) VALUES ($1, $3, $4, 1, 0, 1, $5, $6, $2);
     INSERT INTO node_lanes (node, lane, live) SELECT node, 0, 1 FROM nodes WHERE incarnation = $1;";
 
 macro_rules! retire {
@@ -277,7 +279,7 @@ pub(super) const RETIRE: &str = retire!();
 /// $1 incarnation, $2 now, $3 runs to keep, $4 now if there are any. The fourth statement frees.
 pub(super) const RETIRE_AND_FREE: &str = concat!(
     retire!(),
-    "UPDATE nodes SET lingers = $4 WHERE incarnation = $1;
+    "UPDATE nodes SET lingers = $4, beat_at = CASE WHEN $4 IS NULL THEN -lease ELSE beat_at END WHERE incarnation = $1;
     UPDATE executions SET owner = NULL, forced = 1, wake_at = $2
     WHERE owner = (SELECT node FROM nodes WHERE incarnation = $1)
       AND run NOT IN (SELECT value FROM json_each($3));"

@@ -8,7 +8,9 @@ INSERT INTO meta (key, value) VALUES ('next_run', 1);
 
 -- One row per life of a node. `node` is the store's short name for it, by which `executions` names its owner, and the
 -- second half of the advisory lock that its sessions hold. `state`: 1 live, 2 draining, 3 dead. `lingers` is when it was
--- retired while acts of runs that it kept could not be stopped. A renewal changes `beat` and `held` only: no index.
+-- retired while acts of runs that it kept could not be stopped. `beat_at` is the server's time of the last beat, by which the
+-- permits of a dead node come back; far in the past when it has left well. A renewal changes `beat`, `beat_at` and `held`
+-- only: no index.
 CREATE TABLE nodes (
     node        integer  GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     incarnation uuid     NOT NULL UNIQUE,
@@ -19,7 +21,8 @@ CREATE TABLE nodes (
     lease       bigint   NOT NULL,
     can         bigint   NOT NULL,
     held        bigint   NOT NULL,
-    lingers     bigint
+    lingers     bigint,
+    beat_at     bigint   NOT NULL
 ) WITH (fillfactor = 50);
 
 -- One fence row per session that commits, with its backend: each locks its own only, so no multixact is ever made.
@@ -98,3 +101,41 @@ CREATE TABLE heartbeats (
     details  bytea  NOT NULL,
     PRIMARY KEY (run, position)
 );
+
+-- Shared queues: their rules, and what a claim goes on from. A claim locks the row, then counts.
+CREATE TABLE queues (
+    name        text    PRIMARY KEY COLLATE "C",
+    concurrency bigint,
+    per_key     bigint,
+    rate        bigint,
+    period      bigint  NOT NULL,
+    fair        boolean NOT NULL,
+    paused      boolean NOT NULL,
+    cursor      text    NOT NULL COLLATE "C",
+    tokens      bigint  NOT NULL,
+    filled_at   bigint  NOT NULL
+) WITH (fillfactor = 50);
+
+-- A task is one attempt of an activity; a row with a worker is a permit of its queue.
+CREATE TABLE tasks (
+    run      bigint  NOT NULL,
+    position bigint  NOT NULL,
+    attempt  bigint  NOT NULL,
+    rank     bigint  NOT NULL,
+    due_at   bigint  NOT NULL,
+    start_by bigint,
+    worker   integer,
+    dropped  boolean NOT NULL DEFAULT false,
+    queue    text    NOT NULL COLLATE "C",
+    lane     text    NOT NULL COLLATE "C",
+    activity text    NOT NULL COLLATE "C",
+    needs    text[]  NOT NULL,
+    body     bytea   NOT NULL,
+    details  bytea,
+    PRIMARY KEY (run, position, attempt)
+);
+CREATE INDEX tasks_waiting ON tasks (queue, rank, run, position, attempt) WHERE worker IS NULL;
+CREATE INDEX tasks_in_lanes ON tasks (queue, lane, rank, run, position, attempt) WHERE worker IS NULL;
+CREATE INDEX tasks_held ON tasks (queue, lane) WHERE worker IS NOT NULL;
+CREATE INDEX tasks_of_workers ON tasks (worker) WHERE worker IS NOT NULL;
+CREATE INDEX tasks_to_start ON tasks (start_by) WHERE worker IS NULL AND start_by IS NOT NULL;

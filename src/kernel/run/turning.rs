@@ -1,0 +1,64 @@
+//! A turn while it is being made: what was applied so far, and what that asks of the world.
+
+use super::{Event, Fact, Limits, MessageBody, Position, Timestamp};
+
+/// A turn in the making.
+pub(super) struct Turning {
+    pub(super) at: Timestamp,
+    pub(super) events: Vec<Event>,
+    pub(super) touched: Vec<Position>,
+    pub(super) aborted: Vec<Position>,
+    pub(super) settled: Vec<Position>,
+    pub(super) consumed: Vec<u64>,
+    /// How many of these are told by other facts than that they were received.
+    pub(super) told: usize,
+    /// The payloads of its events.
+    pub(super) bytes: usize,
+}
+
+impl Turning {
+    pub(super) fn new(at: Timestamp) -> Turning {
+        Turning {
+            at,
+            events: Vec::new(),
+            touched: Vec::new(),
+            aborted: Vec::new(),
+            settled: Vec::new(),
+            consumed: Vec::new(),
+            told: 0,
+            bytes: 0,
+        }
+    }
+
+    /// Tells whether the next fact belongs into the next commit. A fact is never divided, so a commit has at most half a
+    /// limit more than its last fact.
+    pub(super) fn is_full(&self, limits: &Limits) -> bool {
+        self.bytes >= limits.item_bytes / 2 || self.events.len() >= limits.commands_per_turn
+    }
+
+    pub(super) fn touch(&mut self, position: Position) {
+        if position != 0 {
+            self.touched.push(position);
+        }
+    }
+}
+
+pub(super) fn position_of(fact: &Fact) -> Position {
+    match fact {
+        Fact::Completed { position, .. }
+        | Fact::Failed { position, .. }
+        | Fact::Lost { position, .. }
+        | Fact::Fired { position } => *position,
+        _ => 0,
+    }
+}
+
+/// How many bytes of payload a fact has.
+pub(super) fn weight_of(fact: &Fact) -> usize {
+    match fact {
+        Fact::Completed { output, .. } => output.bytes.len(),
+        Fact::Failed { failure, .. } => failure.bytes(),
+        Fact::Received { body: MessageBody::Signal { payload, .. }, .. } => payload.bytes.len(),
+        _ => 0,
+    }
+}

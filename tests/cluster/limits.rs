@@ -1,0 +1,23 @@
+//! A limit of the whole cluster, counted from outside while its nodes are killed, frozen and cut off: never one more.
+
+use crate::{
+    chaos::{Fault, duration, unleash},
+    checker::Expect,
+    cluster::{Cluster, Job},
+    node::Options,
+    support::{Rng, servers::Postgres},
+    turn,
+};
+
+#[test]
+fn a_limit_of_a_queue_is_never_exceeded_whatever_happens_to_the_nodes() {
+    let _turn = turn();
+    let mut rng = Rng::from_env("a limit");
+    let options = Options { workflows: "queued,load", limit: 5, ..Options::default() };
+    let mut cluster = Cluster::on(Postgres::shared().database(), vec![options; 3]);
+    let job = Job { workflow: "queued", ..Job::MIXED };
+    let faults = [Fault::Kill, Fault::Terminate, Fault::Freeze, Fault::CutOff];
+    let chaos = unleash(&mut cluster, job, duration(), &faults, &mut rng, &mut |_, _| {});
+    assert!(chaos.faults > 0, "{chaos:?}");
+    cluster.finish(Expect { limit: Some(5), queue: "limited", ..Expect::default() });
+}
