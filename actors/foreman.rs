@@ -37,6 +37,9 @@ use crate::{
 /// How often it looks without being told: for what is due later, for what nobody wants, for what others left.
 const TICK: Duration = Duration::from_secs(1);
 
+/// Every so many ticks it looks which queues have rules: an idle node asks the store no more than it must.
+const RULES_EVERY: u32 = 5;
+
 /// When somebody else was at work on a queue, it looks again after so long.
 const SOON: Duration = Duration::from_millis(5);
 
@@ -116,6 +119,7 @@ pub(crate) struct Foreman {
     /// What is held by this node.
     held: HashSet<TaskKey>,
     draining: bool,
+    ticks: u32,
 }
 
 impl Foreman {
@@ -130,7 +134,7 @@ impl Foreman {
         let mut activities: Vec<String> = activities.iter().cloned().collect();
         activities.sort();
         let (access, held) = (Some(Access { way, warden: None }), HashSet::new());
-        Foreman { incarnation, door, persistence, pool, activities, access, again: false, held, draining: false }
+        Foreman { incarnation, door, persistence, pool, activities, access, again: false, held, draining: false, ticks: 0 }
     }
 
     // ---- taking ------------------------------------------------------------------------------------------------
@@ -259,15 +263,19 @@ impl Foreman {
         let held_then = self.held.clone();
         let holds = !held_then.is_empty();
         let now = self.door.time.now();
+        let rules = self.ticks.is_multiple_of(RULES_EVERY);
+        self.ticks = self.ticks.wrapping_add(1);
         let look = Read::new(move |reader: Rc<dyn Reader>| async move {
-            let ruled = reader.ruled_queues().await?;
+            let ruled = if rules { Some(reader.ruled_queues().await?) } else { None };
             let held = if holds { Some(reader.held_tasks(by).await?) } else { None };
             let stale = reader.stale_tasks(now, u32::try_from(MOST).unwrap_or(u32::MAX)).await?;
             Ok((ruled, held, stale))
         });
         ctx.spawn(self.persistence.send(look).into_actor(self).map(move |answer, this, _| {
             let Ok(Ok((ruled, held, stale))) = answer else { return };
-            this.door.queues.ruled(ruled);
+            if let Some(ruled) = ruled {
+                this.door.queues.ruled(ruled);
+            }
             if let Some(held) = held {
                 this.stop_unwanted(&held_then, &held);
             }

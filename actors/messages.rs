@@ -299,7 +299,7 @@ impl List {
 }
 
 /// Starts nothing more of a shared queue until it is resumed; what runs goes on. A queue that nobody has declared is one from then on,
-/// in all nodes, within a second.
+/// in all nodes, within five seconds.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct PauseQueue(pub String);

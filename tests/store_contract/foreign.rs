@@ -75,3 +75,85 @@ fn a_run_that_a_foreign_transaction_has_locked_waits_alone() {
         world.done(end(locked, 1, 0)).await;
     });
 }
+
+/// Two nodes on one schema.
+async fn two(schema: &Schema) -> [World; 2] {
+    let first = World::new(Box::new(schema.open().await)).await;
+    let mut second = World { store: Box::new(schema.open().await), incarnation: incarnation(2), now: 1_000 };
+    second.store.register(&node(second.incarnation, 1_000)).await.unwrap();
+    [first, second]
+}
+
+#[test]
+fn a_message_that_meets_a_passivation_or_an_end_on_another_node_is_never_slept_over() {
+    block_on(async {
+        let schema = Schema::fresh();
+        let [mut owner, mut sender] = two(&schema).await;
+        let (mut moved, mut woken, mut refused) = (0, 0, 0);
+        for number in 0..120 {
+            let id = format!("r{number}");
+            let run = owner.started(&id).await;
+            let ends = number % 2 == 0;
+            let leaves = if ends { end(run, 1, 0) } else { sleep(run, 1, None, 0) };
+            // Whoever has to wait for the other's lock is told so, and tries again.
+            let leaving = async {
+                // A little later each time, so that every step of the one meets every step of the other.
+                tokio::time::sleep(Duration::from_micros(number / 2 * 150)).await;
+                loop {
+                    match owner.one(leaves.clone()).await {
+                        Outcome::Waits => {}
+                        outcome => return outcome,
+                    }
+                }
+            };
+            let sending = async {
+                loop {
+                    match sender.send(&id, "m").await {
+                        Outcome::Waits => {}
+                        outcome => return outcome,
+                    }
+                }
+            };
+            let (left, sent) = futures::future::join(leaving, sending).await;
+            let row = sender.summary(&id).await;
+            match (left, sent) {
+                (Outcome::InboxMoved, Outcome::Sent { owner: Some(_), .. }) => moved += 1,
+                (Outcome::Done, Outcome::Sent { owner: None, .. }) if !ends => {
+                    assert!(row.wake_at.is_some(), "{id} sleeps over a message");
+                    woken += 1;
+                }
+                (Outcome::Done, Outcome::Ended(_)) if ends => refused += 1,
+                other => panic!("{id}: {other:?}"),
+            }
+        }
+        assert!(moved > 0 && woken + refused > 0, "both orders were met: {moved} {woken} {refused}");
+        for world in [&mut owner, &mut sender] {
+            world.store.close().await.unwrap();
+        }
+        schema.drop().await;
+    });
+}
+
+#[test]
+fn two_nodes_that_claim_at_once_never_get_the_same_run_and_leave_none() {
+    block_on(async {
+        let schema = Schema::fresh();
+        let [mut first, mut second] = two(&schema).await;
+        for number in 0..200 {
+            let run = first.key().await;
+            first.done(enqueue(new_run(run, &format!("r{number}")))).await;
+        }
+        let mut all = Vec::new();
+        while all.len() < 200 {
+            let (a, b) = futures::future::join(first.claim(7, 7), second.claim(7, 7)).await;
+            all.extend(a.claimed.into_iter().chain(b.claimed).map(|claimed| claimed.summary.run));
+        }
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 200);
+        for world in [&mut first, &mut second] {
+            world.store.close().await.unwrap();
+        }
+        schema.drop().await;
+    });
+}
