@@ -34,7 +34,7 @@ use crate::{
         run::{Decision, Run, Writer},
     },
     registry::Workflows,
-    store::Item,
+    store::{Item, Transactions},
 };
 
 /// Shared by all actors of one engine arbiter.
@@ -54,6 +54,8 @@ pub(crate) struct Engine {
     /// The Executor on this arbiter, for the ends of executions.
     pub(crate) executor: Addr<Executor>,
     pub(crate) counters: Arc<Counters>,
+    /// How the store runs transactional steps, if it can.
+    pub(crate) transactions: Option<Arc<dyn Transactions>>,
     /// Where hints for other nodes go, once it is there.
     pub(crate) notifier: OnceCell<Addr<Notifier>>,
     /// The node is about to leave: nothing new is begun, what is quiet goes.
@@ -87,6 +89,7 @@ impl Engine {
         scheduler: Addr<Scheduler>,
         executor: Addr<Executor>,
         counters: Arc<Counters>,
+        transactions: Option<Arc<dyn Transactions>>,
     ) -> Rc<Engine> {
         Rc::new(Engine {
             config,
@@ -102,6 +105,7 @@ impl Engine {
             scheduler,
             executor,
             counters,
+            transactions,
             notifier: OnceCell::new(),
             draining: Cell::new(false),
             outbox: RefCell::default(),

@@ -15,12 +15,13 @@ use self::{
     home::{Home, Role},
     read::PostgresReader,
     session::Session,
+    transactions::Guests,
     trouble::Trouble,
     values::Values,
 };
 use super::{
     Answer, Batch, BatchAnswer, Filter, Inbox, NewNode, NodeRow, OpenWarden, Outcome, Reader, Renewed, Store, StoreError,
-    Summary, Warden,
+    Summary, Transactions, Warden,
 };
 use crate::{
     hints::OpenHints,
@@ -44,17 +45,21 @@ mod rows;
 mod schema;
 mod session;
 mod sql;
+mod transactions;
 mod trouble;
 mod turns;
 mod values;
 
 pub use options::PostgresOptions;
+/// The driver, in the version of which this crate's connections are.
+pub use sqlx;
 
 /// A store on a PostgreSQL server.
 pub struct PostgresStore {
     home: Arc<Home>,
     writer: Option<Writer>,
     reader: Rc<PostgresReader>,
+    guests: Arc<Guests>,
     /// The last time that a caller told: `retire` has none of its own.
     now: Timestamp,
     /// What this store has entered last.
@@ -72,7 +77,7 @@ impl PostgresStore {
     ///
     /// # Shape
     /// `postgres://user:password@host:port/database?schema=stent&sslmode=verify-full`. Parameters of our own are those of
-    /// [`PostgresOptions`]: `schema`, `readers`, `connect_timeout` (seconds, as in libpq), `statement_timeout`, `lock_timeout`,
+    /// [`PostgresOptions`]: `schema`, `readers`, `transactions`, `connect_timeout` (seconds, as in libpq), `statement_timeout`, `lock_timeout`,
     /// `idle_timeout` and `patience` (milliseconds); all others are the driver's, as in libpq: `sslmode`, `sslrootcert`, `sslcert`, `sslkey`,
     /// `host`, `port`, `user`, `password`, `dbname`, `application_name`, `options`.
     ///
@@ -92,6 +97,7 @@ impl PostgresStore {
         Ok(PostgresStore {
             writer: Some(Writer::new(session)),
             reader: Rc::new(PostgresReader::new(home.clone())),
+            guests: Arc::new(Guests::new(home.clone())),
             home,
             now: Timestamp::default(),
             entered: None,
@@ -237,12 +243,17 @@ impl Store for PostgresStore {
         Some(Arc::new(move |me| hints::open(home.clone(), me).boxed_local()))
     }
 
+    fn transactions(&self) -> Option<Arc<dyn Transactions>> {
+        Some(self.guests.clone())
+    }
+
     fn is_shared(&self) -> bool {
         true
     }
 
     fn close(&mut self) -> Answer<'_, ()> {
         async move {
+            self.guests.close().await;
             self.reader.close().await;
             if let Some(mut writer) = self.writer.take() {
                 writer.session.close().await;

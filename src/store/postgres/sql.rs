@@ -145,6 +145,10 @@ pub(super) const TURNS: &str = concat!(
         DELETE FROM heartbeats h USING unnest($18::bigint[], $19::bigint[], $20::bigint[]) AS d(ord, run, position)
             JOIN accepted a ON a.ord = d.ord AND a.kind < 2
         WHERE h.run = d.run AND h.position = d.position),
+    results AS (
+        DELETE FROM step_results r USING unnest($18::bigint[], $19::bigint[], $20::bigint[]) AS d(ord, run, position)
+            JOIN accepted a ON a.ord = d.ord
+        WHERE r.run = d.run AND r.position = d.position),
     ends AS (
         DELETE FROM heartbeats h USING accepted a WHERE a.kind = 2 AND h.run = a.run),
     counts AS MATERIALIZED (
@@ -207,7 +211,10 @@ pub(super) const DELETE: &str = "WITH eaten AS (
     ends AS (DELETE FROM heartbeats h USING unnest($3::bigint[]) AS k(run) WHERE h.run = k.run),
     calls AS (
         DELETE FROM heartbeats h USING unnest($4::bigint[], $5::bigint[]) AS k(run, position)
-        WHERE h.run = k.run AND h.position = k.position)
+        WHERE h.run = k.run AND h.position = k.position),
+    results AS (
+        DELETE FROM step_results r USING unnest($4::bigint[], $5::bigint[]) AS k(run, position)
+        WHERE r.run = k.run AND r.position = k.position)
     SELECT count(*) FROM eaten";
 
 /// What comes. Answers how many rows of each.
@@ -389,6 +396,27 @@ pub(super) const RESUME: &str = "UPDATE executions
 
 /// $1 how many.
 pub(super) const RESERVE: &str = "UPDATE meta SET value = value + $1 WHERE key = 'next_run' RETURNING value - $1";
+
+// Transactional steps, on sessions whose search path is the user's.
+
+/// $1 run, $2 position.
+pub(super) const STEP_LOOK: &str = "SELECT output FROM \"{schema}\".step_results WHERE run = $1 AND position = $2";
+
+/// The last statement before the COMMIT: the fence, and the row if it stands. The lock keeps the run from being taken away
+/// until the COMMIT; whoever took it away before is seen behind the lock. From here on the session may not stand still.
+/// $1 run, $2 epoch, $3 incarnation, $4 position, $5 attempt, $6 output, $7 mark of the transaction, $8 milliseconds. Answers
+/// whether the run is ours, whether the transaction is the one that was begun, and how many rows were written.
+pub(super) const STEP_LAST: &str = "WITH ours AS MATERIALIZED (
+        SELECT e.run FROM \"{schema}\".executions e
+        WHERE e.run = $1 AND e.epoch = $2 AND e.status < 4
+          AND e.owner = (SELECT n.node FROM \"{schema}\".nodes n WHERE n.incarnation = $3 AND n.state < 3)
+        FOR SHARE),
+    kept AS (
+        INSERT INTO \"{schema}\".step_results (run, position, attempt, output)
+        SELECT o.run, $4, $5, $6 FROM ours o WHERE current_setting('stent.step', true) = $7
+        RETURNING set_config('idle_in_transaction_session_timeout', $8, true))
+    SELECT EXISTS (SELECT 1 FROM ours), current_setting('stent.step', true) IS NOT DISTINCT FROM $7,
+           (SELECT count(*) FROM kept)";
 
 // Reads.
 

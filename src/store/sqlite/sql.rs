@@ -179,9 +179,10 @@ pub(super) const WRITE_ENDED: &str = "DELETE FROM heartbeats WHERE run IN (SELEC
 /// The messages that an ended run leaves behind. Most runs never had one, and are not asked for.
 pub(super) const WRITE_UNREAD: &str = "DELETE FROM inbox WHERE run IN (SELECT value FROM json_each($21));";
 
-/// Heartbeat rows of settled calls; most calls never had one.
+/// Heartbeat rows of settled calls, and results of transactional steps; most calls never had any.
 pub(super) const WRITE_HEARTBEATS_SETTLED: &str =
-    "DELETE FROM heartbeats WHERE (run, position) IN (SELECT value ->> 0, value ->> 1 FROM json_each($11));";
+    "DELETE FROM heartbeats WHERE (run, position) IN (SELECT value ->> 0, value ->> 1 FROM json_each($11));
+    DELETE FROM step_results WHERE (run, position) IN (SELECT value ->> 0, value ->> 1 FROM json_each($11));";
 
 /// Rows: run, status, wake, forced, build or null, reason or null.
 pub(super) const WRITE_YIELDS: &str = concat!(
@@ -376,6 +377,20 @@ pub(super) const SNAPSHOT: &str = concat!(
     SELECT e.id, e.run_no, h.position, h.attempt, h.details FROM heartbeats h LEFT JOIN executions e ON e.run = h.run;"
 );
 
+// Transactional steps, on a connection of their own.
+
+/// $1 run, $2 position.
+pub(super) const STEP_LOOK: &str = "SELECT output FROM step_results WHERE run = $1 AND position = $2;";
+
+/// Fails inside a transaction.
+pub(super) const STEP_PROBE: &str = "BEGIN;";
+
+/// The last statement before the COMMIT: the row, if the fence stands. $1 run, $2 epoch, $3 incarnation, $4 position,
+/// $5 attempt, $6 output.
+pub(super) const STEP_LAST: &str = "INSERT INTO step_results (run, position, attempt, output)
+    SELECT e.run, $4, $5, $6 FROM executions e JOIN nodes n ON n.node = e.owner
+    WHERE e.run = $1 AND e.epoch = $2 AND e.status < 4 AND n.incarnation = $3 AND n.live;";
+
 // The file.
 
 pub(super) const CHECKPOINT: &str = "PRAGMA wal_checkpoint(TRUNCATE);";
@@ -442,6 +457,9 @@ pub(super) const ALL: &[(&str, &str)] = &[
     ("next_wake", NEXT_WAKE),
     ("heartbeats", HEARTBEATS),
     ("snapshot", SNAPSHOT),
+    ("step_look", STEP_LOOK),
+    ("step_probe", STEP_PROBE),
+    ("step_last", STEP_LAST),
     ("checkpoint", CHECKPOINT),
     ("tables", TABLES),
     ("wal", WAL),
