@@ -23,6 +23,8 @@ use crate::kernel::{
 
 pub mod memory;
 mod node;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod outbox;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(feature = "sqlite")]
@@ -31,6 +33,8 @@ mod status;
 mod transactions;
 
 pub use node::{NewNode, NodeRow, NodeState, Renewed, Warden};
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub use outbox::Enqueued;
 pub use status::Status;
 pub use transactions::{Ended, StepOf, Stop, Transactions, Work};
 

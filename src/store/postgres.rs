@@ -35,11 +35,13 @@ use crate::{
 mod claim;
 mod commit;
 mod decide;
+mod held;
 mod hints;
 mod home;
 mod look;
 mod nodes;
 mod options;
+mod outbox;
 mod read;
 mod rows;
 mod schema;
@@ -51,6 +53,7 @@ mod turns;
 mod values;
 
 pub use options::PostgresOptions;
+pub use outbox::Outbox;
 /// The driver, in the version of which this crate's connections are.
 pub use sqlx;
 

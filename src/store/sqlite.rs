@@ -39,6 +39,7 @@ mod decide;
 mod lock;
 mod look;
 mod nodes;
+mod outbox;
 mod read;
 mod recall;
 mod rows;
@@ -48,6 +49,7 @@ mod sql;
 mod transactions;
 mod trouble;
 
+pub use outbox::Outbox;
 /// The driver, in the version of which this crate's connections are.
 pub use sqlx;
 

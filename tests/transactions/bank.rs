@@ -17,6 +17,7 @@ use crate::support::Home;
 
 /// What the closure of a step does behind its writing.
 #[derive(Clone, Debug)]
+#[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "some cases need a store with several sessions"))]
 pub(crate) enum Then {
     Returns,
     Fails,

@@ -5,6 +5,7 @@
 mod bank;
 #[cfg(feature = "failpoints")]
 mod kills;
+mod outbox;
 #[cfg(feature = "postgres")]
 #[path = "../cluster/proxy.rs"]
 #[allow(dead_code, reason = "each test program uses its part")]

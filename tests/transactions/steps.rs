@@ -1,9 +1,6 @@
 //! One transactional step at a time, and what may come in its way.
 
-use std::sync::Arc;
-
 use stent::prelude::*;
-use tokio::sync::Semaphore;
 
 use crate::{
     bank::{Bank, Enter, Then, on_sqlite, plan},
@@ -133,7 +130,10 @@ fn a_store_without_transactions_and_one_of_another_kind_refuse_by_name() {
 
 #[cfg(feature = "postgres")]
 mod on_postgres {
+    use std::sync::Arc;
+
     use sqlx::Connection;
+    use tokio::sync::Semaphore;
 
     use super::*;
     use crate::proxy::{Proxy, Trap};

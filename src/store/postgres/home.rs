@@ -18,7 +18,10 @@ use super::{
     values::Values,
 };
 use crate::{
-    kernel::id::{CommitNo, Digest, RunKey},
+    kernel::{
+        id::{CommitNo, Digest, RunKey},
+        time::Timestamp,
+    },
     store::{Durability, StoreError},
 };
 
@@ -32,6 +35,8 @@ pub(super) struct Home {
     connect: PgConnectOptions,
     identity: Mutex<Option<Identity>>,
     witness: Mutex<Option<Witness>>,
+    /// Something may have been due since then that no search could see.
+    late: Mutex<Option<Timestamp>>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -85,12 +90,31 @@ impl Home {
         let connect = if named { connect } else { connect.application_name("stent") };
         let hash = blake3::hash(format!("stent nodes of {}", options.schema).as_bytes());
         let class = i32::from_le_bytes([hash.as_bytes()[0], hash.as_bytes()[1], hash.as_bytes()[2], hash.as_bytes()[3]]);
-        Ok(Arc::new(Home { options, server, class, connect, identity: Mutex::default(), witness: Mutex::default() }))
+        Ok(Arc::new(Home {
+            options,
+            server,
+            class,
+            connect,
+            identity: Mutex::default(),
+            witness: Mutex::default(),
+            late: Mutex::default(),
+        }))
     }
 
     /// Remembers what must be there when the server is met again.
     pub(super) fn acknowledged(&self, witness: Witness) {
         *self.witness.lock() = Some(witness);
+    }
+
+    /// Remembers that a transaction has just committed what was due then.
+    pub(super) fn late(&self, due: Timestamp) {
+        let mut late = self.late.lock();
+        *late = Some(late.map_or(due, |known| known.min(due)));
+    }
+
+    /// Takes the earliest of these times.
+    pub(super) fn take_late(&self) -> Option<Timestamp> {
+        self.late.lock().take()
     }
 
     /// Returns how the driver is to connect.

@@ -391,6 +391,49 @@ pub(super) const STEP_LAST: &str = "INSERT INTO step_results (run, position, att
     SELECT e.run, $4, $5, $6 FROM executions e JOIN nodes n ON n.node = e.owner
     WHERE e.run = $1 AND e.epoch = $2 AND e.status < 4 AND n.incarnation = $3 AND n.live;";
 
+// A caller's own transaction.
+
+macro_rules! now {
+    () => {
+        "CAST(unixepoch('subsec') * 1000000 AS INTEGER)"
+    };
+}
+
+/// $1 id. Answers the time, and the current run of the id if there is one.
+pub(super) const OUTSIDE_LOOK: &str = concat!(
+    "SELECT ",
+    now!(),
+    ", e.run_no, e.workflow, e.status, e.input_digest FROM (SELECT 1)
+    LEFT JOIN executions e ON e.run = (SELECT x.run FROM executions x WHERE x.id = $1 ORDER BY x.run_no DESC LIMIT 1);"
+);
+
+/// $1 run, $2 id, $3 run number, $4 workflow, $5 version, $6 status, $7 wake, $8 priority, $9 queue, $10 tags, $11 needs,
+/// $12 created, $13 deadline, $14 input, $15 format, $16 digest, $17 body.
+pub(super) const OUTSIDE_BEGIN: &str =
+    "INSERT INTO executions (run, id, run_no, workflow, version, status, epoch, claims, forced, wake_at, priority, queue, tags,
+                             needs, created_at, deadline, input_digest, inbox_seq, format)
+    VALUES ($1, $2, $3, $4, $5, $6, 0, 0, 0, $7, $8, $9, $10, $11, $12, $13, $14, 0, $15);
+    INSERT INTO events (run, commit_no, digest, body) VALUES ($1, 0, $16, $17);";
+
+/// $1 id, $2 message. Answers what decides about the message.
+pub(super) const OUTSIDE_TARGET: &str = "SELECT e.run, e.status, (SELECT count(*) FROM inbox i WHERE i.run = e.run),
+           EXISTS (SELECT 1 FROM inbox i WHERE i.run = e.run AND i.message = $2)
+    FROM executions e WHERE e.run = (SELECT x.run FROM executions x WHERE x.id = $1 ORDER BY x.run_no DESC LIMIT 1);";
+
+/// $1 run, $2 message, $3 body.
+pub(super) const OUTSIDE_POST: &str = concat!(
+    "UPDATE executions SET inbox_seq = inbox_seq + 1,
+           wake_at = CASE WHEN owner IS NULL AND status = 1 THEN min(coalesce(wake_at, ",
+    now!(),
+    "), ",
+    now!(),
+    ") ELSE wake_at END
+    WHERE run = $1;
+    INSERT INTO inbox (run, seq, message, sent_at, body) SELECT run, inbox_seq, $2, ",
+    now!(),
+    ", $3 FROM executions WHERE run = $1;"
+);
+
 // The file.
 
 pub(super) const CHECKPOINT: &str = "PRAGMA wal_checkpoint(TRUNCATE);";
@@ -460,6 +503,10 @@ pub(super) const ALL: &[(&str, &str)] = &[
     ("step_look", STEP_LOOK),
     ("step_probe", STEP_PROBE),
     ("step_last", STEP_LAST),
+    ("outside_look", OUTSIDE_LOOK),
+    ("outside_begin", OUTSIDE_BEGIN),
+    ("outside_target", OUTSIDE_TARGET),
+    ("outside_post", OUTSIDE_POST),
     ("checkpoint", CHECKPOINT),
     ("tables", TABLES),
     ("wal", WAL),
