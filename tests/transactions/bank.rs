@@ -25,6 +25,8 @@ pub(crate) enum Then {
     Hangs,
     /// Comes back once the test says so.
     Waits(Arc<Semaphore>),
+    /// Begins only then.
+    Begins(Arc<Semaphore>),
     /// Goes on as if a statement that failed had not.
     Swallows,
     /// Ends the transaction itself.
@@ -95,6 +97,10 @@ macro_rules! workflow {
                     let Enter { entry, cents, tries, limit } = self.0;
                     let name = entry.clone();
                     let step = cx.transaction("enter", async move |tx: &mut $connection| {
+                        let then = next(&entry);
+                        if let Then::Begins(told) = &then {
+                            told.acquire().await?.forget();
+                        }
                         let moves = [
                             "UPDATE accounts SET balance = balance - $1 WHERE name = 'a'",
                             "UPDATE accounts SET balance = balance + $1 WHERE name = 'b'",
@@ -103,8 +109,8 @@ macro_rules! workflow {
                             sqlx::query(text).bind(cents).execute(&mut *tx).await?;
                         }
                         sqlx::query("INSERT INTO entries (entry) VALUES ($1)").bind(&entry).execute(&mut *tx).await?;
-                        match next(&entry) {
-                            Then::Returns => {}
+                        match then {
+                            Then::Returns | Then::Begins(_) => {}
                             Then::Fails => return Err(AppError::new("as planned")),
                             Then::Hangs => std::future::pending().await,
                             Then::Waits(told) => told.acquire().await?.forget(),

@@ -193,7 +193,6 @@ mod on_postgres {
             let a = bank.open().await;
             let told = Arc::new(Semaphore::new(0));
             let taken = plan("taken", vec![Then::Waits(told.clone()), Then::Returns]);
-            // It sees no lock of the first: the row that both want is taken only behind the wait.
             let _on_a = bank.dispatch(&a, Enter { cents: 5, limit: Some(secs(30)), ..Enter::new("taken") }).await;
             eventually("it is in the middle", secs(5), async || taken.calls() == 1).await;
             // The owner is exchanged under it; the accounts stay locked, so its successor waits for its end.
@@ -207,6 +206,34 @@ mod on_postgres {
             let handle = b.handle::<crate::bank::on_postgres::Entered>("taken").await.unwrap().unwrap();
             handle.result().await.unwrap();
             assert_eq!(bank.entered("taken").await, 1);
+            bank.balance(1).await;
+            b.shutdown(Shutdown::within(secs(5))).await.unwrap();
+            a.shutdown(Shutdown::within(secs(5))).await.unwrap();
+        });
+    }
+
+    #[test]
+    fn a_node_that_comes_back_when_another_has_done_it_all_commits_nothing() {
+        system(async {
+            let bank = bank();
+            // It does not learn by itself that it was taken over.
+            let a = stent::Stent::of(bank.builder().lease(secs(60)).start().await.unwrap()).await.unwrap();
+            bank.make_books().await;
+            let told = Arc::new(Semaphore::new(0));
+            let late = plan("late-one", vec![Then::Begins(told.clone()), Then::Returns]);
+            let _on_a = bank.dispatch(&a, Enter { limit: Some(secs(60)), ..Enter::new("late-one") }).await;
+            eventually("it is in the middle", secs(5), async || late.calls() == 1).await;
+            bank.sql(TAKE_OVER).await;
+            let b = stent::Stent::of(bank.builder().start().await.unwrap()).await.unwrap();
+            let handle = b.handle::<crate::bank::on_postgres::Entered>("late-one").await.unwrap().unwrap();
+            handle.result().await.unwrap();
+            bank.balance(1).await;
+            told.add_permits(1);
+            eventually("its transaction is over", secs(10), async || {
+                bank.sql("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'").await == Some(0)
+            })
+            .await;
+            assert_eq!(late.calls(), 2);
             bank.balance(1).await;
             b.shutdown(Shutdown::within(secs(5))).await.unwrap();
             a.shutdown(Shutdown::within(secs(5))).await.unwrap();

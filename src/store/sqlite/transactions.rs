@@ -29,6 +29,9 @@ use crate::{
 /// How long a transaction may take up to its COMMIT, unless its step says otherwise: nobody else writes meanwhile.
 const LIMIT: Duration = Duration::from_secs(1);
 
+/// No step may say more: half of the default lease, which cannot be renewed meanwhile.
+const LONGEST: Duration = Duration::from_secs(5);
+
 /// The turns at writing of this process.
 pub(super) type Gate = Arc<Mutex<()>>;
 
@@ -171,7 +174,7 @@ impl Guest {
 
 impl Transactions for Guest {
     fn run(&self, step: StepOf, limit: Option<Duration>, stop: Stop, work: Work) -> Ended<'_> {
-        Box::pin(self.attempt(step, limit.unwrap_or(LIMIT), stop, work))
+        Box::pin(self.attempt(step, limit.unwrap_or(LIMIT).min(LONGEST), stop, work))
     }
 }
 
