@@ -212,7 +212,7 @@ impl CallContext {
         }
     }
 
-    async fn cancelled(&self) {
+    pub(crate) async fn cancelled(&self) {
         let asked = self.cancel.notified();
         tokio::pin!(asked);
         // Listed before the look, or a request between the two would be missed.

@@ -15,6 +15,7 @@ use actix::Addr;
 use tokio::sync::{oneshot, watch};
 
 use super::{
+    asked::Asked,
     execution::Begun,
     executor::{Executor, Start},
     lingering::Lingering,
@@ -33,10 +34,8 @@ use crate::{
     error::{DispatchError, Error, SendError},
     kernel::{
         codec,
-        event::{Command, Event, MessageBody, Outcome as RunEnd, Started},
+        event::{Command, Event, MessageBody, Outcome as RunEnd},
         id::{RunId, RunKey},
-        limits::Limits,
-        payload::Payload,
     },
     registry::Workflows,
     store::{Filter, Item, Message, NewRun, Outcome, QueueState, Reader, Status, StoreError, Summary, TaskRow},
@@ -86,22 +85,6 @@ impl std::fmt::Debug for Door {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Door").field("standing", &*self.standing.borrow()).finish_non_exhaustive()
     }
-}
-
-/// A dispatch without its types.
-#[derive(Debug)]
-pub(crate) struct Asked {
-    pub(crate) workflow: &'static str,
-    pub(crate) version: u32,
-    pub(crate) input: Payload,
-    pub(crate) id: String,
-    pub(crate) if_in_use: IfInUse,
-    pub(crate) delay: Option<Duration>,
-    pub(crate) deadline: Option<Duration>,
-    pub(crate) priority: i32,
-    pub(crate) queue: String,
-    pub(crate) tags: Vec<String>,
-    pub(crate) needs: Vec<String>,
 }
 
 /// A run that was found or made.
@@ -165,33 +148,8 @@ impl Door {
         self.check(&asked)?;
         let _credit = self.credit()?;
         let now = self.time.now();
-        let digest = asked.input.digest();
-        let seed = u64::from_le_bytes(first_bytes(uuid::Uuid::now_v7(), digest.0));
-        let deadline = asked.deadline.map(|within| now.after(within));
-        let started = Started {
-            workflow: asked.workflow.to_owned(),
-            version: asked.version,
-            input: asked.input.clone(),
-            seed,
-            deadline,
-            deferred: false,
-            limits: (self.config.limits != Limits::default()).then(|| Box::new(self.config.limits)),
-        };
-        let mut row = NewRun {
-            run: RunKey(0),
-            id: RunId { id: asked.id.clone(), run_no: 1 },
-            after: Vec::new(),
-            workflow: asked.workflow.to_owned(),
-            version: asked.version,
-            priority: asked.priority,
-            queue: asked.queue.clone(),
-            tags: asked.tags.clone(),
-            needs: asked.needs.clone(),
-            created_at: now,
-            wake_at: asked.delay.map(|delay| now.after(delay)),
-            deadline,
-            input_digest: digest,
-        };
+        let (mut row, started) = asked.begin(now, self.config.limits);
+        let digest = row.input_digest;
         let (mut tried_before, mut waits) = (false, 0);
         loop {
             let links = self.links().await?;
@@ -231,23 +189,7 @@ impl Door {
     }
 
     fn check(&self, asked: &Asked) -> Result<(), DispatchError> {
-        let invalid = |what: String| Err(DispatchError::Invalid(what));
-        if asked.id.is_empty() || asked.id.len() > 255 || asked.id.contains('\0') {
-            return invalid("an id has 1 to 255 bytes and no NUL".to_owned());
-        }
-        if asked.tags.len() > 16 || asked.tags.iter().any(|tag| tag.is_empty() || tag.len() > 255) {
-            return invalid("at most 16 tags of 1 to 255 bytes each".to_owned());
-        }
-        if asked.queue.len() > 255 {
-            return invalid("a queue's name has at most 255 bytes".to_owned());
-        }
-        if asked.deadline.is_some_and(|within| within.is_zero()) {
-            return invalid("a deadline of zero has passed before the run begins; leave it out for no deadline".to_owned());
-        }
-        let (size, limit) = (asked.input.bytes.len(), self.config.limits.payload_bytes);
-        if size > limit {
-            return Err(DispatchError::TooLarge { what: format!("the input of {}", asked.workflow), size, limit });
-        }
+        asked.check(&self.config.limits)?;
         // In a cluster it waits for a node that has it; on one node it is a mistake in the program.
         if !self.shared.load(Ordering::SeqCst) && self.workflows.get(asked.workflow, asked.version).is_none() {
             return Err(DispatchError::Unregistered { name: asked.workflow.to_owned(), version: asked.version });
@@ -348,7 +290,13 @@ impl Door {
             })
             .await?
         {
-            Some(current) => Ok(Some(self.attach(&current).await?)),
+            Some(current) => {
+                // It may have been begun in somebody's own transaction, of which nobody here has heard.
+                if current.owner.is_none() && !current.status.is_end() {
+                    self.links().await?.scheduler.do_send(Nudge);
+                }
+                Ok(Some(self.attach(&current).await?))
+            }
             None => Ok(None),
         }
     }
@@ -567,14 +515,4 @@ fn in_words(outcome: &RunEnd) -> String {
         RunEnd::Terminated { reason } => format!("terminated: {reason}"),
         RunEnd::Continued => "continued as its next run".to_owned(),
     }
-}
-
-/// A seed that no two dispatches share: random bits of a fresh UUID, mixed with the argument.
-fn first_bytes(id: uuid::Uuid, digest: [u8; 32]) -> [u8; 8] {
-    let mut hash = blake3::Hasher::new();
-    hash.update(id.as_bytes());
-    hash.update(&digest);
-    let mut bytes = [0; 8];
-    bytes.copy_from_slice(&hash.finalize().as_bytes()[..8]);
-    bytes
 }

@@ -36,7 +36,7 @@ use crate::{
         run::{Decision, Run, Writer},
     },
     registry::Workflows,
-    store::Item,
+    store::{Item, Transactions},
 };
 
 /// Shared by all actors of one engine arbiter.
@@ -60,6 +60,8 @@ pub(crate) struct Engine {
     pub(crate) is_shared: Box<dyn Fn(&str) -> bool>,
     /// Who runs what is in shared queues, once it is there.
     pub(crate) foreman: OnceCell<Addr<Foreman>>,
+    /// How the store runs transactional steps, if it can.
+    pub(crate) transactions: Option<Arc<dyn Transactions>>,
     /// Where hints for other nodes go, once it is there.
     pub(crate) notifier: OnceCell<Addr<Notifier>>,
     /// The node is about to leave: nothing new is begun, what is quiet goes.
@@ -96,6 +98,7 @@ impl Engine {
         executor: Addr<Executor>,
         counters: Arc<Counters>,
         is_shared: Box<dyn Fn(&str) -> bool>,
+        transactions: Option<Arc<dyn Transactions>>,
     ) -> Rc<Engine> {
         Rc::new(Engine {
             config,
@@ -113,6 +116,7 @@ impl Engine {
             counters,
             is_shared,
             foreman: OnceCell::new(),
+            transactions,
             notifier: OnceCell::new(),
             draining: Cell::new(false),
             outbox: RefCell::default(),

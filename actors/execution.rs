@@ -51,6 +51,7 @@ const BREATH: Duration = Duration::from_millis(20);
 mod acts;
 mod messages;
 mod reopen;
+mod transaction;
 
 pub(crate) use messages::{Acked, Arrive, Behind, Depart, Due, Evict, InboxRead, Mail, Woken};
 
@@ -88,6 +89,8 @@ pub(crate) struct Execution {
     waiting: VecDeque<Arrival>,
     seen: u64,
     details: Vec<(Position, Attempt, Bytes)>,
+    /// Transactional steps: what the store keeps of each goes with the commit that records its end.
+    transactions: BTreeSet<Position>,
     /// Who waits for the first commit.
     reply: Option<oneshot::Sender<Begun>>,
     /// The run's row, until it is durable.
@@ -155,6 +158,7 @@ impl Execution {
             waiting: VecDeque::new(),
             seen,
             details,
+            transactions: BTreeSet::new(),
             reply: None,
             start: None,
             reopened: false,
@@ -301,7 +305,7 @@ impl Execution {
             record: record.clone(),
             then: then.clone(),
             consumed: decision.consumed.clone(),
-            settled: self.settled_heartbeats(decision),
+            settled: self.settled_rows(decision),
             tasks: tasks.clone(),
             withdrawn: withdrawn.collect(),
         };
@@ -310,8 +314,9 @@ impl Execution {
         self.recording = Some(Box::new(recording));
     }
 
-    /// Heartbeat rows of calls that are over. Only calls that asked for heartbeats, or that left details, have any.
-    fn settled_heartbeats(&self, decision: &Decision) -> Vec<Position> {
+    /// Rows beside the log of calls that are over: heartbeats, of which only calls that asked for them or left details have
+    /// any, and results of transactional steps. One that was given up may commit a moment later; its row goes with the run's end.
+    fn settled_rows(&self, decision: &Decision) -> Vec<Position> {
         let attempts = self.engine.pool.attempts();
         let kept = |position: &Position| {
             self.details.iter().any(|(at, ..)| at == position)
@@ -319,7 +324,9 @@ impl Execution {
         };
         // The first turn is recorded: whatever was suspected of this run did not happen.
         let mark = self.details.iter().map(|(at, ..)| *at).find(|at| *at == MARK);
-        decision.settled.iter().copied().filter(kept).chain(mark).collect()
+        let over = |position: &&Position| decision.rest == Rest::Ended || decision.settled.contains(position);
+        let transactions = self.transactions.iter().filter(over).copied();
+        decision.settled.iter().copied().filter(kept).chain(mark).chain(transactions).collect()
     }
 
     fn then(&self, decision: &Decision) -> Then {
@@ -437,6 +444,9 @@ impl Execution {
                     self.details.push((*position, *attempt, details));
                 }
                 attempts.recorded(self.key, *position, *attempt);
+                if self.run.state().call(*position).is_none() {
+                    self.transactions.remove(position);
+                }
             }
         }
         self.forget_stale();

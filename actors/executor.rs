@@ -15,6 +15,7 @@ use actix::{Actor, Addr, AsyncContext, Context, WrapFuture, fut::ActorFutureExt}
 use tokio::sync::oneshot;
 
 use super::{
+    asked,
     door::Door,
     engine::Engine,
     execution::{Begun, Behind, Execution, Home, Mail},
@@ -24,8 +25,7 @@ use super::{
 };
 use crate::{
     kernel::{
-        codec,
-        event::{Commit, Event, Fact, Started},
+        event::Started,
         id::{Epoch, Position, RunKey},
         run::Run,
         time::Timestamp,
@@ -188,23 +188,11 @@ impl Executor {
     }
 
     /// Writes a run without running it here: it is delayed, there is no slot, or its code is elsewhere.
-    fn enqueue(&mut self, mut row: NewRun, mut started: Started, reply: oneshot::Sender<Begun>) {
+    fn enqueue(&mut self, mut row: NewRun, started: Started, reply: oneshot::Sender<Begun>) {
         let now = self.engine.time.now();
         row.wake_at.get_or_insert(now);
-        started.deferred = true;
-        let writer = self.engine.writer(0);
-        let commit = Commit {
-            commit_no: 0,
-            prev: None,
-            incarnation: writer.incarnation,
-            epoch: writer.epoch,
-            build: writer.build,
-            time: now,
-            events: vec![Event::Fact(Fact::Started(Box::new(started)))],
-        };
-        let run = row.run;
-        let wake_at = row.wake_at;
-        let Ok(record) = codec::encode(&row.id, &commit) else { return };
+        let (run, wake_at) = (row.run, row.wake_at);
+        let Ok(record) = asked::without_a_turn(&row.id, started, self.engine.writer(0), now) else { return };
         // Before it is recorded: it may be claimed, run and over before the answer is dealt out.
         let end = self.engine.waiters.wait(run);
         let (told, outcome) = oneshot::channel();

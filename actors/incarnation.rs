@@ -86,7 +86,7 @@ impl Incarnation {
         let (lease, can) = (config.lease, door.workflows.digest());
         let time = door.time.clone();
         let deadline = Deadline::new(config.clock.clone(), config.lease.saturating_sub(config.margin));
-        let (persistence, warden, hints, shared) = {
+        let (persistence, warden, hints, shared, transactions) = {
             let (open, config, time, failed) = (setup.open.clone(), config.clone(), time.clone(), failed.clone());
             let (counters, time_here) = (door.counters.clone(), time.clone());
             let told = tell("Persistence");
@@ -113,9 +113,10 @@ impl Incarnation {
                     Ok::<_, Error>(store)
                 };
                 let result = opened.await.map(|store| {
-                    let (warden, hints, shared) = (store.warden(), store.hints(), store.is_shared());
+                    let (warden, hints, shared, transactions) =
+                        (store.warden(), store.hints(), store.is_shared(), store.transactions());
                     let make = move |_: &mut actix::Context<Persistence>| Persistence::new(id, store, time, failed, counters);
-                    (monitor::start_here(make, told), warden, hints, shared)
+                    (monitor::start_here(make, told), warden, hints, shared, transactions)
                 });
                 let _ = done.send(result);
             };
@@ -191,6 +192,7 @@ impl Incarnation {
                         let door = door.clone();
                         move |queue| door.queues.is_shared(queue)
                     }),
+                    transactions,
                 );
                 Executor::new(engine, door)
             };

@@ -5,9 +5,9 @@ use std::{marker::PhantomData, time::Duration};
 
 use actix::Message;
 
-use super::handle::Handle;
+use super::{asked::Asked, handle::Handle};
 use crate::{
-    error::Error,
+    error::{DispatchError, Error},
     kernel::{
         event::MessageBody,
         id::{Position, RunKey},
@@ -64,6 +64,13 @@ impl<W: Workflow> Dispatch<W> {
             needs: Vec::new(),
             workflow: PhantomData,
         }
+    }
+
+    /// Leaves the types behind.
+    pub(crate) fn asked(self) -> Result<Asked, DispatchError> {
+        let Dispatch { input, id, if_in_use, delay, deadline, priority, queue, tags, needs, .. } = self;
+        let (input, workflow, version) = (input?, W::NAME, W::VERSION);
+        Ok(Asked { workflow, version, input, id, if_in_use, delay, deadline, priority, queue, tags, needs })
     }
 
     /// Sets the execution's id, 1 to 255 bytes: the same id again is the same execution.

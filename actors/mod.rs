@@ -43,6 +43,7 @@
 //! | `Arrive` `Acked` `Mail` `Behind` `InboxRead` `Due` `Depart` `Evict` | Executor | Execution |
 //! | `Woken` | a workflow's waker | Execution |
 
+pub(crate) mod asked;
 pub(crate) mod builder;
 pub(crate) mod call;
 mod deadline;

@@ -24,13 +24,14 @@ use std::{io, sync::Arc, thread, time::Duration};
 
 use actix::{Arbiter, System};
 use bytes::Bytes;
+use futures_util::future::LocalBoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use self::{
     attempts::{Attempts, Begun},
     life::{Ending, Life},
-    queue::{BlockingJob, Job, Queue, Wake},
+    queue::{BlockingJob, Job, JobWork, Queue, Wake},
     runner::Lane,
     watch::Watch,
 };
@@ -43,6 +44,9 @@ use crate::{
         payload::Payload,
     },
 };
+
+/// An async closure that is called once, on an activity arbiter.
+pub(crate) type ActFn = Box<dyn FnOnce(Arc<CallContext>) -> LocalBoxFuture<'static, Ending> + Send>;
 
 /// A closure that may block.
 pub(crate) type BlockingFn = Arc<dyn Fn() -> Ending + Send + Sync>;
@@ -64,6 +68,8 @@ pub(crate) struct Start {
 pub(crate) enum Work {
     /// A registered activity, on an activity arbiter.
     Activity { name: Arc<str>, input: Payload },
+    /// A closure of the workflow's, on an activity arbiter.
+    Act(ActFn),
     /// A closure of the workflow's, on a thread for what blocks.
     Blocking(BlockingFn),
 }
@@ -295,7 +301,8 @@ impl Pool {
                 shared.watch.arm(&cx);
             }
             match start.work {
-                Work::Activity { name, input } => jobs.push(Job { cx, name, input }),
+                Work::Activity { name, input } => jobs.push(Job { cx, work: JobWork::Activity { name, input } }),
+                Work::Act(act) => jobs.push(Job { cx, work: JobWork::Act(act) }),
                 Work::Blocking(work) => blocking.push(BlockingJob { cx, work }),
             }
         }

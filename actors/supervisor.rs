@@ -13,7 +13,7 @@ use actix::{Actor, AsyncContext, Context, Handler, Message, Recipient, ResponseF
 
 use self::window::{Verdict, Window};
 use super::{
-    door::{Asked, Door, Found, Standing},
+    door::{Door, Found, Standing},
     handle::Handle,
     incarnation::{Exited, Incarnation},
     messages::{
@@ -24,7 +24,7 @@ use super::{
     setup::Setup,
 };
 use crate::{
-    error::{DispatchError, Error, SendError},
+    error::{Error, SendError},
     kernel::event::MessageBody,
     store::{QueueState, Summary},
     workflow::Workflow,
@@ -252,11 +252,7 @@ impl<W: Workflow> Handler<Dispatch<W>> for Supervisor {
     fn handle(&mut self, dispatch: Dispatch<W>, _: &mut Context<Self>) -> Self::Result {
         let door = self.door.clone();
         Box::pin(async move {
-            let Dispatch { input, id, if_in_use, delay, deadline, priority, queue, tags, needs, .. } = dispatch;
-            let input = input.map_err(DispatchError::from)?;
-            let (workflow, version) = (W::NAME, W::VERSION);
-            let asked = Asked { workflow, version, input, id, if_in_use, delay, deadline, priority, queue, tags, needs };
-            let found = door.dispatch(asked).await?;
+            let found = door.dispatch(dispatch.asked()?).await?;
             Ok(Handle::new(found, door))
         })
     }

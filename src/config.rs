@@ -104,7 +104,7 @@ impl Config {
 
 /// Names this program by its file: size and time of the last change. Two builds differ; two copies of one build may too,
 /// which costs no more than a second look at a blocked run.
-fn this_build() -> BuildId {
+pub(crate) fn this_build() -> BuildId {
     let file = std::env::current_exe().and_then(std::fs::metadata);
     let seed = file.map_or(0, |file| {
         let changed = file.modified().ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());

@@ -86,6 +86,24 @@ impl<W> Cx<W> {
         Step::blocking(self.tape.clone(), name, closure)
     }
 
+    /// Runs a closure in a transaction of the store's own database, as a step that takes place **exactly once**: what it
+    /// writes and the fact that it did commit together, or not at all. An error that it returns rolls back and is a failed
+    /// attempt; a crash at any moment is found out, and what was committed is never run again.
+    ///
+    /// The connection's type says which store it is written for: `&mut sqlx::PgConnection` or `&mut sqlx::SqliteConnection`
+    /// (re-exported as `store::postgres::sqlx` and `store::sqlite::sqlx`). Write only what belongs together: until it is
+    /// over, a transaction keeps its locks, on SQLite *the* write lock. So await nothing in it but the connection, and never
+    /// the end of another execution. It may not end the transaction itself.
+    pub fn transaction<C, T, E, F>(&self, name: &str, closure: F) -> Step<'static, T>
+    where
+        C: 'static,
+        T: Durable,
+        E: Into<AppError>,
+        F: AsyncFn(&mut C) -> Result<T, E> + Send + Sync + 'static,
+    {
+        Step::transaction(self.tape.clone(), name, closure)
+    }
+
     /// Waits for `duration`, durably: a restart in between does not prolong it, and it is never over early. Zero is over
     /// at the next turn; more than a hundred years counts as a hundred years.
     pub fn sleep(&self, duration: Duration) -> Sleep {

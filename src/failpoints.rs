@@ -19,6 +19,8 @@ pub const ALL: &[&str] = &[
     "executor.before_deal",
     "execution.before_effects",
     "execution.after_effects",
+    "transaction.before_commit",
+    "transaction.committed",
     "executor.attempts_ended",
     "execution.before_settle",
     "scheduler.before_claim",

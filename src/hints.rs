@@ -7,6 +7,8 @@
 
 use std::sync::Arc;
 
+#[cfg(feature = "postgres")]
+use crate::kernel::time::Timestamp;
 use crate::{
     kernel::id::{Incarnation, RunKey},
     store::Answer,
@@ -64,7 +66,7 @@ pub type OpenHints = Arc<dyn Fn(Incarnation) -> Answer<'static, (Box<dyn Tell>, 
 pub(crate) const LONGEST: usize = 7_900;
 
 /// Returns hints as texts, each short enough for one message, that say who they are from. The form is
-/// `<sender> <hint> <hint> …`: `d` due, `m<run>:<owner>` mail, `e<run>` ended, `t<hex of the name>` tasks, `j` joined, `a` anything.
+/// `<sender> <hint> <hint> …`: `d` due (`d<time>` when it may have been so for long), `m<run>:<owner>` mail, `e<run>` ended, `t<hex of the name>` tasks, `j` joined, `a` anything.
 pub(crate) fn write(from: Incarnation, hints: &[Hint]) -> Vec<String> {
     let mut texts: Vec<String> = Vec::new();
     for hint in hints {
@@ -94,6 +96,13 @@ pub(crate) fn read(me: Incarnation, text: &str) -> Vec<Hint> {
         return Vec::new();
     }
     words.map(|word| hint(word).unwrap_or(Hint::Anything)).collect()
+}
+
+/// Returns since when something may have been due that a text tells of.
+#[cfg(feature = "postgres")]
+pub(crate) fn due_since(text: &str) -> Option<Timestamp> {
+    let times = text.split(' ').skip(1).filter_map(|word| word.strip_prefix('d')?.parse().ok());
+    times.min().map(Timestamp)
 }
 
 fn hint(word: &str) -> Option<Hint> {

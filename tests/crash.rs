@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use sqlx::{Connection, Row, SqliteConnection, sqlite::SqliteConnectOptions};
 use stent::{
     kernel::{
         codec,
@@ -126,6 +127,7 @@ impl Bench {
         assert!(status.is_some_and(|status| status.success()), "{status:?}: {:?}", self.stuck());
         self.judge();
         assert_eq!(self.log.ends.len() as u64, self.executions, "not all have ended");
+        self.audit();
         for (id, (status, output)) in &self.log.ends {
             let number: u64 = id.rsplit('-').next().unwrap().parse().unwrap();
             if number.is_multiple_of(3) {
@@ -136,6 +138,19 @@ impl Bench {
             let expected = |once: &str| format!("first 1 2 go stable {once} leftright");
             assert!(output == expected("once") || output == expected("maybe"), "{id}: {output}");
         }
+    }
+
+    /// Each execution has paid exactly once.
+    fn audit(&self) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let paid: Vec<String> = runtime.block_on(async {
+            let how = SqliteConnectOptions::new().filename(self.database());
+            let mut books = SqliteConnection::connect_with(&how).await.unwrap();
+            let rows = sqlx::query("SELECT execution FROM payments ORDER BY 1").fetch_all(&mut books).await.unwrap();
+            rows.iter().map(|row| row.get(0)).collect()
+        });
+        let ended: Vec<String> = self.log.ends.keys().cloned().collect();
+        assert_eq!(paid, ended, "each has paid once");
     }
 
     fn stuck(&self) -> Vec<String> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use actix::Context;
 use tokio::sync::oneshot;
 
-use super::{BREATH, Execution};
+use super::{BREATH, Execution, transaction};
 use crate::{
     actors::{
         foreman::TaskBody,
@@ -17,9 +17,10 @@ use crate::{
         event::{CallOptions, Route, StepPlace},
         id::{Attempt, Position},
         run::{Arrival, Effect},
+        tape::StepWork,
         time::Timestamp,
     },
-    store::{Item, NewTask, Outcome, TaskKey},
+    store::{Item, NewTask, Outcome, StepOf, TaskKey},
 };
 
 /// How long a compensation waits for code that runs on although its time is over: as long as the pool gives it to stop.
@@ -159,7 +160,7 @@ impl Execution {
         }
         let default = CallOptions::default();
         let options = call.options.as_deref().unwrap_or(&default);
-        let limits = pool::Limits {
+        let mut limits = pool::Limits {
             schedule_to_start: if attempt == 1 { call.left(options.schedule_to_start, now) } else { None },
             start_to_close: options.start_to_close,
             close_by: call.left(options.schedule_to_close, now),
@@ -177,8 +178,16 @@ impl Execution {
                 self.run.grant(position, attempt);
                 return true;
             }
-            (Some(StepPlace::Blocking), _) => match self.run.blocking_work(position) {
-                Some(work) => Work::Blocking(work),
+            (Some(StepPlace::Blocking | StepPlace::Transaction), _) => match self.run.closure(position) {
+                Some(StepWork::Blocking(work)) => Work::Blocking(work),
+                Some(StepWork::Transaction(work)) => {
+                    self.transactions.insert(position);
+                    // Its time is minded by whoever knows how far it is: once a COMMIT is on its way, it is waited for.
+                    let limit = limits.start_to_close.take().into_iter().chain(limits.close_by.take()).min();
+                    let step =
+                        StepOf { run: self.key, position, attempt, epoch: self.epoch, incarnation: self.engine.incarnation };
+                    transaction::act(self.engine.transactions.clone(), step, limit, work)
+                }
                 None => return false,
             },
             (None, Some(input)) => Work::Activity { name: call.name.as_str().into(), input: input.clone() },

@@ -31,6 +31,9 @@ impl Execution {
                 None => {}
             }
         }
+        let open = self.run.state().open.iter();
+        let transactional = open.filter(|(_, open)| open.is_transaction()).map(|(position, _)| *position);
+        self.transactions.extend(transactional);
         // What is in the table and not open any more was told to stop by the memory before this one.
         for attempt in attempts.of(self.key) {
             if !self.run.state().open.contains_key(&attempt.position) {

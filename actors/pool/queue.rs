@@ -7,14 +7,21 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{BlockingFn, runner::Lane};
+use super::{ActFn, BlockingFn, runner::Lane};
 use crate::{actors::call::CallContext, kernel::payload::Payload};
 
 /// An activity that may begin.
 pub(crate) struct Job {
     pub(crate) cx: Arc<CallContext>,
-    pub(crate) name: Arc<str>,
-    pub(crate) input: Payload,
+    pub(crate) work: JobWork,
+}
+
+/// What an arbiter does for it.
+pub(crate) enum JobWork {
+    /// It calls the handler of that name.
+    Activity { name: Arc<str>, input: Payload },
+    /// It calls the closure.
+    Act(ActFn),
 }
 
 /// A closure that may block, and may begin.

@@ -26,7 +26,7 @@ use super::{
     Ended, Shared,
     life::Ending,
     panics,
-    queue::{Job, Parked},
+    queue::{Job, JobWork, Parked},
 };
 use crate::{
     actors::{call::CallContext, handlers::Handle},
@@ -140,17 +140,13 @@ impl Runner {
 
     /// Begins an attempt for which a slot was taken.
     fn begin(self: &Rc<Self>, job: Job) {
-        let Job { cx, name, input } = job;
+        let Job { cx, work } = job;
         let now = self.shared.watch.now();
         cx.started(now);
         if !cx.life.start(now) {
             return self.free_slot();
         }
         self.live.set(self.live.get() + 1);
-        let Some(handler) = self.handlers.get(&name) else {
-            let problem = format!("no handler of activity {name:?} is registered here; add `.activity(…)` to the builder");
-            return self.end(&cx, Err(Failure::new(KIND_HANDLER_GONE, problem)));
-        };
         if cx.life.limits.run_out() {
             self.shared.watch.arm(&cx);
         }
@@ -160,15 +156,30 @@ impl Runner {
             self.leave();
             return self.never_begun(&cx);
         }
-        let body = panics::catch(|| handler.call(input, cx.clone()));
+        let called = self.call(work, &cx);
         self.leave();
-        let mut act = match body {
-            Ok(body) => Act { body: Some(body), abortable: handler.abortable(), cx, runner: self.clone() },
+        let mut act = match called {
+            Ok((body, abortable)) => Act { body: Some(body), abortable, cx, runner: self.clone() },
             Err(failure) => return self.end(&cx, Err(failure)),
         };
         // No waker is needed: what is not ready is polled again as a task, which registers its own.
         if act.advance(&mut Context::from_waker(Waker::noop())).is_pending() {
             tokio::task::spawn_local(act);
+        }
+    }
+
+    /// Calls the code of an attempt; returns its future, and whether that may be dropped before its end.
+    fn call(&self, work: JobWork, cx: &Arc<CallContext>) -> Result<(LocalBoxFuture<'static, Ending>, bool), Failure> {
+        match work {
+            JobWork::Act(act) => Ok((panics::catch(|| act(cx.clone()))?, true)),
+            JobWork::Activity { name, input } => match self.handlers.get(&name) {
+                Some(handler) => Ok((panics::catch(|| handler.call(input, cx.clone()))?, handler.abortable())),
+                None => {
+                    let problem =
+                        format!("no handler of activity {name:?} is registered here; add `.activity(…)` to the builder");
+                    Err(Failure::new(KIND_HANDLER_GONE, problem))
+                }
+            },
         }
     }
 

@@ -18,12 +18,12 @@ use crate::{
     error::{AppError, CallError},
     kernel::{
         event::{Command, StepPlace},
-        failure::{Failure, KIND_CODEC, KIND_ERROR, KIND_PANIC},
+        failure::{Failure, KIND_CODEC, KIND_ERROR, KIND_LIMIT, KIND_PANIC, KIND_STORE},
         id::Position,
         instance::panic_text,
         payload::Payload,
         retry::Retry,
-        tape::{BlockingWork, Tape},
+        tape::{BlockingWork, StepWork, Tape, TransactionWork},
     },
 };
 
@@ -43,6 +43,7 @@ pub struct Step<'a, T> {
 enum Work<'a> {
     Inline(Runner<'a>),
     Blocking(BlockingWork),
+    Transaction(TransactionWork),
 }
 
 impl<'a, T: Durable> Step<'a, T> {
@@ -73,6 +74,37 @@ impl<'a, T: Durable> Step<'a, T> {
         }
     }
 
+    pub(super) fn transaction<C, E, F>(tape: Rc<Tape>, name: &str, closure: F) -> Self
+    where
+        C: 'static,
+        E: Into<AppError>,
+        F: AsyncFn(&mut C) -> Result<T, E> + Send + Sync + 'static,
+    {
+        let (text, closure): (Arc<str>, _) = (name.into(), Arc::new(closure));
+        let most = tape.limits().payload_bytes;
+        let work: TransactionWork = Arc::new(move |connection| {
+            let (text, closure) = (text.clone(), closure.clone());
+            Box::pin(async move {
+                let connection = connection.downcast_mut::<C>().ok_or_else(|| other_store::<C>(&text))?;
+                let value = encode(closure(connection).await.map_err(Into::into), &text)?;
+                // What is too large for the log must not take place.
+                let size = value.bytes.len();
+                if size > most {
+                    let why = format!("the result of {text} has {size} bytes, the limit is {most}; nothing was changed");
+                    return Err(Failure::new(KIND_LIMIT, why).into_final());
+                }
+                Ok(value)
+            })
+        });
+        Step {
+            wait: Wait::new(tape),
+            name: name.into(),
+            settings: Some(Settings::default()),
+            work: Work::Transaction(work),
+            value: PhantomData,
+        }
+    }
+
     fn set(mut self, set: impl FnOnce(&mut Settings)) -> Self {
         if let Some(settings) = &mut self.settings {
             set(settings);
@@ -81,7 +113,8 @@ impl<'a, T: Durable> Step<'a, T> {
     }
 
     /// Limits one attempt, from its start to its end. By default there is no limit. A blocking step cannot be interrupted:
-    /// its result is dropped.
+    /// its result is dropped. A transaction that takes longer is rolled back; its limit is 10 s unless it is set here, on SQLite
+    /// 1 s and never more than 5 s.
     pub fn timeout(self, limit: Duration) -> Self {
         self.set(|s| s.limit("timeout", limit, |o, d| o.start_to_close = Some(d)))
     }
@@ -91,7 +124,8 @@ impl<'a, T: Durable> Step<'a, T> {
         self.set(|s| s.change(|o| o.retry = retry))
     }
 
-    /// Never starts it twice. A crash in the middle is reported as [`CallError::MaybeDone`] instead.
+    /// Never starts it twice. A crash in the middle is reported as [`CallError::MaybeDone`] instead; of a transaction it is
+    /// known whether it took place, so there only a failed attempt is not repeated.
     pub fn at_most_once(self) -> Self {
         self.set(|s| s.change(|o| o.at_most_once = true))
     }
@@ -117,8 +151,12 @@ impl<T: Durable> Future for Step<'_, T> {
             let place = match &this.work {
                 Work::Inline(_) => StepPlace::Inline,
                 Work::Blocking(work) => {
-                    this.wait.tape.keep_blocking(this.wait.position, work.clone());
+                    this.wait.tape.keep_closure(this.wait.position, StepWork::Blocking(work.clone()));
                     StepPlace::Blocking
+                }
+                Work::Transaction(work) => {
+                    this.wait.tape.keep_closure(this.wait.position, StepWork::Transaction(work.clone()));
+                    StepPlace::Transaction
                 }
             };
             let position = this.wait.position;
@@ -167,6 +205,13 @@ where
             tape.step_ended(position, grant.attempt, result);
         }
     }
+}
+
+/// Says that a transaction was written for another kind of store than the one that is open.
+fn other_store<C>(name: &str) -> Failure {
+    let wanted = std::any::type_name::<C>();
+    let why = format!("transaction {name:?} is written for a {wanted}, and this store has connections of another type");
+    Failure::new(KIND_STORE, why).into_final()
 }
 
 fn encode<T: Durable>(result: Result<T, AppError>, name: &str) -> Result<Payload, Failure> {

@@ -67,6 +67,7 @@ pub(super) fn describe(command: &Command) -> String {
         Command::Call(call) => format!("call {:?} (#{})", call.activity, call.position),
         Command::Step { position, name, place: StepPlace::Inline, .. } => format!("step {name:?} (#{position})"),
         Command::Step { position, name, place: StepPlace::Blocking, .. } => format!("blocking step {name:?} (#{position})"),
+        Command::Step { position, name, place: StepPlace::Transaction, .. } => format!("transaction {name:?} (#{position})"),
         Command::Sleep { position, .. } => format!("sleep (#{position})"),
         Command::Receive { position, signal } => format!("signal {signal:?} (#{position})"),
         Command::Cancel { position } => format!("the drop of #{position}"),

@@ -349,6 +349,9 @@ pub enum StepPlace {
     /// On the bounded pool of threads for what blocks.
     #[serde(rename = "b")]
     Blocking,
+    /// On an arbiter for activities, in a transaction of the store in which its result is recorded as well.
+    #[serde(rename = "t")]
+    Transaction,
 }
 
 /// How a call is to be tried, as data.

@@ -35,6 +35,8 @@ pub const KIND_CODEC: &str = "codec";
 pub const KIND_LIMIT: &str = "limit";
 /// The kind of an attempt that ended because it was told to stop.
 pub const KIND_CANCELLED: &str = "cancelled";
+/// The kind of a transaction that this store cannot run, or that it rolled back.
+pub const KIND_STORE: &str = "store";
 /// The kind of an activity whose actor is gone.
 pub const KIND_HANDLER_GONE: &str = "handler_gone";
 

@@ -17,7 +17,7 @@ use super::{
     invariant::uphold,
     limits::Limits,
     payload::{CodecError, Payload},
-    tape::{Answer, BlockingWork, Grant, Misuse, Tape},
+    tape::{Answer, Grant, Misuse, StepWork, Tape},
     time::Timestamp,
     wake::Hook,
 };
@@ -246,8 +246,8 @@ impl Instance {
         self.tape.wake_signal().was_foreign()
     }
 
-    pub(crate) fn blocking_work(&self, position: Position) -> Option<BlockingWork> {
-        self.tape.blocking_work(position)
+    pub(crate) fn closure(&self, position: Position) -> Option<StepWork> {
+        self.tape.closure(position)
     }
 
     pub(crate) fn runs_steps(&self) -> bool {

@@ -24,7 +24,7 @@ use super::{
     limits::Limits,
     payload::Payload,
     state::{Open, OpenCall, Phase, Rest, State},
-    tape::{BlockingWork, Misuse, weight},
+    tape::{Misuse, StepWork, weight},
     time::Timestamp,
     wake::Hook,
 };
@@ -566,8 +566,8 @@ impl Run {
         self.instance.runs_steps()
     }
 
-    pub(crate) fn blocking_work(&self, position: Position) -> Option<BlockingWork> {
-        self.instance.blocking_work(position)
+    pub(crate) fn closure(&self, position: Position) -> Option<StepWork> {
+        self.instance.closure(position)
     }
 
     pub(crate) fn state(&self) -> &State {

@@ -266,11 +266,15 @@ impl State {
         }
     }
 
-    /// Decides what follows an attempt that was lost with its node: never the retry budget's business.
+    /// Decides what follows an attempt that was lost with its node: never the retry budget's business. A lost transaction is
+    /// not in doubt: the next attempt begins by looking whether it took place, so there must always be one.
     pub(crate) fn after_loss(&self, position: Position, now: Timestamp, limits: &Limits) -> Next {
         let Some(call) = self.call(position) else {
             return Next::GiveUp;
         };
+        if call.place == Some(StepPlace::Transaction) {
+            return Next::Retry { at: now };
+        }
         let park = call.options.as_deref().is_some_and(|options| options.park);
         let at_most_once = call.options.as_deref().is_some_and(|options| options.at_most_once);
         if at_most_once || call.lost + 1 > limits.lost_attempts {
@@ -341,6 +345,13 @@ impl State {
             waits.push(format!("deadline at {deadline}"));
         }
         waits
+    }
+}
+
+impl Open {
+    /// Tells whether it is a transactional step.
+    pub(crate) fn is_transaction(&self) -> bool {
+        matches!(self, Open::Call(call) if call.place == Some(StepPlace::Transaction))
     }
 }
 

@@ -5,8 +5,10 @@
 //! nothing, so that eviction and replay may run the user's `Drop` code any number of times.
 
 use std::{
+    any::Any,
     cell::RefCell,
     collections::{BTreeMap, BTreeSet, HashMap},
+    pin::Pin,
     rc::Rc,
     sync::Arc,
     task::{Poll, Waker},
@@ -81,6 +83,17 @@ pub enum Misuse {
 /// The closure of `cx.blocking`.
 pub(crate) type BlockingWork = Arc<dyn Fn() -> Result<Payload, Failure> + Send + Sync>;
 
+/// The closure of `cx.transaction`: given the store's connection, whatever its type, it says what the step returns.
+pub(crate) type TransactionWork =
+    Arc<dyn for<'c> Fn(&'c mut (dyn Any + Send)) -> Pin<Box<dyn Future<Output = Result<Payload, Failure>> + 'c>> + Send + Sync>;
+
+/// The closure of a step that does not run in the workflow's own future.
+#[derive(Clone)]
+pub(crate) enum StepWork {
+    Blocking(BlockingWork),
+    Transaction(TransactionWork),
+}
+
 /// An inline step's right to run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Grant {
@@ -114,7 +127,7 @@ struct Inner {
     grants: HashMap<Position, Grant>,
     step_wakers: HashMap<Position, Waker>,
     step_results: Vec<(Position, Attempt, Result<Payload, Failure>)>,
-    blocking: HashMap<Position, BlockingWork>,
+    closures: HashMap<Position, StepWork>,
     sagas: Sagas,
     fault: Option<Fault>,
 }
@@ -255,7 +268,7 @@ impl Tape {
     /// Gives an open position up: its answer is of no interest any more.
     pub(crate) fn abandon(&self, position: Position) {
         let mut inner = self.inner.borrow_mut();
-        inner.blocking.remove(&position);
+        inner.closures.remove(&position);
         inner.grants.remove(&position);
         inner.step_wakers.remove(&position);
         let unanswered = inner.open.remove(&position).is_some();
@@ -308,9 +321,9 @@ impl Tape {
         wake(waker);
     }
 
-    /// Keeps the closure of a blocking step until the host takes it.
-    pub(crate) fn keep_blocking(&self, position: Position, work: BlockingWork) {
-        self.inner.borrow_mut().blocking.insert(position, work);
+    /// Keeps the closure of a step until the host takes it.
+    pub(crate) fn keep_closure(&self, position: Position, work: StepWork) {
+        self.inner.borrow_mut().closures.insert(position, work);
     }
 
     /// Returns the current right of an inline step to run, or registers the waker.
@@ -447,7 +460,7 @@ impl Tape {
         if inner.sagas.ended(position) {
             return;
         }
-        inner.blocking.remove(&position);
+        inner.closures.remove(&position);
         inner.grants.remove(&position);
         let Some(waker) = inner.open.remove(&position) else {
             return;
@@ -511,8 +524,8 @@ impl Tape {
         !self.inner.borrow().step_results.is_empty()
     }
 
-    pub(crate) fn blocking_work(&self, position: Position) -> Option<BlockingWork> {
-        self.inner.borrow().blocking.get(&position).cloned()
+    pub(crate) fn closure(&self, position: Position) -> Option<StepWork> {
+        self.inner.borrow().closures.get(&position).cloned()
     }
 
     pub(crate) fn take_commands(&self) -> Vec<Command> {

@@ -24,16 +24,24 @@ use crate::kernel::{
 mod error;
 pub mod memory;
 mod node;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod outbox;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 pub mod queue;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+mod status;
+mod transactions;
 
 pub use queue::{EndTask, NewTask, Queue, QueueState, StaleTask, TakenTasks, Task, TaskKey, TaskRequest, TaskRow};
 
 pub use error::StoreError;
 pub use node::{NewNode, NodeRow, NodeState, Renewed, Warden};
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub use outbox::Enqueued;
+pub use status::Status;
+pub use transactions::{Ended, StepOf, Stop, Transactions, Work};
 
 /// A boxed future that need not be `Send`: a store lives on Persistence's own thread.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + 'a>>;
@@ -91,6 +99,11 @@ pub trait Store: Warden + 'static {
 
     /// Returns how to open the store's own way for hints between nodes, if it has one.
     fn hints(&self) -> Option<OpenHints> {
+        None
+    }
+
+    /// Returns the store's way to run transactional steps, if it has transactions.
+    fn transactions(&self) -> Option<Arc<dyn Transactions>> {
         None
     }
 
@@ -246,7 +259,7 @@ pub struct Turn {
     pub then: Then,
     /// Inbox rows that this turn turned into events, by `seq`. All must exist.
     pub consumed: Vec<u64>,
-    /// Heartbeat rows that are of no use any more, by position.
+    /// Heartbeat rows, and results of transactional steps, that are of no use any more, by position.
     pub settled: Vec<u32>,
     /// Attempts that go into shared queues.
     pub tasks: Vec<NewTask>,
@@ -529,73 +542,6 @@ pub struct Summary {
     pub blocked_build: Option<BuildId>,
     /// Why it is blocked or quarantined.
     pub reason: Option<String>,
-}
-
-/// The stored state of a run.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum Status {
-    /// Not ended: running, waiting or blocked.
-    Active,
-    /// Not ended, and claimed by nobody until an operator says so: it killed its node again and again, or is unreadable.
-    Quarantined,
-    /// Not ended, stopped by an operator.
-    Paused,
-    /// Ended with a value.
-    Completed,
-    /// Ended with an error.
-    Failed,
-    /// Ended because it was asked to stop.
-    Cancelled,
-    /// Ended by its own deadline.
-    TimedOut,
-    /// Ended by an operator.
-    Terminated,
-    /// Goes on as the next run.
-    Continued,
-}
-
-impl Status {
-    /// Every state, for codecs and tests.
-    pub const ALL: [Status; 9] = [
-        Status::Active,
-        Status::Quarantined,
-        Status::Paused,
-        Status::Completed,
-        Status::Failed,
-        Status::Cancelled,
-        Status::TimedOut,
-        Status::Terminated,
-        Status::Continued,
-    ];
-
-    /// Tells whether nothing can change any more.
-    #[must_use]
-    pub fn is_end(self) -> bool {
-        !matches!(self, Status::Active | Status::Quarantined | Status::Paused)
-    }
-
-    /// Returns the word that is stored and shown.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Status::Active => "active",
-            Status::Quarantined => "quarantined",
-            Status::Paused => "paused",
-            Status::Completed => "completed",
-            Status::Failed => "failed",
-            Status::Cancelled => "cancelled",
-            Status::TimedOut => "timed_out",
-            Status::Terminated => "terminated",
-            Status::Continued => "continued",
-        }
-    }
-
-    /// Returns the state of that word.
-    #[must_use]
-    pub fn parse(word: &str) -> Option<Status> {
-        Status::ALL.into_iter().find(|status| status.as_str() == word)
-    }
 }
 
 /// Which runs to list.

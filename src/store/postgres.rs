@@ -15,12 +15,13 @@ use self::{
     home::{Home, Role},
     read::PostgresReader,
     session::Session,
+    transactions::Guests,
     trouble::Trouble,
     values::Values,
 };
 use super::{
     Answer, Batch, BatchAnswer, Filter, Inbox, NewNode, NodeRow, OpenWarden, Outcome, Queue, QueueState, Reader, Renewed,
-    StaleTask, Store, StoreError, Summary, TakenTasks, TaskRequest, TaskRow, Warden,
+    StaleTask, Store, StoreError, Summary, TakenTasks, TaskRequest, TaskRow, Transactions, Warden,
 };
 use crate::{
     hints::OpenHints,
@@ -34,11 +35,13 @@ use crate::{
 mod claim;
 mod commit;
 mod decide;
+mod held;
 mod hints;
 mod home;
 mod look;
 mod nodes;
 mod options;
+mod outbox;
 mod read;
 mod rows;
 mod schema;
@@ -46,17 +49,22 @@ mod session;
 mod sql;
 mod sql_tasks;
 mod tasks;
+mod transactions;
 mod trouble;
 mod turns;
 mod values;
 
 pub use options::PostgresOptions;
+pub use outbox::Outbox;
+/// The driver, in the version of which this crate's connections are.
+pub use sqlx;
 
 /// A store on a PostgreSQL server.
 pub struct PostgresStore {
     home: Arc<Home>,
     writer: Option<Writer>,
     reader: Rc<PostgresReader>,
+    guests: Arc<Guests>,
     /// The last time that a caller told: `retire` has none of its own.
     now: Timestamp,
     /// What this store has entered last.
@@ -75,7 +83,7 @@ impl PostgresStore {
     ///
     /// # Shape
     /// `postgres://user:password@host:port/database?schema=stent&sslmode=verify-full`. Parameters of our own are those of
-    /// [`PostgresOptions`]: `schema`, `readers`, `connect_timeout` (seconds, as in libpq), `statement_timeout`, `lock_timeout`,
+    /// [`PostgresOptions`]: `schema`, `readers`, `transactions`, `connect_timeout` (seconds, as in libpq), `statement_timeout`, `lock_timeout`,
     /// `idle_timeout` and `patience` (milliseconds); all others are the driver's, as in libpq: `sslmode`, `sslrootcert`, `sslcert`, `sslkey`,
     /// `host`, `port`, `user`, `password`, `dbname`, `application_name`, `options`.
     ///
@@ -95,6 +103,7 @@ impl PostgresStore {
         Ok(PostgresStore {
             writer: Some(Writer::new(session)),
             reader: Rc::new(PostgresReader::new(home.clone())),
+            guests: Arc::new(Guests::new(home.clone())),
             home,
             now: Timestamp::default(),
             entered: None,
@@ -268,12 +277,17 @@ impl Store for PostgresStore {
         Some(Arc::new(move |me| hints::open(home.clone(), me).boxed_local()))
     }
 
+    fn transactions(&self) -> Option<Arc<dyn Transactions>> {
+        Some(self.guests.clone())
+    }
+
     fn is_shared(&self) -> bool {
         true
     }
 
     fn close(&mut self) -> Answer<'_, ()> {
         async move {
+            self.guests.close().await;
             self.reader.close().await;
             if let Some(mut writer) = self.writer.take() {
                 writer.session.close().await;

@@ -10,7 +10,10 @@
 use std::{
     path::{Path, PathBuf},
     rc::Rc,
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -20,10 +23,10 @@ use sqlx::{
     sqlite::{SqlitePoolOptions, SqliteRow},
 };
 
-use self::{commit::Writer, lock::Lock, script::Values};
+use self::{commit::Writer, lock::Lock, script::Values, transactions::Guest};
 use super::{
     Answer, Batch, BatchAnswer, Durability, Filter, Inbox, NewNode, NodeRow, Outcome, Queue, QueueState, Reader, Renewed,
-    StaleTask, Store, StoreError, Summary, TakenTasks, TaskRequest, TaskRow, Warden, memory::INBOX_LIMIT,
+    StaleTask, Store, StoreError, Summary, TakenTasks, TaskRequest, TaskRow, Transactions, Warden, memory::INBOX_LIMIT,
 };
 use crate::kernel::{
     codec::Record,
@@ -36,6 +39,7 @@ mod decide;
 mod lock;
 mod look;
 mod nodes;
+mod outbox;
 mod read;
 mod recall;
 mod rows;
@@ -43,7 +47,12 @@ mod schema;
 mod script;
 mod sql;
 mod tasks;
+mod transactions;
 mod trouble;
+
+pub use outbox::Outbox;
+/// The driver, in the version of which this crate's connections are.
+pub use sqlx;
 
 /// How to open a database.
 #[derive(Clone, Debug)]
@@ -76,6 +85,7 @@ impl Default for SqliteOptions {
 pub struct SqliteStore {
     writer: Option<Writer>,
     reader: Rc<SqliteReader>,
+    guest: Arc<Guest>,
     /// The last time that a caller told: `retire` has none of its own.
     now: Timestamp,
     /// Last, so that it is released last.
@@ -110,10 +120,14 @@ impl SqliteStore {
             .connect_lazy_with(
                 schema::connection(&path, &options).read_only(true).thread_name(|number| format!("stent-read-{number}")),
             );
+        let how = schema::guest(&path, &options);
         let path = path.display().to_string();
+        let writer = Writer::new(connection, path.clone(), options.inbox_limit);
+        let closed: Arc<AtomicBool> = Arc::default();
         Ok(SqliteStore {
-            writer: Some(Writer::new(connection, path.clone(), options.inbox_limit)),
-            reader: Rc::new(SqliteReader { path, pool: readers, closed: AtomicBool::new(false) }),
+            guest: Arc::new(Guest::new(path.clone(), how, writer.gate.clone(), closed.clone())),
+            writer: Some(writer),
+            reader: Rc::new(SqliteReader { path, pool: readers, closed }),
             now: Timestamp::default(),
             lock: Some(lock),
         })
@@ -139,7 +153,7 @@ struct SqliteReader {
     path: String,
     pool: SqlitePool,
     /// Set by an I/O error or `close`; nothing is done any more.
-    closed: AtomicBool,
+    closed: Arc<AtomicBool>,
 }
 
 impl SqliteReader {
@@ -298,8 +312,13 @@ impl Store for SqliteStore {
         self.reader.clone()
     }
 
+    fn transactions(&self) -> Option<Arc<dyn Transactions>> {
+        Some(self.guest.clone())
+    }
+
     fn close(&mut self) -> Answer<'_, ()> {
         async move {
+            self.guest.close().await;
             // Readers first: the checkpoint waits for them.
             self.reader.pool.close().await;
             let broken = self.reader.closed.swap(true, Relaxed);

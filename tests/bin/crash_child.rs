@@ -2,6 +2,8 @@
 //! each its signal under the same message id, waits for all ends and leaves. Every effect and every acknowledgement is
 //! one line in a side file, appended by one write before anything else can happen: what the store may not contradict.
 //!
+//! Each execution also pays once, in a transactional step: one row of the table `payments` beside the executions.
+//!
 //! A fourth argument shifts its wall clock by so many microseconds.
 //!
 //! Lines: `up <pid>`, `act <execution> <step> <attempt> <pid>`, `ack <execution>`, `sig <execution>`.
@@ -12,7 +14,10 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use stent::prelude::*;
+use stent::{
+    prelude::*,
+    store::sqlite::sqlx::{self, Connection, SqliteConnection, sqlite::SqliteConnectOptions},
+};
 
 static SIDE: OnceLock<File> = OnceLock::new();
 
@@ -91,6 +96,12 @@ impl Workflow for Order {
                 Ok::<_, AppError>(2_u32)
             })
             .await?;
+        let payer = id.clone();
+        let pay = async move |tx: &mut SqliteConnection| {
+            sqlx::query("INSERT INTO payments (execution) VALUES ($1)").bind(&payer).execute(tx).await?;
+            Ok::<_, AppError>(())
+        };
+        cx.transaction("pay", pay).retry(Retry::fixed(millis(10))).await?;
         // One that is too short to leave memory for, and one that is not.
         cx.sleep(millis(3)).await?;
         cx.sleep(millis(15)).await?;
@@ -145,6 +156,11 @@ async fn main() {
         .spawn()
         .await
         .expect("the runtime starts");
+    let how = SqliteConnectOptions::new().filename(&database).busy_timeout(secs(10));
+    let mut books = SqliteConnection::connect_with(&how).await.expect("the file is there");
+    let table = "CREATE TABLE IF NOT EXISTS payments (execution text NOT NULL)";
+    sqlx::query(table).execute(&mut books).await.expect("the table can be made");
+    books.close().await.expect("it is closed");
     let stent = Arc::new(stent);
     let ends = (0..count).map(|number| {
         let stent = stent.clone();

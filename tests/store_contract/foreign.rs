@@ -157,3 +157,30 @@ fn two_nodes_that_claim_at_once_never_get_the_same_run_and_leave_none() {
         schema.drop().await;
     });
 }
+
+#[test]
+fn what_a_foreign_transaction_is_known_to_hold_costs_those_beside_it_nothing_more() {
+    with_foreign(async |world, foreign| {
+        let locked = world.started("locked").await;
+        foreign.execute("BEGIN").await.unwrap();
+        foreign.execute(TAKES_THE_ID).await.unwrap();
+        foreign.execute("SELECT 1 FROM executions WHERE id = 'locked' FOR UPDATE").await.unwrap();
+        let wanted = world.key().await;
+        assert_eq!(world.commit(vec![start(new_run(wanted, "k")), end(locked, 1, 0)]).await, [Outcome::Waits, Outcome::Waits]);
+        // From here on both are wanted again and again, by somebody who does not give up.
+        let began = Instant::now();
+        for round in 0..20 {
+            let mut items = vec![start(new_run(wanted, "k")), end(locked, 1, 0)];
+            for number in 0..10 {
+                let run = world.key().await;
+                items.push(start(new_run(run, &format!("other-{round}-{number}"))));
+            }
+            let outcomes = world.commit(items).await;
+            assert_eq!(outcomes.iter().filter(|outcome| **outcome == Outcome::Done).count(), 10);
+        }
+        // Each would have to wait for a whole lock timeout of 100 ms otherwise.
+        assert!(began.elapsed() < Duration::from_millis(1_500), "{:?}", began.elapsed());
+        foreign.execute("ROLLBACK").await.unwrap();
+        assert_eq!(world.commit(vec![start(new_run(wanted, "k")), end(locked, 1, 0)]).await, [Outcome::Done, Outcome::Done]);
+    });
+}

@@ -69,7 +69,12 @@ fn event(dice: &mut Dice) -> Event {
             scope: Some(scope),
             compensating: dice.below(2) == 0,
         })),
-        1 => Command::Step { position, name: text(dice), place: StepPlace::Blocking, options: options() },
+        1 => Command::Step {
+            position,
+            name: text(dice),
+            place: [StepPlace::Blocking, StepPlace::Transaction][dice.below(2)],
+            options: options(),
+        },
         2 => Command::Sleep { position, due: time(dice) },
         3 => Command::Receive { position, signal: text(dice) },
         4 => Command::Cancel { position },

@@ -24,6 +24,7 @@ use super::{
     payload::Payload,
     random::mix,
     run::{Arrival, Decision, Effect, Run, Writer},
+    tape::StepWork,
     time::Timestamp,
 };
 use crate::{Activity, AppError, Signal, Workflow};

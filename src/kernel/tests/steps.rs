@@ -199,5 +199,5 @@ fn a_blocking_step_hands_its_closure_to_the_host() {
     world.evict();
     world.settle();
     assert_eq!(world.output::<u64>(), 42);
-    assert!(world.run().blocking_work(1).is_none());
+    assert!(world.run().closure(1).is_none());
 }

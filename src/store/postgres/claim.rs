@@ -69,6 +69,9 @@ impl Searched {
 impl Writer {
     /// Claims what may be claimed; `None` when the node is dead.
     pub(super) async fn claim(&mut self, commit: &Commit<'_>, request: &ClaimRequest) -> Result<Option<Vec<Claimed>>, Trouble> {
+        if let Some(due) = self.session.home.take_late() {
+            self.floor.due_at(due);
+        }
         let (floor, whole) = self.floor.of(request);
         let values = values(commit, request, floor);
         let poll = self.session.again(sql::POLL, values.clone()).await?;

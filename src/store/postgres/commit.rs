@@ -14,6 +14,7 @@ use sqlx::Row;
 use super::{
     claim::Floor,
     decide::Plan,
+    held::Held,
     home::Witness,
     look::Seen,
     session::Session,
@@ -33,6 +34,9 @@ const TRIES: u32 = 4;
 /// How long a transaction waits for a lock, in milliseconds, once it is known that somebody keeps one.
 const HURRY: &str = "10";
 
+/// The same for what was found to be held when it was last tried.
+const AT_ONCE: &str = "1";
+
 /// The session that commits, and what it remembers.
 pub(super) struct Writer {
     pub(super) session: Session,
@@ -40,6 +44,7 @@ pub(super) struct Writer {
     node: Option<(Incarnation, i32)>,
     /// Priorities that are known to be in their table.
     priorities: HashSet<i32>,
+    held: Held,
 }
 
 /// A batch under way.
@@ -60,7 +65,7 @@ struct Decided {
 
 impl Writer {
     pub(super) fn new(session: Session) -> Writer {
-        Writer { session, floor: Floor::default(), node: None, priorities: HashSet::from([0]) }
+        Writer { session, floor: Floor::default(), node: None, priorities: HashSet::from([0]), held: Held::default() }
     }
 
     /// Remembers a node that was just entered.
@@ -87,11 +92,12 @@ impl Writer {
         let mut outcomes: Vec<_> = refuse::unacceptable(batch).into_iter().map(|why| why.map(Outcome::Refused)).collect();
         let Some(node) = self.node(batch.incarnation).await? else { return Ok(fenced(batch)) };
         let mut commit = Commit { batch, node, renew: batch.renew };
-        let mut open = in_order(batch, &outcomes);
-        if open.is_empty() && !batch.renew && batch.claim.is_none() && !self.stands(node).await? {
+        let (mut open, held) = self.held.divide(batch, in_order(batch, &outcomes));
+        if open.is_empty() && held.is_empty() && !batch.renew && batch.claim.is_none() && !self.stands(node).await? {
             return Ok(fenced(batch));
         }
         self.know_priorities(batch, &open).await?;
+        self.know_priorities(batch, &held).await?;
         open.iter().filter_map(|place| due_at(&batch.items[*place])).for_each(|due| self.floor.due_at(due));
         let mut hurry = false;
         let mut tries = 0;
@@ -119,8 +125,13 @@ impl Writer {
         }
         let mut live = true;
         if !open.is_empty() || commit.renew {
-            live = self.general(&mut commit, open, hurry, &mut outcomes).await?;
+            live = self.general(&mut commit, vec![open], hurry.then_some(HURRY), &mut outcomes).await?;
         }
+        if live && !held.is_empty() {
+            let alone = held.iter().map(|place| vec![*place]).collect();
+            live = self.general(&mut commit, alone, Some(AT_ONCE), &mut outcomes).await?;
+        }
+        self.remember(batch, &held, &outcomes);
         let mut claimed = Vec::new();
         if let Some(request) = batch.claim.as_ref().filter(|_| live) {
             match self.claim(&commit, request).await {
@@ -163,21 +174,31 @@ impl Writer {
         Ok(())
     }
 
-    /// Decides about the items in transactions of their own kind; tells whether the node stands. The lease is renewed with
+    /// Remembers what stands in somebody's way, and what no more.
+    fn remember(&mut self, batch: &Batch, held: &[usize], outcomes: &[Option<Outcome>]) {
+        held.iter().for_each(|place| self.held.free(&batch.items[*place]));
+        for (item, outcome) in batch.items.iter().zip(outcomes) {
+            if *outcome == Some(Outcome::Waits) {
+                self.held.found(item);
+            }
+        }
+    }
+
+    /// Decides about groups of items in transactions of their own; tells whether the node stands. The lease is renewed with
     /// the first.
     async fn general(
         &mut self,
         commit: &mut Commit<'_>,
-        items: Vec<usize>,
-        mut hurry: bool,
+        groups: Vec<Vec<usize>>,
+        mut hurry: Option<&'static str>,
         outcomes: &mut [Option<Outcome>],
     ) -> Result<bool, Trouble> {
-        let mut groups = VecDeque::from([items]);
+        let mut groups = VecDeque::from(groups);
         let mut aside = Vec::new();
         let mut again = false;
         loop {
             let Some(items) = groups.pop_front() else {
-                if again || aside.is_empty() {
+                if again || aside.is_empty() || hurry == Some(AT_ONCE) {
                     break;
                 }
                 // Another node's commit is over in a moment; a user's transaction is not.
@@ -199,7 +220,7 @@ impl Writer {
                     aside.extend(decided.aside);
                 }
                 Err(Trouble::Waits | Trouble::Statement(_) | Trouble::Again(_)) if items.len() > 1 => {
-                    hurry = true;
+                    hurry = hurry.or(Some(HURRY));
                     let (first, second) = items.split_at(items.len() / 2);
                     groups.push_front(second.to_vec());
                     groups.push_front(first.to_vec());
@@ -221,18 +242,23 @@ impl Writer {
     }
 
     /// One transaction; `None` when the node is dead.
-    async fn decided(&mut self, commit: &Commit<'_>, items: &[usize], hurry: bool) -> Result<Option<Decided>, Trouble> {
+    async fn decided(&mut self, commit: &Commit<'_>, items: &[usize], hurry: Option<&str>) -> Result<Option<Decided>, Trouble> {
         self.session.transaction(async |session| decide(session, commit, items, hurry).await).await
     }
 }
 
-async fn decide(session: &mut Session, commit: &Commit<'_>, items: &[usize], hurry: bool) -> Result<Option<Decided>, Trouble> {
+async fn decide(
+    session: &mut Session,
+    commit: &Commit<'_>,
+    items: &[usize],
+    hurry: Option<&str>,
+) -> Result<Option<Decided>, Trouble> {
     let Commit { batch, node, renew } = *commit;
     let fence = session.rows(sql::FENCE, Values::default().with(node)).await?;
     let Some(row) = fence.first() else { return Ok(None) };
     session.is_number(row.try_get(0).map_err(|error| session.home.sort(&error))?);
-    if hurry {
-        session.rows(sql::LOCK_TIMEOUT, Values::default().with(HURRY)).await?;
+    if let Some(millis) = hurry {
+        session.rows(sql::LOCK_TIMEOUT, Values::default().with(millis)).await?;
     }
     let seen = Seen::behind_locks(session, batch, items).await?;
     let found = tasks::find(session, &asked_for(items.iter().map(|place| &batch.items[*place]))).await?;

@@ -167,8 +167,8 @@ impl<'a> Plan<'a> {
             self.ended.push(turn.run.0);
         } else {
             self.consumed.extend(consumed.iter().map(|seq| (turn.run.0, rows::number(*seq))));
-            self.settled.extend(turn.settled.iter().map(|position| (turn.run.0, i64::from(*position))));
         }
+        self.settled.extend(turn.settled.iter().map(|position| (turn.run.0, i64::from(*position))));
         self.events.push((turn.run, turn.commit_no, &turn.record));
         Ok(())
     }

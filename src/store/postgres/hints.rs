@@ -6,7 +6,7 @@ use std::{collections::VecDeque, sync::Arc};
 use futures_util::FutureExt;
 use sqlx::{
     PgConnection,
-    postgres::{PgListener, PgPoolOptions},
+    postgres::{PgListener, PgNotification, PgPoolOptions},
 };
 use tokio::runtime::Handle;
 
@@ -16,7 +16,7 @@ use super::{
     values::Values,
 };
 use crate::{
-    hints::{Hear, Hint, Tell, read, write},
+    hints::{Hear, Hint, Tell, due_since, read, write},
     kernel::id::Incarnation,
     store::{Answer, StoreError},
 };
@@ -93,13 +93,23 @@ impl Hearer {
             }
         };
         match listener.try_recv().await? {
-            Some(heard) => self.waiting.extend(read(self.me, heard.payload())),
+            Some(heard) => self.heard(&heard),
             None => self.waiting.push_back(Hint::Anything),
         }
-        while let Some(heard) = listener.next_buffered() {
-            self.waiting.extend(read(self.me, heard.payload()));
+        while let Some(heard) = self.listener.as_mut().and_then(PgListener::next_buffered) {
+            self.heard(&heard);
         }
         Ok(self.waiting.drain(..).collect())
+    }
+}
+
+impl Hearer {
+    fn heard(&mut self, heard: &PgNotification) {
+        // Before anybody is told to look, it is known from where on.
+        if let Some(due) = due_since(heard.payload()) {
+            self.home.late(due);
+        }
+        self.waiting.extend(read(self.me, heard.payload()));
     }
 }
 

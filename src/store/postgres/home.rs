@@ -18,7 +18,10 @@ use super::{
     values::Values,
 };
 use crate::{
-    kernel::id::{CommitNo, Digest, RunKey},
+    kernel::{
+        id::{CommitNo, Digest, RunKey},
+        time::Timestamp,
+    },
     store::{Durability, StoreError},
 };
 
@@ -32,6 +35,8 @@ pub(super) struct Home {
     connect: PgConnectOptions,
     identity: Mutex<Option<Identity>>,
     witness: Mutex<Option<Witness>>,
+    /// Something may have been due since then that no search could see.
+    late: Mutex<Option<Timestamp>>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -57,6 +62,8 @@ pub(super) enum Role {
     /// The affairs of nodes.
     Warden,
     Reader,
+    /// Lends itself to a user's transaction: the session is set up as the user's own would be.
+    Guest,
 }
 
 /// A server process of ours, named so that its successor of the same process id is not taken for it.
@@ -83,12 +90,31 @@ impl Home {
         let connect = if named { connect } else { connect.application_name("stent") };
         let hash = blake3::hash(format!("stent nodes of {}", options.schema).as_bytes());
         let class = i32::from_le_bytes([hash.as_bytes()[0], hash.as_bytes()[1], hash.as_bytes()[2], hash.as_bytes()[3]]);
-        Ok(Arc::new(Home { options, server, class, connect, identity: Mutex::default(), witness: Mutex::default() }))
+        Ok(Arc::new(Home {
+            options,
+            server,
+            class,
+            connect,
+            identity: Mutex::default(),
+            witness: Mutex::default(),
+            late: Mutex::default(),
+        }))
     }
 
     /// Remembers what must be there when the server is met again.
     pub(super) fn acknowledged(&self, witness: Witness) {
         *self.witness.lock() = Some(witness);
+    }
+
+    /// Remembers that a transaction has just committed what was due then.
+    pub(super) fn late(&self, due: Timestamp) {
+        let mut late = self.late.lock();
+        *late = Some(late.map_or(due, |known| known.min(due)));
+    }
+
+    /// Takes the earliest of these times.
+    pub(super) fn take_late(&self) -> Option<Timestamp> {
+        self.late.lock().take()
     }
 
     /// Returns how the driver is to connect.
@@ -116,11 +142,13 @@ impl Home {
         let again = again.first().ok_or_else(|| Trouble::Lost("no greeting".into()))?;
         let pid: i32 = again.try_get(0).map_err(|error| self.sort(&error))?;
         let path: String = again.try_get(5).map_err(|error| self.sort(&error))?;
-        if pid != backend.pid || path != self.options.schema {
+        if pid != backend.pid || (path != self.options.schema && role != Role::Guest) {
             let why = "a pooler in front of it lends connections per transaction; connect to the server, or pool per session";
             return Err(Trouble::Store(StoreError::Other(format!("{}: {why}", self.server))));
         }
-        self.recognize(&mut connection).await?;
+        if role != Role::Guest {
+            self.recognize(&mut connection).await?;
+        }
         Ok((connection, backend))
     }
 
@@ -129,7 +157,7 @@ impl Home {
         let millis = |time: Duration| time.as_millis().max(1).to_string();
         let lock_timeout = match role {
             Role::Warden => Duration::from_secs(1),
-            Role::Writer | Role::Reader => options.lock_timeout,
+            Role::Writer | Role::Reader | Role::Guest => options.lock_timeout,
         };
         let durable = match options.durability {
             Durability::Full => "on",
@@ -151,7 +179,12 @@ impl Home {
             ("jit", "off".to_owned()),
             ("client_min_messages", "warning".to_owned()),
         ];
-        if role != Role::Reader {
+        if role == Role::Guest {
+            // Where its tables are and how long it waits for their locks is the user's affair; each transaction is limited.
+            let ours = ["search_path", "lock_timeout", "statement_timeout", "jit"];
+            settings.retain(|(name, _)| !ours.contains(name));
+        }
+        if matches!(role, Role::Writer | Role::Warden) {
             // The plans are known: by key, whatever the statistics say of tables that were empty a minute ago.
             settings.extend([
                 ("plan_cache_mode", "force_generic_plan".to_owned()),

@@ -16,6 +16,8 @@ pub struct PostgresOptions {
     pub inbox_limit: u32,
     /// How many connections read.
     pub readers: u32,
+    /// How many transactional steps run at once, each on a connection of its own.
+    pub transactions: u32,
     /// How long one attempt to connect may take.
     pub connect_timeout: Duration,
     /// How long one statement may take.
@@ -35,6 +37,7 @@ impl Default for PostgresOptions {
             durability: Durability::Full,
             inbox_limit: INBOX_LIMIT,
             readers: 3,
+            transactions: 8,
             connect_timeout: Duration::from_secs(3),
             statement_timeout: Duration::from_secs(10),
             lock_timeout: Duration::from_millis(100),
@@ -67,6 +70,7 @@ impl PostgresOptions {
             match name {
                 "schema" => self.schema = value.to_owned(),
                 "readers" => self.readers = number()?,
+                "transactions" => self.transactions = number()?,
                 // The one that libpq has too, and in its unit.
                 "connect_timeout" => self.connect_timeout = Duration::from_secs(number()?.into()),
                 "statement_timeout" => self.statement_timeout = millis()?,

@@ -52,7 +52,7 @@ pub(super) fn code(status: Status) -> i16 {
     }
 }
 
-fn status(stored: i16) -> Option<Status> {
+pub(super) fn status(stored: i16) -> Option<Status> {
     Status::ALL.into_iter().find(|status| code(*status) == stored)
 }
 

@@ -146,6 +146,10 @@ pub(super) const TURNS: &str = concat!(
         DELETE FROM heartbeats h USING unnest($18::bigint[], $19::bigint[], $20::bigint[]) AS d(ord, run, position)
             JOIN accepted a ON a.ord = d.ord AND a.kind < 2
         WHERE h.run = d.run AND h.position = d.position),
+    results AS (
+        DELETE FROM step_results r USING unnest($18::bigint[], $19::bigint[], $20::bigint[]) AS d(ord, run, position)
+            JOIN accepted a ON a.ord = d.ord
+        WHERE r.run = d.run AND r.position = d.position),
     ends AS (
         DELETE FROM heartbeats h USING accepted a WHERE a.kind = 2 AND h.run = a.run),
     counts AS MATERIALIZED (
@@ -208,7 +212,10 @@ pub(super) const DELETE: &str = "WITH eaten AS (
     ends AS (DELETE FROM heartbeats h USING unnest($3::bigint[]) AS k(run) WHERE h.run = k.run),
     calls AS (
         DELETE FROM heartbeats h USING unnest($4::bigint[], $5::bigint[]) AS k(run, position)
-        WHERE h.run = k.run AND h.position = k.position)
+        WHERE h.run = k.run AND h.position = k.position),
+    results AS (
+        DELETE FROM step_results r USING unnest($4::bigint[], $5::bigint[]) AS k(run, position)
+        WHERE r.run = k.run AND r.position = k.position)
     SELECT count(*) FROM eaten";
 
 /// What comes. Answers how many rows of each.
@@ -396,6 +403,67 @@ pub(super) const RESUME: &str = "UPDATE executions
 
 /// $1 how many.
 pub(super) const RESERVE: &str = "UPDATE meta SET value = value + $1 WHERE key = 'next_run' RETURNING value - $1";
+
+// Transactional steps, on sessions whose search path is the user's.
+
+/// $1 run, $2 position.
+pub(super) const STEP_LOOK: &str = "SELECT output FROM \"{schema}\".step_results WHERE run = $1 AND position = $2";
+
+/// The last statement before the COMMIT: the fence, and the row if it stands. The lock keeps the run from being taken away
+/// until the COMMIT; whoever took it away before is seen behind the lock. From here on the session may not stand still.
+/// $1 run, $2 epoch, $3 incarnation, $4 position, $5 attempt, $6 output, $7 mark of the transaction, $8 milliseconds. Answers
+/// whether the run is ours, whether the transaction is the one that was begun, and how many rows were written.
+pub(super) const STEP_LAST: &str = "WITH ours AS MATERIALIZED (
+        SELECT e.run FROM \"{schema}\".executions e
+        WHERE e.run = $1 AND e.epoch = $2 AND e.status < 4
+          AND e.owner = (SELECT n.node FROM \"{schema}\".nodes n WHERE n.incarnation = $3 AND n.state < 3)
+        FOR SHARE),
+    kept AS (
+        INSERT INTO \"{schema}\".step_results (run, position, attempt, output)
+        SELECT o.run, $4, $5, $6 FROM ours o WHERE current_setting('stent.step', true) = $7
+        RETURNING set_config('idle_in_transaction_session_timeout', $8, true))
+    SELECT EXISTS (SELECT 1 FROM ours), current_setting('stent.step', true) IS NOT DISTINCT FROM $7,
+           (SELECT count(*) FROM kept)";
+
+// A caller's own transaction, whose search path is the caller's.
+
+/// $1 id. Answers the time, and the current run of the id if there is one.
+pub(super) const OUTSIDE_LOOK: &str = "SELECT c.now, e.run_no, e.workflow, e.status, e.input_digest
+    FROM (SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now) c
+    LEFT JOIN LATERAL (SELECT x.run_no, x.workflow, x.status, x.input_digest FROM \"{schema}\".executions x
+                       WHERE x.id = $1 ORDER BY x.run_no DESC LIMIT 1) e ON true";
+
+/// A run and its first commit, unless its id is taken: answers a row if it is written. $1 run, $2 id, $3 run number,
+/// $4 workflow, $5 version, $6 status, $7 wake, $8 priority, $9 queue, $10 tags, $11 needs, $12 created, $13 deadline,
+/// $14 input, $15 format, $16 digest, $17 body; $18 channel and $19 text of the hint, which comes with the commit.
+pub(super) const OUTSIDE_BEGIN: &str = "WITH begun AS (
+        INSERT INTO \"{schema}\".executions (run, id, run_no, workflow, version, status, epoch, claims, forced, wake_at, priority, queue,
+                                            tags, needs, created_at, deadline, input_digest, inbox_seq, format)
+        VALUES ($1, $2, $3, $4, $5, $6, 0, 0, false, $7, $8, $9, $10, $11, $12, $13, $14, 0, $15)
+        ON CONFLICT (id, run_no) DO NOTHING RETURNING run),
+    kept AS (INSERT INTO \"{schema}\".events (run, commit_no, digest, body) SELECT b.run, 0, $16, $17 FROM begun b)
+    SELECT pg_notify($18, $19) FROM begun";
+
+/// $1 id. Locks its current run.
+pub(super) const OUTSIDE_LOCK: &str = "SELECT e.run FROM \"{schema}\".executions e
+    WHERE e.run = (SELECT x.run FROM \"{schema}\".executions x WHERE x.id = $1 ORDER BY x.run_no DESC LIMIT 1) FOR NO KEY UPDATE";
+
+/// $1 run, $2 message. Answers what decides about the message, and the time.
+pub(super) const OUTSIDE_TARGET: &str = "SELECT e.status, n.incarnation,
+           (SELECT count(*) FROM \"{schema}\".inbox i WHERE i.run = e.run),
+           EXISTS (SELECT 1 FROM \"{schema}\".inbox i WHERE i.run = e.run AND i.message = $2),
+           (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+    FROM \"{schema}\".executions e LEFT JOIN \"{schema}\".nodes n ON n.node = e.owner WHERE e.run = $1";
+
+/// $1 run, $2 message, $3 body; $4 channel and $5 text of the hint.
+pub(super) const OUTSIDE_POST: &str = "WITH clock AS (SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now),
+    moved AS (
+        UPDATE \"{schema}\".executions e SET inbox_seq = e.inbox_seq + 1,
+               wake_at = CASE WHEN e.owner IS NULL AND e.status = 1 THEN least(coalesce(e.wake_at, c.now), c.now) ELSE e.wake_at END
+        FROM clock c WHERE e.run = $1 RETURNING e.inbox_seq, c.now),
+    sent AS (
+        INSERT INTO \"{schema}\".inbox (run, seq, message, sent_at, body) SELECT $1, m.inbox_seq, $2, m.now, $3 FROM moved m)
+    SELECT pg_notify($4, $5) FROM moved";
 
 // Reads.
 

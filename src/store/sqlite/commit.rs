@@ -15,6 +15,7 @@ use super::{
     rows::Table,
     script::{self, Answered, Frame, Scripts, Values},
     sql,
+    transactions::Gate,
     trouble::{self, Trouble},
 };
 use crate::store::{
@@ -30,6 +31,8 @@ pub(super) struct Writer {
     path: String,
     inbox_limit: u32,
     memory: Memory,
+    /// Its turn at writing, which it shares with users' transactions.
+    pub(super) gate: Gate,
     /// Whether a transaction may be open: a commit whose future was dropped leaves one behind.
     open: bool,
 }
@@ -38,7 +41,15 @@ type Rows = Vec<(Summary, Beside)>;
 
 impl Writer {
     pub(super) fn new(connection: SqliteConnection, path: String, inbox_limit: u32) -> Writer {
-        Writer { connection, scripts: Scripts::default(), path, inbox_limit, memory: Memory::default(), open: false }
+        Writer {
+            connection,
+            scripts: Scripts::default(),
+            path,
+            inbox_limit,
+            memory: Memory::default(),
+            gate: Gate::default(),
+            open: false,
+        }
     }
 
     /// Checkpoints and closes; the first trouble is told, but it is closed in any case.
@@ -64,6 +75,7 @@ impl Writer {
     }
 
     async fn alone(&mut self, text: &'static str, values: Values) -> Result<Vec<Answered>, StoreError> {
+        let _turn = self.gate.clone().lock_owned().await;
         self.roll_back_leftovers().await;
         self.open = true;
         let whole: Arc<str> = [sql::BEGIN, text, sql::COMMIT].concat().into();
@@ -81,6 +93,7 @@ impl Writer {
     }
 
     pub(super) async fn commit(&mut self, batch: &Batch) -> Result<BatchAnswer, StoreError> {
+        let _turn = self.gate.clone().lock_owned().await;
         self.roll_back_leftovers().await;
         self.open = true;
         let mut result = self.whole(batch).await;

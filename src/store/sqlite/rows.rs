@@ -273,7 +273,7 @@ pub(super) fn code(status: Status) -> i64 {
     }
 }
 
-fn status(stored: i64) -> Option<Status> {
+pub(super) fn status(stored: i64) -> Option<Status> {
     Status::ALL.into_iter().find(|status| code(*status) == stored)
 }
 
@@ -337,7 +337,7 @@ pub(super) fn incarnation(bytes: &[u8]) -> Result<Incarnation, sqlx::Error> {
     Uuid::from_slice(bytes).map(Incarnation).map_err(|_| damaged("an incarnation does not have 16 bytes"))
 }
 
-fn digest(bytes: &[u8]) -> Result<Digest, sqlx::Error> {
+pub(super) fn digest(bytes: &[u8]) -> Result<Digest, sqlx::Error> {
     bytes.try_into().map(Digest).map_err(|_| damaged("a digest does not have 32 bytes"))
 }
 

@@ -11,9 +11,10 @@ use super::{Durability, SqliteOptions, script, script::Values, sql, trouble};
 use crate::store::StoreError;
 
 /// The migrations in order; the first makes schema 1.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("../migrations/0001_first.sql"),
     include_str!("../migrations/0002_cluster.sql"),
+    include_str!("../migrations/0003_transactions.sql"),
     include_str!("../migrations/0004_queues.sql"),
 ];
 
@@ -31,6 +32,24 @@ pub(super) fn connection(path: &Path, options: &SqliteOptions) -> SqliteConnectO
         .disable_statement_logging()
 }
 
+/// Returns how the connection that is lent to users is opened: as theirs would be, and as durable as the writer's. Checkpoints
+/// are the writer's.
+pub(super) fn guest(path: &Path, options: &SqliteOptions) -> SqliteConnectOptions {
+    connection(path, options)
+        .foreign_keys(true)
+        .synchronous(synchronous(options))
+        .pragma("wal_autocheckpoint", "0")
+        .pragma("fullfsync", "ON")
+        .thread_name(|_| "stent-guest".into())
+}
+
+fn synchronous(options: &SqliteOptions) -> SqliteSynchronous {
+    match options.durability {
+        Durability::Full => SqliteSynchronous::Full,
+        Durability::Normal => SqliteSynchronous::Normal,
+    }
+}
+
 /// Opens the writer: checks whose file this is, makes what is in the log durable, brings the schema up to date.
 pub(super) async fn open(path: &Path, options: &SqliteOptions) -> Result<SqliteConnection, StoreError> {
     let name = path.display().to_string();
@@ -38,10 +57,7 @@ pub(super) async fn open(path: &Path, options: &SqliteOptions) -> Result<SqliteC
     let mut how = connection(path, options)
         .create_if_missing(true)
         .page_size(8192)
-        .synchronous(match options.durability {
-            Durability::Full => SqliteSynchronous::Full,
-            Durability::Normal => SqliteSynchronous::Normal,
-        })
+        .synchronous(synchronous(options))
         .pragma("wal_autocheckpoint", "1000")
         .pragma("fullfsync", "ON")
         .thread_name(|_| "stent-sqlite".into());

@@ -181,9 +181,10 @@ pub(super) const WRITE_ENDED: &str = "DELETE FROM heartbeats WHERE run IN (SELEC
 /// The messages that an ended run leaves behind. Most runs never had one, and are not asked for.
 pub(super) const WRITE_UNREAD: &str = "DELETE FROM inbox WHERE run IN (SELECT value FROM json_each($21));";
 
-/// Heartbeat rows of settled calls; most calls never had one.
+/// Heartbeat rows of settled calls, and results of transactional steps; most calls never had any.
 pub(super) const WRITE_HEARTBEATS_SETTLED: &str =
-    "DELETE FROM heartbeats WHERE (run, position) IN (SELECT value ->> 0, value ->> 1 FROM json_each($11));";
+    "DELETE FROM heartbeats WHERE (run, position) IN (SELECT value ->> 0, value ->> 1 FROM json_each($11));
+    DELETE FROM step_results WHERE (run, position) IN (SELECT value ->> 0, value ->> 1 FROM json_each($11));";
 
 /// Rows: run, status, wake, forced, build or null, reason or null.
 pub(super) const WRITE_YIELDS: &str = concat!(
@@ -378,6 +379,63 @@ pub(super) const SNAPSHOT: &str = concat!(
     SELECT e.id, e.run_no, h.position, h.attempt, h.details FROM heartbeats h LEFT JOIN executions e ON e.run = h.run;"
 );
 
+// Transactional steps, on a connection of their own.
+
+/// $1 run, $2 position.
+pub(super) const STEP_LOOK: &str = "SELECT output FROM step_results WHERE run = $1 AND position = $2;";
+
+/// Fails inside a transaction.
+pub(super) const STEP_PROBE: &str = "BEGIN;";
+
+/// The last statement before the COMMIT: the row, if the fence stands. $1 run, $2 epoch, $3 incarnation, $4 position,
+/// $5 attempt, $6 output.
+pub(super) const STEP_LAST: &str = "INSERT INTO step_results (run, position, attempt, output)
+    SELECT e.run, $4, $5, $6 FROM executions e JOIN nodes n ON n.node = e.owner
+    WHERE e.run = $1 AND e.epoch = $2 AND e.status < 4 AND n.incarnation = $3 AND n.live;";
+
+// A caller's own transaction.
+
+macro_rules! now {
+    () => {
+        "CAST(unixepoch('subsec') * 1000000 AS INTEGER)"
+    };
+}
+
+/// $1 id. Answers the time, and the current run of the id if there is one.
+pub(super) const OUTSIDE_LOOK: &str = concat!(
+    "SELECT ",
+    now!(),
+    ", e.run_no, e.workflow, e.status, e.input_digest FROM (SELECT 1)
+    LEFT JOIN executions e ON e.run = (SELECT x.run FROM executions x WHERE x.id = $1 ORDER BY x.run_no DESC LIMIT 1);"
+);
+
+/// $1 run, $2 id, $3 run number, $4 workflow, $5 version, $6 status, $7 wake, $8 priority, $9 queue, $10 tags, $11 needs,
+/// $12 created, $13 deadline, $14 input, $15 format, $16 digest, $17 body.
+pub(super) const OUTSIDE_BEGIN: &str =
+    "INSERT INTO executions (run, id, run_no, workflow, version, status, epoch, claims, forced, wake_at, priority, queue, tags,
+                             needs, created_at, deadline, input_digest, inbox_seq, format)
+    VALUES ($1, $2, $3, $4, $5, $6, 0, 0, 0, $7, $8, $9, $10, $11, $12, $13, $14, 0, $15);
+    INSERT INTO events (run, commit_no, digest, body) VALUES ($1, 0, $16, $17);";
+
+/// $1 id, $2 message. Answers what decides about the message.
+pub(super) const OUTSIDE_TARGET: &str = "SELECT e.run, e.status, (SELECT count(*) FROM inbox i WHERE i.run = e.run),
+           EXISTS (SELECT 1 FROM inbox i WHERE i.run = e.run AND i.message = $2)
+    FROM executions e WHERE e.run = (SELECT x.run FROM executions x WHERE x.id = $1 ORDER BY x.run_no DESC LIMIT 1);";
+
+/// $1 run, $2 message, $3 body.
+pub(super) const OUTSIDE_POST: &str = concat!(
+    "UPDATE executions SET inbox_seq = inbox_seq + 1,
+           wake_at = CASE WHEN owner IS NULL AND status = 1 THEN min(coalesce(wake_at, ",
+    now!(),
+    "), ",
+    now!(),
+    ") ELSE wake_at END
+    WHERE run = $1;
+    INSERT INTO inbox (run, seq, message, sent_at, body) SELECT run, inbox_seq, $2, ",
+    now!(),
+    ", $3 FROM executions WHERE run = $1;"
+);
+
 // The file.
 
 pub(super) const CHECKPOINT: &str = "PRAGMA wal_checkpoint(TRUNCATE);";
@@ -444,6 +502,13 @@ pub(super) const ALL: &[(&str, &str)] = &[
     ("next_wake", NEXT_WAKE),
     ("heartbeats", HEARTBEATS),
     ("snapshot", SNAPSHOT),
+    ("step_look", STEP_LOOK),
+    ("step_probe", STEP_PROBE),
+    ("step_last", STEP_LAST),
+    ("outside_look", OUTSIDE_LOOK),
+    ("outside_begin", OUTSIDE_BEGIN),
+    ("outside_target", OUTSIDE_TARGET),
+    ("outside_post", OUTSIDE_POST),
     ("checkpoint", CHECKPOINT),
     ("tables", TABLES),
     ("wal", WAL),

@@ -1,0 +1,115 @@
+//! A dispatch without its types: what is checked before any store is asked, and how its run begins. The door's, and that of
+//! whoever begins an execution in a transaction of their own.
+
+use std::time::Duration;
+
+use super::messages::IfInUse;
+use crate::{
+    error::DispatchError,
+    kernel::{
+        codec::{self, Record},
+        event::{Commit, Event, Fact, Started},
+        id::{RunId, RunKey},
+        limits::Limits,
+        payload::Payload,
+        run::Writer,
+        time::Timestamp,
+    },
+    store::NewRun,
+};
+
+/// A dispatch without its types.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) workflow: &'static str,
+    pub(crate) version: u32,
+    pub(crate) input: Payload,
+    pub(crate) id: String,
+    pub(crate) if_in_use: IfInUse,
+    pub(crate) delay: Option<Duration>,
+    pub(crate) deadline: Option<Duration>,
+    pub(crate) priority: i32,
+    pub(crate) queue: String,
+    pub(crate) tags: Vec<String>,
+    pub(crate) needs: Vec<String>,
+}
+
+impl Asked {
+    /// Refuses what no store could take.
+    pub(crate) fn check(&self, limits: &Limits) -> Result<(), DispatchError> {
+        let invalid = |what: &str| Err(DispatchError::Invalid(what.to_owned()));
+        if self.id.is_empty() || self.id.len() > 255 || self.id.contains('\0') {
+            return invalid("an id has 1 to 255 bytes and no NUL");
+        }
+        if self.tags.len() > 16 || self.tags.iter().any(|tag| tag.is_empty() || tag.len() > 255) {
+            return invalid("at most 16 tags of 1 to 255 bytes each");
+        }
+        if self.queue.len() > 255 {
+            return invalid("a queue's name has at most 255 bytes");
+        }
+        if self.deadline.is_some_and(|within| within.is_zero()) {
+            return invalid("a deadline of zero has passed before the run begins; leave it out for no deadline");
+        }
+        let (size, limit) = (self.input.bytes.len(), limits.payload_bytes);
+        if size > limit {
+            return Err(DispatchError::TooLarge { what: format!("the input of {}", self.workflow), size, limit });
+        }
+        Ok(())
+    }
+
+    /// Returns the row of the run, still without its key, and its first fact.
+    pub(crate) fn begin(&self, now: Timestamp, limits: Limits) -> (NewRun, Started) {
+        let digest = self.input.digest();
+        let deadline = self.deadline.map(|within| now.after(within));
+        let started = Started {
+            workflow: self.workflow.to_owned(),
+            version: self.version,
+            input: self.input.clone(),
+            seed: u64::from_le_bytes(first_bytes(uuid::Uuid::now_v7(), digest.0)),
+            deadline,
+            deferred: false,
+            limits: (limits != Limits::default()).then(|| Box::new(limits)),
+        };
+        let row = NewRun {
+            run: RunKey(0),
+            id: RunId { id: self.id.clone(), run_no: 1 },
+            after: Vec::new(),
+            workflow: self.workflow.to_owned(),
+            version: self.version,
+            priority: self.priority,
+            queue: self.queue.clone(),
+            tags: self.tags.clone(),
+            needs: self.needs.clone(),
+            created_at: now,
+            wake_at: self.delay.map(|delay| now.after(delay)),
+            deadline,
+            input_digest: digest,
+        };
+        (row, started)
+    }
+}
+
+/// Returns the first commit of a run that is written without its first turn.
+pub(crate) fn without_a_turn(id: &RunId, mut started: Started, writer: Writer<'_>, now: Timestamp) -> Result<Record, String> {
+    started.deferred = true;
+    let commit = Commit {
+        commit_no: 0,
+        prev: None,
+        incarnation: writer.incarnation,
+        epoch: writer.epoch,
+        build: writer.build,
+        time: now,
+        events: vec![Event::Fact(Fact::Started(Box::new(started)))],
+    };
+    codec::encode(id, &commit)
+}
+
+/// A seed that no two dispatches share: random bits of a fresh UUID, mixed with the argument.
+fn first_bytes(id: uuid::Uuid, digest: [u8; 32]) -> [u8; 8] {
+    let mut hash = blake3::Hasher::new();
+    hash.update(id.as_bytes());
+    hash.update(&digest);
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&hash.finalize().as_bytes()[..8]);
+    bytes
+}
