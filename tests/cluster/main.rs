@@ -20,6 +20,8 @@ mod chaos;
 mod checker;
 mod cluster;
 mod deployment;
+#[cfg(feature = "redis")]
+mod hints;
 mod network;
 mod node;
 mod proxy;
