@@ -67,6 +67,9 @@ pub trait Store: Warden + 'static {
     /// Returns the read side, which may be used while a commit is under way.
     fn reader(&self) -> Rc<dyn Reader>;
 
+    /// Takes note of how many executions are in memory, to be told with the renewals of batches.
+    fn hold(&mut self, _executions: u32) {}
+
     /// Returns how to open a way of its own for the affairs of nodes, on whatever thread, if the store needs one: then
     /// renewals never wait behind commits. `None`: they are items of the next batch.
     fn warden(&self) -> Option<OpenWarden> {
@@ -541,8 +544,9 @@ pub struct Filter {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// Another process has the database open.
-    #[error("{path} is in use by process {pid}; stop it, or give this one a database of its own")]
+    /// A process of a release that shares the database with nobody has it open, or another one is opening it and does not
+    /// come to an end.
+    #[error("{path} is in use by process {pid}, which does not share it; stop that one, or give this one a database of its own")]
     InUse {
         /// The database.
         path: String,

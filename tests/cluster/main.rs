@@ -24,6 +24,7 @@ mod deployment;
 mod hints;
 mod network;
 mod node;
+mod one_file;
 mod proxy;
 mod server;
 #[path = "../support/mod.rs"]

@@ -19,6 +19,8 @@ mod nodes;
 #[cfg(feature = "sqlite")]
 mod poison;
 #[cfg(feature = "sqlite")]
+mod processes;
+#[cfg(feature = "sqlite")]
 mod random;
 mod reads;
 #[cfg(feature = "postgres")]

@@ -4,9 +4,9 @@
 //! When a statement fails that no decision foresaw, the batch is rolled back and tried a second time with a savepoint
 //! around each item, still as one transaction: the guilty item alone is refused.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
-use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
+use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection, sqlite::SqliteRow};
 
 use super::{
     decide::{self, Plan},
@@ -16,19 +16,23 @@ use super::{
     script::{self, Answered, Frame, Scripts, Values},
     sql,
     trouble::{self, Trouble},
+    turns::Turns,
 };
 use crate::store::{
     Batch, BatchAnswer, ClaimRequest, Claimed, Item, Outcome, StoreError, Summary,
     memory::{lines::Beside, refuse},
 };
 
-/// The one connection that writes.
+/// The one connection of this process that writes.
 pub(super) struct Writer {
     connection: SqliteConnection,
+    turns: Turns,
     scripts: Scripts,
     path: String,
     inbox_limit: u32,
     memory: Memory,
+    /// How many executions the node has in memory, as it says with its next renewal.
+    pub(super) held: u32,
     /// Whether a transaction may be open: a commit whose future was dropped leaves one behind.
     open: bool,
 }
@@ -36,14 +40,16 @@ pub(super) struct Writer {
 type Rows = Vec<(Summary, Beside)>;
 
 impl Writer {
-    pub(super) fn new(connection: SqliteConnection, path: String, inbox_limit: u32) -> Writer {
-        Writer { connection, scripts: Scripts::default(), path, inbox_limit, memory: Memory::default(), open: false }
+    pub(super) fn new(connection: SqliteConnection, turns: Turns, path: String, inbox_limit: u32) -> Writer {
+        let (scripts, memory) = (Scripts::default(), Memory::default());
+        Writer { connection, turns, scripts, path, inbox_limit, memory, held: 0, open: false }
     }
 
     /// Checkpoints and closes; the first trouble is told, but it is closed in any case.
-    pub(super) async fn close(mut self) -> Result<(), StoreError> {
+    pub(super) async fn close(mut self, database: &Path) -> Result<(), StoreError> {
         self.roll_back_leftovers().await;
-        let clean = super::schema::checkpoint(&mut self.connection, &self.path).await;
+        self.turns.take().await;
+        let clean = super::schema::checkpoint(&mut self.connection, database).await;
         let closed = self.connection.close().await;
         clean.and(closed.map_err(|error| trouble::sort(&error, &self.path).into_store()))
     }
@@ -62,26 +68,50 @@ impl Writer {
         Ok(answers)
     }
 
-    async fn alone(&mut self, text: &'static str, values: Values) -> Result<Vec<Answered>, StoreError> {
+    /// Reads without a transaction, and so without a turn: what is there at this moment.
+    pub(super) async fn read(&mut self, text: &'static str, values: Values) -> Result<Vec<SqliteRow>, StoreError> {
         self.roll_back_leftovers().await;
-        self.open = true;
+        script::rows(&mut self.connection, text, values).await.map_err(|error| self.sort(error).into_store())
+    }
+
+    async fn alone(&mut self, text: &'static str, values: Values) -> Result<Vec<Answered>, StoreError> {
+        self.begin().await;
         let whole: Arc<str> = [sql::BEGIN, text, sql::COMMIT].concat().into();
         let result = script::run(&mut self.connection, AssertSqlSafe(whole), values).await;
         match result {
             Ok(answers) => {
-                self.open = false;
+                self.end();
                 Ok(answers)
             }
-            Err(error) => {
-                self.roll_back_leftovers().await;
-                Err(self.sort(error).into_store())
-            }
+            Err(error) => Err(self.failed(self.sort(error)).await),
         }
     }
 
-    pub(super) async fn commit(&mut self, batch: &Batch) -> Result<BatchAnswer, StoreError> {
+    /// Waits for this process's turn to write.
+    async fn begin(&mut self) {
         self.roll_back_leftovers().await;
+        self.turns.take().await;
         self.open = true;
+    }
+
+    fn end(&mut self) {
+        self.open = false;
+        self.turns.give_up();
+    }
+
+    async fn failed(&mut self, trouble: Trouble) -> StoreError {
+        let mut error = trouble.into_store();
+        if let (StoreError::Busy { reason }, Some(pid)) = (&mut error, self.turns.holder()) {
+            *reason =
+                format!("process {pid} has been writing to {} for long; if it was stopped, let it go on or end it", self.path);
+        }
+        self.roll_back_leftovers().await;
+        self.turns.give_up();
+        error
+    }
+
+    pub(super) async fn commit(&mut self, batch: &Batch) -> Result<BatchAnswer, StoreError> {
+        self.begin().await;
         let mut result = self.whole(batch).await;
         if let Err(Trouble::Statement(_)) = &result {
             self.roll_back_leftovers().await;
@@ -90,14 +120,11 @@ impl Writer {
         }
         match result {
             Ok(answer) => {
-                self.open = false;
+                self.end();
                 self.memory.learn();
                 Ok(answer)
             }
-            Err(trouble) => {
-                self.roll_back_leftovers().await;
-                Err(trouble.into_store())
-            }
+            Err(trouble) => Err(self.failed(trouble).await),
         }
     }
 
@@ -121,17 +148,17 @@ impl Writer {
         }
         let mut seen = self.look(batch, &items, Frame::Whole, claims_only).await?;
         let Some(node) = seen.node else { return self.fenced(batch).await };
-        let Seen { version, changes, .. } = seen;
+        let Seen { version, changes, may_claim, .. } = seen;
         self.memory.stand_on(Ground { incarnation: batch.incarnation, node, version, changes });
-        let mut candidates = Rows::new();
-        candidates.append(&mut seen.candidates);
+        let mut candidates = std::mem::take(&mut seen.candidates);
         let mut plan = Plan::new(batch, self.inbox_limit, node, seen);
         for &item in &items {
             outcomes[item] = Some(plan.decide(item));
         }
         let frame = if claim.is_some() { Frame::Open } else { Frame::Whole };
         let claim_behind = claim.filter(|_| claims_only.is_none());
-        candidates.extend(self.write(batch, plan, frame, batch.renew, claim_behind).await?);
+        candidates.extend(self.write(batch, plan, frame, self.renewal(batch), claim_behind).await?);
+        candidates.retain(|_| may_claim);
         let claimed = match claim {
             Some(request) => self.take(batch, node, request, candidates).await?,
             None => Vec::new(),
@@ -141,7 +168,8 @@ impl Writer {
 
     /// Writes a batch about which everything is known; `None` when something is not, or turns out not to be so.
     async fn known(&mut self, batch: &Batch, items: &[usize]) -> Result<Option<BatchAnswer>, Trouble> {
-        let Some(ground) = self.memory.ground(batch.incarnation) else { return Ok(None) };
+        let ground = self.memory.ground(batch.incarnation).filter(|_| !self.memory.is_disturbed());
+        let Some(ground) = ground else { return Ok(None) };
         let Some(seen) = self.memory.recall(batch, items) else { return Ok(None) };
         let Ground { node, version, changes, .. } = ground;
         let mut plan = Plan::new(batch, self.inbox_limit, node, Seen { node: Some(node), version, changes, ..seen });
@@ -149,7 +177,7 @@ impl Writer {
         for &item in items {
             outcomes[item] = Some(plan.decide(item));
         }
-        match self.write(batch, plan, Frame::Known, batch.renew, None).await {
+        match self.write(batch, plan, Frame::Known, self.renewal(batch), None).await {
             Ok(_) => Ok(Some(answer(outcomes, Vec::new()))),
             Err(Trouble::Statement(_)) => {
                 self.roll_back_leftovers().await;
@@ -165,7 +193,7 @@ impl Writer {
         let seen = self.look(batch, &[], Frame::Whole, None).await?;
         let Some(node) = seen.node else { return self.fenced(batch).await };
         let renewal = Plan::new(batch, self.inbox_limit, node, seen);
-        self.write(batch, renewal, Frame::Open, batch.renew, None).await?;
+        self.write(batch, renewal, Frame::Open, self.renewal(batch), None).await?;
         for item in items {
             outcomes[item] = Some(match self.single(batch, item, node).await {
                 Ok(outcome) => outcome,
@@ -177,7 +205,8 @@ impl Writer {
             });
         }
         let claim = claim_of(batch);
-        let seen = self.look(batch, &[], Frame::Open, claim).await?;
+        let mut seen = self.look(batch, &[], Frame::Open, claim).await?;
+        seen.candidates.retain(|_| seen.may_claim);
         let claimed = match claim {
             Some(request) => self.take(batch, node, request, seen.candidates).await?,
             None => {
@@ -193,7 +222,7 @@ impl Writer {
         let seen = self.look(batch, &[item], Frame::Single, None).await?;
         let mut plan = Plan::new(batch, self.inbox_limit, node, seen);
         let outcome = plan.decide(item);
-        self.write(batch, plan, Frame::Single, false, None).await?;
+        self.write(batch, plan, Frame::Single, None, None).await?;
         Ok(outcome)
     }
 
@@ -217,7 +246,7 @@ impl Writer {
         batch: &Batch,
         plan: Plan<'_>,
         frame: Frame,
-        renew: bool,
+        renew: Option<u32>,
         claim: Option<&ClaimRequest>,
     ) -> Result<Rows, Trouble> {
         let script = plan.finish(renew).map_err(|error| self.sort(error))?;
@@ -279,6 +308,10 @@ impl Writer {
             self.run(sql::CLAIM, values.map_err(|error| self.sort(error))?).await?;
         }
         Ok(claimed)
+    }
+
+    fn renewal(&self, batch: &Batch) -> Option<u32> {
+        batch.renew.then_some(self.held)
     }
 
     async fn fenced(&mut self, batch: &Batch) -> Result<BatchAnswer, Trouble> {
