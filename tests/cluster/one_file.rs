@@ -90,8 +90,8 @@ fn the_only_process_killed_and_started_at_once_goes_on_though_others_come_and_go
 #[test]
 fn what_is_due_by_the_clock_of_a_process_that_left_is_claimed_when_it_is_due_here() {
     let _turn = turn();
-    // In the time of the others what it gives back is due in a second; they hear of it now.
+    // In the time of the others what it gives back is due in a second; they hear of it now, and look by themselves after five.
     let options = [1, 0, 0].map(|clock_off| Options { lease: LEASE, clock_off, ..Options::default() });
     let longest = hand_over(keep_busy(Cluster::on_file(options)));
-    assert!(longest <= Duration::from_secs(1) + HAND_OVER, "{longest:?}");
+    assert!(longest < Duration::from_secs(2), "{longest:?}");
 }
