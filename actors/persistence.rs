@@ -443,6 +443,8 @@ impl Persistence {
         self.renewals.clear();
         self.claim = None;
         self.chores.clear();
+        // Nor is anything left to be closed in order: whoever asked for it must not wait.
+        self.close = None;
     }
 
     fn do_chores(&mut self, ctx: &mut Context<Self>) {
