@@ -102,7 +102,7 @@ pub(crate) struct Renew;
 pub(crate) enum Renewal {
     /// Recorded.
     Done,
-    /// The store cannot write at the moment, but holds the proof that nobody else can be the owner.
+    /// The store cannot write at the moment, but there is nobody else who could be the owner.
     Held,
     /// Somebody took this node for dead.
     Refused,
@@ -289,6 +289,7 @@ impl Persistence {
         let (request, claim) = self.claim.take().unzip();
         let batch = Batch { incarnation: self.incarnation, now, renew: !renewals.is_empty(), items, claim: request };
         let under_way = UnderWay { whoms, posts, renewals, claim };
+        store.hold(self.counters.held());
         let commit = async move {
             let answer = store.commit(&batch).await;
             (store, batch, answer)
@@ -412,15 +413,21 @@ impl Persistence {
         if let (Some(request), Some(claim)) = (batch.claim, told.claim) {
             self.claim.get_or_insert((request, claim));
         }
-        for renewal in told.renewals {
-            let _ = renewal.send(Renewal::Held);
-        }
+        told.renewals.into_iter().for_each(|renewal| self.held(renewal));
         self.backing_off = true;
         self.last_wait = wait;
         ctx.run_later(wait, |this, ctx| {
             this.backing_off = false;
             this.kick(ctx);
         });
+    }
+
+    /// Answers a renewal that cannot be written. Beside other nodes there is no answer: they see a beat that stands still, and
+    /// may take over when the lease runs out, so it does here as well.
+    fn held(&self, renewal: oneshot::Sender<Renewal>) {
+        if self.counters.is_alone() {
+            let _ = renewal.send(Renewal::Held);
+        }
     }
 
     fn give_up(&mut self, error: &StoreError, fenced: bool) {
@@ -438,6 +445,8 @@ impl Persistence {
         self.renewals.clear();
         self.claim = None;
         self.chores.clear();
+        // Nor is anything left to be closed in order: whoever asked for it must not wait.
+        self.close = None;
     }
 
     fn do_chores(&mut self, ctx: &mut Context<Self>) {
@@ -507,7 +516,7 @@ impl Handler<Renew> for Persistence {
     fn handle(&mut self, _: Renew, ctx: &mut Context<Self>) -> Self::Result {
         let (reply, answer) = oneshot::channel();
         if self.backing_off && !self.closed {
-            let _ = reply.send(Renewal::Held);
+            self.held(reply);
         } else if !self.closed {
             self.renewals.push(reply);
             self.kick(ctx);

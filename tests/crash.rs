@@ -298,14 +298,9 @@ fn killed_at_every_named_point_it_loses_nothing_and_repeats_nothing_that_was_rec
             never_hit.push(*name);
         }
     }
-    // A renewal comes every 2.5 s, which no undisturbed life here reaches; `tests/restart.rs` and the supervision tests do. The
-    // only node of a file hears nothing from others, and there are no shared queues here; `tests/nodes.rs`, `tests/queues.rs`
-    // and the clusters have them.
-    assert_eq!(
-        never_hit,
-        ["lease_keeper.before_renew", "foreman.tasks_ended", "notifier.heard"],
-        "every point is passed by an ordinary life"
-    );
+    // A renewal comes every 2.5 s, which no undisturbed life here reaches; `tests/restart.rs` and the supervision tests do. There
+    // are no shared queues here; `tests/queues.rs` and the clusters have them.
+    assert_eq!(never_hit, ["lease_keeper.before_renew", "foreman.tasks_ended"], "every point is passed by an ordinary life");
 }
 
 #[test]

@@ -224,6 +224,20 @@ impl Workflow for Both {
     }
 }
 
+/// One long act.
+#[derive(Serialize, Deserialize)]
+struct Single;
+
+impl Workflow for Single {
+    const NAME: &'static str = "commit.single";
+    type Output = u64;
+    type Error = AppError;
+
+    async fn run(self, cx: Cx<Self>) -> Result<u64, AppError> {
+        Ok(cx.call(Slow).await?)
+    }
+}
+
 /// One act that happens at most once, then another.
 #[derive(Serialize, Deserialize)]
 struct Once {
@@ -411,4 +425,68 @@ fn under_a_store_that_refuses_at_random_every_execution_ends_right_and_no_act_is
             stent.shutdown(Shutdown::within(secs(5))).await.unwrap();
         }
     });
+}
+
+#[test]
+fn a_node_that_cannot_write_beside_another_stops_its_acts_before_that_one_begins_them_again() {
+    system(async {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("stent.db");
+        let broken = Arc::new(AtomicBool::new(false));
+        let faults = {
+            let broken = broken.clone();
+            Faults::new(move |_| broken.load(SeqCst).then_some((0, How::Full)))
+        };
+        let (running, most, begun) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+        let node = |store: Option<Faults>| {
+            let (file, running, most, begun) = (file.clone(), running.clone(), most.clone(), begun.clone());
+            let mut builder = Stent::open(&format!("sqlite:{}", file.display()));
+            if let Some(faults) = store {
+                builder = builder.store(move |durability| {
+                    let (file, faults) = (file.clone(), faults.clone());
+                    async move {
+                        let options = SqliteOptions { durability, ..Default::default() };
+                        let inner = Box::new(SqliteStore::open(&file, options).await?);
+                        Ok(Box::new(Faulty { inner, faults }) as Box<dyn Store>)
+                    }
+                });
+            }
+            builder.workflow::<Single>().lease(secs(1)).activity(async move |call: Call<Slow>| {
+                let _counted = Counted::one_more(&running, &most);
+                let first = begun.fetch_add(1, SeqCst) == 0;
+                while first && !call.is_cancelled() {
+                    tokio::time::sleep(millis(2)).await;
+                }
+                Ok(7)
+            })
+        };
+        let a = node(Some(faults)).spawn().await.unwrap();
+        a.dispatch(Dispatch::new(Single).id("x")).await.unwrap();
+        eventually("the act runs", secs(5), async || running.load(SeqCst) == 1).await;
+        let b = node(None).spawn().await.unwrap();
+        eventually("they see each other", secs(5), async || a.stats().neighbours == 1 && b.stats().neighbours == 1).await;
+        broken.store(true, SeqCst);
+        let handle = b.handle::<Single>("x").await.unwrap().expect("it is in the file");
+        assert_eq!(handle.result().await.unwrap(), 7);
+        assert_eq!((begun.load(SeqCst), most.load(SeqCst)), (2, 1), "begun again, and not beside itself");
+        broken.store(false, SeqCst);
+        b.shutdown(Shutdown::within(secs(5))).await.unwrap();
+        a.shutdown(Shutdown::within(secs(5))).await.unwrap();
+    });
+}
+
+/// Counts what runs at once.
+struct Counted(Arc<AtomicU32>);
+
+impl Counted {
+    fn one_more(running: &Arc<AtomicU32>, most: &AtomicU32) -> Counted {
+        most.fetch_max(running.fetch_add(1, SeqCst) + 1, SeqCst);
+        Counted(running.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
 }

@@ -4,8 +4,9 @@
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// Another process has the database open.
-    #[error("{path} is in use by process {pid}; stop it, or give this one a database of its own")]
+    /// A process of a release that shares the database with nobody has it open, or another one is opening it and does not
+    /// come to an end.
+    #[error("{path} is in use by process {pid}, which does not share it; stop that one, or give this one a database of its own")]
     InUse {
         /// The database.
         path: String,

@@ -86,6 +86,9 @@ pub trait Store: Warden + 'static {
     /// Returns the read side, which may be used while a commit is under way.
     fn reader(&self) -> Rc<dyn Reader>;
 
+    /// Takes note of how many executions are in memory, to be told with the renewals of batches.
+    fn hold(&mut self, _executions: u32) {}
+
     /// Returns how to open a way of its own for the affairs of nodes, on whatever thread, if the store needs one: then
     /// renewals never wait behind commits. `None`: they are items of the next batch.
     fn warden(&self) -> Option<OpenWarden> {

@@ -1,8 +1,9 @@
-//! The embedded store: one SQLite file, one process, one connection that writes and a few that read.
+//! The embedded store: one SQLite file, one process or several, each with one connection that writes and a few that read.
 //!
 //! The log is append-only with ascending keys, a running step costs one appended row, and a batch is one transaction of
 //! a constant number of statements (`sql.rs`). What refuses an item is decided before anything is written (`look.rs`,
-//! `decide.rs`). The process holds an OS lock (`lock.rs`), so any other node in the file is dead.
+//! `decide.rs`). Each node holds an OS lock (`lock.rs`), so one whose lock is free is dead; the writers of several processes
+//! queue (`turns.rs`), and tell each other where looking pays (`hints.rs`).
 //!
 //! After an I/O error nothing that is in memory may be trusted, and an fsync is never tried twice: the store closes
 //! itself, and is opened anew, which begins with a checkpoint.
@@ -23,19 +24,29 @@ use sqlx::{
     sqlite::{SqlitePoolOptions, SqliteRow},
 };
 
-use self::{commit::Writer, lock::Lock, script::Values, transactions::Guest};
-use super::{
-    Answer, Batch, BatchAnswer, Durability, Filter, Inbox, NewNode, NodeRow, Outcome, Queue, QueueState, Reader, Renewed,
-    StaleTask, Store, StoreError, Summary, TakenTasks, TaskRequest, TaskRow, Transactions, Warden, memory::INBOX_LIMIT,
+use self::{
+    commit::Writer,
+    lock::{Gate, Life},
+    script::Values,
+    transactions::Guest,
+    turns::Turns,
 };
-use crate::kernel::{
-    codec::Record,
-    id::{CommitNo, Incarnation, RunId, RunKey},
-    time::Timestamp,
+use super::{
+    Answer, Batch, BatchAnswer, Durability, Filter, Inbox, NewNode, NodeRow, NodeState, Outcome, Queue, QueueState, Reader,
+    Renewed, StaleTask, Store, StoreError, Summary, TakenTasks, TaskRequest, TaskRow, Transactions, Warden, memory::INBOX_LIMIT,
+};
+use crate::{
+    hints::OpenHints,
+    kernel::{
+        codec::Record,
+        id::{CommitNo, Incarnation, RunId, RunKey},
+        time::Timestamp,
+    },
 };
 
 mod commit;
 mod decide;
+mod hints;
 mod lock;
 mod look;
 mod nodes;
@@ -49,6 +60,7 @@ mod sql;
 mod tasks;
 mod transactions;
 mod trouble;
+mod turns;
 
 pub use outbox::Outbox;
 /// The driver, in the version of which this crate's connections are.
@@ -86,10 +98,15 @@ pub struct SqliteStore {
     writer: Option<Writer>,
     reader: Rc<SqliteReader>,
     guest: Arc<Guest>,
+    path: PathBuf,
     /// The last time that a caller told: `retire` has none of its own.
     now: Timestamp,
-    /// Last, so that it is released last.
-    lock: Option<Lock>,
+    /// Whether other nodes were there at the last look.
+    crowded: Arc<AtomicBool>,
+    /// Who was entered last.
+    entered: Option<Incarnation>,
+    /// The proof that it lives. Last, so that it is released last.
+    life: Option<Life>,
 }
 
 impl std::fmt::Debug for SqliteStore {
@@ -100,18 +117,28 @@ impl std::fmt::Debug for SqliteStore {
 
 impl SqliteStore {
     /// Opens a database, or makes it when there is no file. Whatever is in its write-ahead log is brought into the file
-    /// first. Needs a tokio runtime with timers.
+    /// first. Needs a tokio runtime with timers. Several processes on one machine may have it open at once.
     ///
     /// # Errors
-    /// - [`StoreError::InUse`]: another process has it open.
+    /// - [`StoreError::InUse`]: a process of a release that shares it with nobody has it open, or another one has been
+    ///   opening it for as long as a lock is waited for.
     /// - [`StoreError::Corrupt`]: it is not a database, or one of another program, or it is damaged.
     /// - [`StoreError::NewerSchema`]: a newer release made it.
     /// - [`StoreError::Busy`]: another program holds a lock on it.
     /// - [`StoreError::ReadOnly`], [`StoreError::Full`], [`StoreError::Io`]: as the system says; its folder must exist.
     pub async fn open(path: &Path, options: SqliteOptions) -> Result<SqliteStore, StoreError> {
         let path = canonical(path)?;
-        let lock = Lock::take(&path)?;
+        let mut door = Gate::at(&path, ".lock")?;
+        let opening = door.pass(options.busy_timeout).await.map_err(|error| lock::trouble(&path, &error))?;
+        if opening.is_none() {
+            let pid = door.holder().unwrap_or(0);
+            return Err(StoreError::InUse { path: path.display().to_string(), pid });
+        }
+        let mut turns = Turns::at(&path)?;
+        turns.take().await;
         let connection = schema::open(&path, &options).await?;
+        turns.give_up();
+        drop(opening);
         let readers = SqlitePoolOptions::new()
             .max_connections(options.readers.max(1))
             .test_before_acquire(false)
@@ -121,15 +148,19 @@ impl SqliteStore {
                 schema::connection(&path, &options).read_only(true).thread_name(|number| format!("stent-read-{number}")),
             );
         let how = schema::guest(&path, &options);
-        let path = path.display().to_string();
-        let writer = Writer::new(connection, path.clone(), options.inbox_limit);
+        let name = path.display().to_string();
+        let guests_turns = Turns::at(&path)?;
+        let writer = Writer::new(connection, turns, name.clone(), options.inbox_limit);
         let closed: Arc<AtomicBool> = Arc::default();
         Ok(SqliteStore {
-            guest: Arc::new(Guest::new(path.clone(), how, writer.gate.clone(), closed.clone())),
+            guest: Arc::new(Guest::new(name.clone(), how, writer.seat.clone(), guests_turns, closed.clone())),
             writer: Some(writer),
-            reader: Rc::new(SqliteReader { path, pool: readers, closed }),
+            reader: Rc::new(SqliteReader { path: name, pool: readers, closed }),
+            path,
             now: Timestamp::default(),
-            lock: Some(lock),
+            crowded: Arc::default(),
+            entered: None,
+            life: None,
         })
     }
 
@@ -184,9 +215,9 @@ impl SqliteReader {
 }
 
 impl Warden for SqliteStore {
-    fn renew(&mut self, incarnation: Incarnation, _: u32) -> Answer<'_, Renewed> {
+    fn renew(&mut self, incarnation: Incarnation, held: u32) -> Answer<'_, Renewed> {
         async move {
-            let result = nodes::renew(self.writer()?, incarnation).await;
+            let result = nodes::renew(self.writer()?, incarnation, held).await;
             self.judge(result)
         }
         .boxed_local()
@@ -194,8 +225,12 @@ impl Warden for SqliteStore {
 
     fn nodes(&mut self) -> Answer<'_, Vec<NodeRow>> {
         async move {
-            let result = nodes::nodes(self.writer()?).await;
-            self.judge(result)
+            let path = self.path.clone();
+            let result = nodes::nodes(self.writer()?, &path).await;
+            let nodes = self.judge(result)?;
+            let crowded = nodes.iter().any(|node| node.state != NodeState::Dead && Some(node.incarnation) != self.entered);
+            self.crowded.store(crowded, Relaxed);
+            Ok(nodes)
         }
         .boxed_local()
     }
@@ -210,7 +245,8 @@ impl Warden for SqliteStore {
 
     fn take_over(&mut self, incarnation: Incarnation, seen_beat: u64) -> Answer<'_, bool> {
         async move {
-            let result = nodes::take_over(self.writer()?, incarnation, seen_beat).await;
+            let path = self.path.clone();
+            let result = nodes::take_over(self.writer()?, &path, incarnation, seen_beat).await;
             self.judge(result)
         }
         .boxed_local()
@@ -219,7 +255,8 @@ impl Warden for SqliteStore {
     fn sweep(&mut self, now: Timestamp, most: u32) -> Answer<'_, u64> {
         async move {
             self.now = now;
-            let result = nodes::sweep(self.writer()?, now, most).await;
+            let path = self.path.clone();
+            let result = nodes::sweep(self.writer()?, &path, now, most).await;
             self.judge(result)
         }
         .boxed_local()
@@ -240,8 +277,14 @@ impl Store for SqliteStore {
         let node = node.clone();
         async move {
             self.now = node.now;
-            let result = nodes::register(self.writer()?, &node).await;
-            self.judge(result)
+            let path = self.path.clone();
+            // Its lock is held before anybody can see its row.
+            let life = Life::begin(&path, node.incarnation)?;
+            let before = self.entered;
+            let result = nodes::register(self.writer()?, &path, &node, before).await;
+            let freed = self.judge(result)?;
+            (self.entered, self.life) = (Some(node.incarnation), Some(life));
+            Ok(freed)
         }
         .boxed_local()
     }
@@ -251,6 +294,10 @@ impl Store for SqliteStore {
         async move {
             let now = self.now;
             let result = nodes::retire(self.writer()?, incarnation, free.then_some((now, &keep))).await;
+            if !keep.is_empty() && self.entered == Some(incarnation) {
+                // Acts of these runs go on though the node does not: its lock is to be free when the process is gone.
+                std::mem::forget(self.life.take());
+            }
             self.judge(result)
         }
         .boxed_local()
@@ -316,18 +363,26 @@ impl Store for SqliteStore {
         Some(self.guest.clone())
     }
 
+    fn hold(&mut self, executions: u32) {
+        self.writer.iter_mut().for_each(|writer| writer.held = executions);
+    }
+
+    fn hints(&self) -> Option<OpenHints> {
+        Some(hints::opener(self.path.clone(), self.crowded.clone()))
+    }
+
     fn close(&mut self) -> Answer<'_, ()> {
         async move {
             self.guest.close().await;
             // Readers first: the checkpoint waits for them.
             self.reader.pool.close().await;
             let broken = self.reader.closed.swap(true, Relaxed);
-            let result = match self.writer.take() {
-                Some(writer) if !broken => writer.close().await,
+            // From here on it does nothing that others would have to wait for.
+            self.life = None;
+            match self.writer.take() {
+                Some(writer) if !broken => writer.close(&self.path).await,
                 _ => Ok(()),
-            };
-            self.lock = None;
-            result
+            }
         }
         .boxed_local()
     }

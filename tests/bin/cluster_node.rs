@@ -2,7 +2,7 @@
 //! its standard input, and runs until that is closed or SIGTERM comes; then it shuts down gracefully.
 //!
 //! Arguments (`name=value`): `url`, `side`, `workflows` (of `load`, `load2`, `rare`, `changed`; separated by commas), `lease_ms`,
-//! `grace_ms`, `passivate_ms`, `activities`, `shift_us`, `build`.
+//! `grace_ms`, `passivate_ms`, `activities`, `shift_us`, `build`, `hints` (a URL).
 //!
 //! A command is `<tag> <verb> …`, its answer `<tag> ok …` or `<tag> err …`; commands run beside each other. `dispatch`,
 //! `signal`, `missing` and `result` take a job (`<workflow> <steps> <pause_ms> <sleep_ms> <signal>`) and the first and last
@@ -381,6 +381,9 @@ fn build(options: &HashMap<String, String>) -> Builder {
         .build(options.get("build").map_or("cluster", String::as_str));
     if let Some(limit) = options.get("limit").filter(|limit| *limit != "0") {
         builder = builder.queue(Queue::named("limited").concurrency(limit.parse().expect("a limit")));
+    }
+    if let Some(hints) = options.get("hints").filter(|url| !url.is_empty()) {
+        builder = builder.hints(hints);
     }
     for workflow in options.get("workflows").map_or("load", String::as_str).split(',') {
         builder = match workflow {

@@ -18,7 +18,7 @@ use crate::{
 fn a_single_node_killed_stopped_and_frozen_under_load_loses_and_repeats_nothing() {
     let _turn = turn();
     let mut rng = Rng::from_env("one node");
-    let mut cluster = Cluster::alone(Options { activities: 20, lease: Duration::from_secs(1), ..Options::default() });
+    let mut cluster = Cluster::on_file([Options { activities: 20, lease: Duration::from_secs(1), ..Options::default() }]);
     let chaos = unleash(&mut cluster, Job::MIXED, Duration::from_secs(8), &Fault::OF_A_PROCESS, &mut rng, &mut |_, _| {});
     assert!(chaos.faults > 0 && chaos.gave_up == 0, "{chaos:?}");
     cluster.finish(Expect::default());
@@ -45,7 +45,7 @@ struct Judged {
 #[test]
 fn the_auditor_notices_each_kind_of_lie() {
     let _turn = turn();
-    let mut cluster = Cluster::alone(Options::default());
+    let mut cluster = Cluster::on_file([Options::default()]);
     let job = Job { signal: false, ..Job::MIXED };
     cluster.dispatch(0, job, 4);
     let (histories, side) = cluster.settle(Expect::default());

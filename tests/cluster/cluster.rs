@@ -18,7 +18,7 @@ use crate::{
 
 /// Where the executions are.
 pub(crate) enum Place<'a> {
-    /// A file, for a single node: what the harness itself is tried with.
+    /// A file on this machine, for one process or several.
     Sqlite(PathBuf),
     Postgres(Database<'a>),
 }
@@ -84,9 +84,9 @@ impl<'a> Cluster<'a> {
         Cluster::new(options, |_| Place::Postgres(database))
     }
 
-    /// Starts one node on a file.
-    pub(crate) fn alone(options: Options) -> Cluster<'static> {
-        Cluster::new([options], |folder| Place::Sqlite(folder.join("stent.db")))
+    /// Starts nodes on one fresh file.
+    pub(crate) fn on_file(options: impl IntoIterator<Item = Options>) -> Cluster<'static> {
+        Cluster::new(options, |folder| Place::Sqlite(folder.join("stent.db")))
     }
 
     fn new(options: impl IntoIterator<Item = Options>, place: impl FnOnce(&Path) -> Place<'a>) -> Cluster<'a> {
@@ -229,6 +229,11 @@ impl<'a> Cluster<'a> {
         if let Place::Postgres(database) = &self.place {
             let what = "no connection is left behind the last node";
             crate::support::servers::until(what, Duration::from_secs(5), || database.connections() == 0);
+        }
+        if let Place::Sqlite(file) = &self.place {
+            let files = std::fs::read_dir(file.parent().unwrap()).unwrap().map(|file| file.unwrap().file_name());
+            let lives: Vec<_> = files.filter(|file| file.to_str().unwrap().contains(".node-")).collect();
+            assert!(lives.is_empty(), "left behind by nodes that are no more: {lives:?}");
         }
         (read_histories(&self.place), self.side())
     }

@@ -20,9 +20,12 @@ mod chaos;
 mod checker;
 mod cluster;
 mod deployment;
+#[cfg(feature = "redis")]
+mod hints;
 mod limits;
 mod network;
 mod node;
+mod one_file;
 mod proxy;
 mod server;
 #[path = "../support/mod.rs"]

@@ -31,6 +31,8 @@ pub(crate) struct Options {
     pub(crate) clock_off: i64,
     pub(crate) timezone: &'static str,
     pub(crate) build: &'static str,
+    /// Another way for hints than the store's own; empty means none.
+    pub(crate) hints: String,
     /// As in `STENT_FAILPOINTS`.
     pub(crate) failpoints: String,
 }
@@ -46,6 +48,7 @@ impl Default for Options {
             clock_off: 0,
             timezone: "UTC",
             build: "cluster",
+            hints: String::new(),
             failpoints: String::new(),
         }
     }
@@ -124,6 +127,7 @@ impl Node {
             .arg(format!("limit={}", options.limit))
             .arg(format!("shift_us={}", options.clock_off * 1_000_000))
             .arg(format!("build={}", options.build))
+            .arg(format!("hints={}", options.hints))
             .env("TZ", options.timezone)
             .env("STENT_FAILPOINTS", &options.failpoints)
             .stdin(Stdio::piped())

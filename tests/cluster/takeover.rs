@@ -12,18 +12,22 @@ use crate::{
     turn,
 };
 
-const LEASE: Duration = Duration::from_secs(2);
+pub(crate) const LEASE: Duration = Duration::from_secs(2);
 
 /// Within so long behind the end of the lease others must act.
 const TAKEOVER: Duration = Duration::from_secs(1);
 
 /// So long after its last act here an execution of a node that leaves acts elsewhere.
-const HAND_OVER: Duration = Duration::from_millis(200);
+pub(crate) const HAND_OVER: Duration = Duration::from_millis(200);
 
 /// Starts three nodes that all have something to do for about ten seconds.
 fn busy() -> Cluster<'static> {
     let options = Options { lease: LEASE, ..Options::default() };
-    let mut cluster = Cluster::on(Postgres::shared().database(), vec![options; 3]);
+    keep_busy(Cluster::on(Postgres::shared().database(), vec![options; 3]))
+}
+
+/// Gives three nodes something to do for about ten seconds, and waits until they do it.
+pub(crate) fn keep_busy(mut cluster: Cluster<'static>) -> Cluster<'static> {
     for node in 0..3 {
         cluster.dispatch(node, Job { pause_ms: 100, ..Job::busy(80) }, 5);
     }
@@ -36,7 +40,7 @@ fn busy() -> Cluster<'static> {
 }
 
 /// Waits until all of these acted elsewhere, and returns how long that took, from a moment on.
-fn taken_over(cluster: &Cluster<'_>, held: &BTreeSet<String>, from: u32, since: u128) -> Duration {
+pub(crate) fn taken_over(cluster: &Cluster<'_>, held: &BTreeSet<String>, from: u32, since: u128) -> Duration {
     let elsewhere = |side: &Side| held.iter().all(|id| side.taken_over(id, from, since).is_some());
     let side = cluster.until("all are taken over", 5 * (LEASE + TAKEOVER), elsewhere);
     let last = held.iter().map(|id| side.taken_over(id, from, since).unwrap().start).max().unwrap();
@@ -97,7 +101,12 @@ fn a_node_that_is_frozen_inside_its_commit_is_taken_over_within_its_lease_and_a_
 #[test]
 fn what_a_leaving_node_held_goes_on_elsewhere_at_once() {
     let _turn = turn();
-    let mut cluster = busy();
+    let longest = hand_over(busy());
+    assert!(longest <= HAND_OVER, "{longest:?}");
+}
+
+/// Lets the first node leave; returns the longest time for which an execution that it held did not act.
+pub(crate) fn hand_over(mut cluster: Cluster<'static>) -> Duration {
     let pid = cluster.nodes[0].pid();
     let since = now();
     let held = cluster.side().held_by(pid, since);
@@ -112,8 +121,8 @@ fn what_a_leaving_node_held_goes_on_elsewhere_at_once() {
     });
     let longest = gaps.max().unwrap();
     println!("the longest of {} gaps is {longest:?}", held.len());
-    assert!(longest <= HAND_OVER, "{longest:?}");
     cluster.finish(Expect::default());
+    longest
 }
 
 #[test]

@@ -18,6 +18,8 @@ mod messages;
 mod nodes;
 #[cfg(feature = "sqlite")]
 mod poison;
+#[cfg(feature = "sqlite")]
+mod processes;
 mod queues;
 #[cfg(feature = "sqlite")]
 mod random;

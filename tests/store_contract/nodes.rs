@@ -93,6 +93,17 @@ fn a_renewal_adds_one_to_the_beat() {
 }
 
 #[test]
+fn a_node_that_is_about_to_leave_claims_nothing_and_still_writes() {
+    on_each_store(async |world| {
+        let run = world.started("a").await;
+        world.done(sleep(run, 1, Some(900), 0)).await;
+        world.store.drain(world.incarnation).await.unwrap();
+        assert_eq!(world.claim(9, 9).await.claimed, []);
+        world.started("b").await;
+    });
+}
+
+#[test]
 fn keys_ascend_and_are_never_given_twice() {
     on_each_store(async |world| {
         let first = world.store.reserve_keys(10).await.unwrap();

@@ -99,6 +99,7 @@ impl Home {
     pub(crate) fn shared() -> Vec<Home> {
         vec![
             Home::Memory(MemoryStore::new()),
+            Home::sqlite(),
             #[cfg(feature = "postgres")]
             Home::postgres(),
         ]

@@ -1,4 +1,4 @@
-//! `cluster`: several nodes, processes of their own, on one server. First the rate with one node, two, and so on. Then a
+//! `cluster`: several nodes, processes of their own, on one server or one file. First the rate with one node, two, and so on. Then a
 //! load of effects during which one node is killed and another is frozen past its lease and let go on: how long until
 //! others work on what the dead one had begun, is anything lost, is anything recorded done again?
 
@@ -35,7 +35,7 @@ use crate::{
 /// How long anything may take that takes a moment.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Several nodes on one server.
+/// Several nodes on one server, or one file.
 #[derive(Args, Debug)]
 pub(super) struct Cluster {
     #[command(flatten)]
@@ -67,8 +67,10 @@ struct Share<'a> {
 
 impl Cluster {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        if !self.target.url.starts_with("postgres") {
-            return Err(Failure::Usage("a cluster needs a server: --url postgres://<server>/<database>".to_owned()));
+        if self.target.url == "memory:" {
+            return Err(Failure::Usage(
+                "processes share no memory: --url sqlite:<file> or postgres://<server>/<database>".to_owned(),
+            ));
         }
         let mut figures = Map::new();
         let (mut rate, mut wall) = (0.0, Duration::ZERO);

@@ -4,9 +4,10 @@
 //! When a statement fails that no decision foresaw, the batch is rolled back and tried a second time with a savepoint
 //! around each item, still as one transaction: the guilty item alone is refused.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, path::Path, sync::Arc};
 
 use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection, sqlite::SqliteRow};
+use tokio::sync::OwnedMutexGuard;
 
 use super::{
     decide::{self, Plan},
@@ -15,8 +16,9 @@ use super::{
     rows::Table,
     script::{self, Answered, Frame, Scripts, Values},
     sql,
-    transactions::Gate,
+    transactions::Seat,
     trouble::{self, Trouble},
+    turns::Turns,
 };
 use crate::store::{
     Batch, BatchAnswer, ClaimRequest, Claimed, Outcome, StoreError, Summary,
@@ -24,15 +26,20 @@ use crate::store::{
     queue::asked_for,
 };
 
-/// The one connection that writes.
+/// The one connection of this process that writes.
 pub(super) struct Writer {
     connection: SqliteConnection,
+    /// This process's seat at writing, which it shares with users' transactions…
+    pub(super) seat: Seat,
+    seated: Option<OwnedMutexGuard<()>>,
+    /// …and the turns of processes.
+    turns: Turns,
     scripts: Scripts,
     path: String,
     inbox_limit: u32,
     memory: Memory,
-    /// Its turn at writing, which it shares with users' transactions.
-    pub(super) gate: Gate,
+    /// How many executions the node has in memory, as it says with its next renewal.
+    pub(super) held: u32,
     /// Whether a transaction may be open: a commit whose future was dropped leaves one behind.
     open: bool,
 }
@@ -40,22 +47,15 @@ pub(super) struct Writer {
 type Rows = Vec<(Summary, Beside)>;
 
 impl Writer {
-    pub(super) fn new(connection: SqliteConnection, path: String, inbox_limit: u32) -> Writer {
-        Writer {
-            connection,
-            scripts: Scripts::default(),
-            path,
-            inbox_limit,
-            memory: Memory::default(),
-            gate: Gate::default(),
-            open: false,
-        }
+    pub(super) fn new(connection: SqliteConnection, turns: Turns, path: String, inbox_limit: u32) -> Writer {
+        let (scripts, memory, seat) = (Scripts::default(), Memory::default(), Seat::default());
+        Writer { connection, seat, seated: None, turns, scripts, path, inbox_limit, memory, held: 0, open: false }
     }
 
     /// Checkpoints and closes; the first trouble is told, but it is closed in any case.
-    pub(super) async fn close(mut self) -> Result<(), StoreError> {
-        self.roll_back_leftovers().await;
-        let clean = super::schema::checkpoint(&mut self.connection, &self.path).await;
+    pub(super) async fn close(mut self, database: &Path) -> Result<(), StoreError> {
+        self.take_turn().await;
+        let clean = super::schema::checkpoint(&mut self.connection, database).await;
         let closed = self.connection.close().await;
         clean.and(closed.map_err(|error| trouble::sort(&error, &self.path).into_store()))
     }
@@ -74,28 +74,106 @@ impl Writer {
         Ok(answers)
     }
 
-    async fn alone(&mut self, text: &'static str, values: Values) -> Result<Vec<Answered>, StoreError> {
-        let _turn = self.gate.clone().lock_owned().await;
+    /// Reads without a transaction, and so without a turn: what is there at this moment.
+    pub(super) async fn read(&mut self, text: &'static str, values: Values) -> Result<Vec<SqliteRow>, StoreError> {
         self.roll_back_leftovers().await;
-        self.open = true;
+        script::rows(&mut self.connection, text, values).await.map_err(|error| self.sort(error).into_store())
+    }
+
+    async fn alone(&mut self, text: &'static str, values: Values) -> Result<Vec<Answered>, StoreError> {
+        self.begin().await;
         let whole: Arc<str> = [sql::BEGIN, text, sql::COMMIT].concat().into();
         let result = script::run(&mut self.connection, AssertSqlSafe(whole), values).await;
         match result {
             Ok(answers) => {
-                self.open = false;
+                self.end();
                 Ok(answers)
             }
-            Err(error) => {
-                self.roll_back_leftovers().await;
-                Err(self.sort(error).into_store())
-            }
+            Err(error) => Err(self.failed(self.sort(error)).await),
         }
     }
 
-    pub(super) async fn commit(&mut self, batch: &Batch) -> Result<BatchAnswer, StoreError> {
-        let _turn = self.gate.clone().lock_owned().await;
+    /// Waits for this process's turn to write, and within it for the writer's.
+    async fn take_turn(&mut self) {
         self.roll_back_leftovers().await;
+        if self.seated.is_none() {
+            self.seated = Some(self.seat.clone().lock_owned().await);
+        }
+        self.turns.take().await;
+    }
+
+    fn give_up_turn(&mut self) {
+        self.turns.give_up();
+        self.seated = None;
+    }
+
+    async fn begin(&mut self) {
+        self.take_turn().await;
         self.open = true;
+    }
+
+    fn end(&mut self) {
+        self.open = false;
+        self.give_up_turn();
+    }
+
+    /// Begins a transaction of several steps; it may change anything, so nothing is known behind it.
+    pub(super) async fn begin_steps(&mut self) -> Result<(), StoreError> {
+        self.begin().await;
+        self.memory.forget();
+        match self.run(sql::BEGIN, Values::default()).await {
+            Ok(()) => Ok(()),
+            Err(trouble) => Err(self.failed(trouble).await),
+        }
+    }
+
+    /// Ends it: with a COMMIT if all went well.
+    pub(super) async fn end_steps<T>(&mut self, done: Result<T, Trouble>) -> Result<T, StoreError> {
+        let ended = match done {
+            Ok(value) => self.run(sql::COMMIT, Values::default()).await.map(|()| value),
+            Err(trouble) => Err(trouble),
+        };
+        match ended {
+            Ok(value) => {
+                self.end();
+                Ok(value)
+            }
+            Err(trouble) => Err(self.failed(trouble).await),
+        }
+    }
+
+    /// Runs a script.
+    pub(super) async fn answers(
+        &mut self,
+        text: &'static str,
+        values: Result<Values, sqlx::Error>,
+    ) -> Result<Vec<Answered>, Trouble> {
+        let values = values.map_err(|error| self.sort(error))?;
+        script::run(&mut self.connection, text, values).await.map_err(|error| self.sort(error))
+    }
+
+    /// Runs a script of which only the rows of its first statement are of interest.
+    pub(super) async fn rows(
+        &mut self,
+        text: &'static str,
+        values: Result<Values, sqlx::Error>,
+    ) -> Result<Vec<SqliteRow>, Trouble> {
+        Ok(self.answers(text, values).await?.into_iter().next().unwrap_or_default().rows)
+    }
+
+    async fn failed(&mut self, trouble: Trouble) -> StoreError {
+        let mut error = trouble.into_store();
+        if let (StoreError::Busy { reason }, Some(pid)) = (&mut error, self.turns.holder()) {
+            *reason =
+                format!("process {pid} has been writing to {} for long; if it was stopped, let it go on or end it", self.path);
+        }
+        self.roll_back_leftovers().await;
+        self.give_up_turn();
+        error
+    }
+
+    pub(super) async fn commit(&mut self, batch: &Batch) -> Result<BatchAnswer, StoreError> {
+        self.begin().await;
         let mut result = self.whole(batch).await;
         if let Err(Trouble::Statement(_)) = &result {
             self.roll_back_leftovers().await;
@@ -104,18 +182,15 @@ impl Writer {
         }
         match result {
             Ok(answer) => {
-                self.open = false;
+                self.end();
                 self.memory.learn();
                 Ok(answer)
             }
-            Err(trouble) => {
-                self.roll_back_leftovers().await;
-                Err(trouble.into_store())
-            }
+            Err(trouble) => Err(self.failed(trouble).await),
         }
     }
 
-    pub(super) async fn roll_back_leftovers(&mut self) {
+    async fn roll_back_leftovers(&mut self) {
         if self.open {
             self.memory.forget();
             // It fails when SQLite has rolled back by itself, which is as good.
@@ -136,10 +211,9 @@ impl Writer {
         }
         let mut seen = self.look(batch, &items, Frame::Whole, claims_only).await?;
         let Some(node) = seen.node else { return self.fenced(batch).await };
-        let Seen { version, changes, .. } = seen;
+        let Seen { version, changes, may_claim, .. } = seen;
         self.memory.stand_on(Ground { incarnation: batch.incarnation, node, version, changes });
-        let mut candidates = Rows::new();
-        candidates.append(&mut seen.candidates);
+        let mut candidates = std::mem::take(&mut seen.candidates);
         let tasks = self.find_tasks(&asked_for(items.iter().map(|item| &batch.items[*item]))).await?;
         let mut plan = Plan::new(batch, self.inbox_limit, node, seen, tasks);
         for &item in &items {
@@ -148,7 +222,8 @@ impl Writer {
         plan.changed_more(self.write_tasks(&plan.tasks).await?);
         let frame = if claim.is_some() { Frame::Open } else { Frame::Whole };
         let claim_behind = claim.filter(|_| claims_only.is_none());
-        candidates.extend(self.write(batch, plan, frame, batch.renew, claim_behind).await?);
+        candidates.extend(self.write(batch, plan, frame, self.renewal(batch), claim_behind).await?);
+        candidates.retain(|_| may_claim);
         let claimed = match claim {
             Some(request) => self.take(batch, node, request, candidates).await?,
             None => Vec::new(),
@@ -158,7 +233,8 @@ impl Writer {
 
     /// Writes a batch about which everything is known; `None` when something is not, or turns out not to be so.
     async fn known(&mut self, batch: &Batch, items: &[usize]) -> Result<Option<BatchAnswer>, Trouble> {
-        let Some(ground) = self.memory.ground(batch.incarnation) else { return Ok(None) };
+        let ground = self.memory.ground(batch.incarnation).filter(|_| !self.memory.is_disturbed());
+        let Some(ground) = ground else { return Ok(None) };
         let Some(seen) = self.memory.recall(batch, items) else { return Ok(None) };
         let Ground { node, version, changes, .. } = ground;
         let seen = Seen { node: Some(node), version, changes, ..seen };
@@ -167,7 +243,7 @@ impl Writer {
         for &item in items {
             outcomes[item] = Some(plan.decide(item));
         }
-        match self.write(batch, plan, Frame::Known, batch.renew, None).await {
+        match self.write(batch, plan, Frame::Known, self.renewal(batch), None).await {
             Ok(_) => Ok(Some(answer(outcomes, Vec::new()))),
             Err(Trouble::Statement(_)) => {
                 self.roll_back_leftovers().await;
@@ -183,7 +259,7 @@ impl Writer {
         let seen = self.look(batch, &[], Frame::Whole, None).await?;
         let Some(node) = seen.node else { return self.fenced(batch).await };
         let renewal = Plan::new(batch, self.inbox_limit, node, seen, HashMap::new());
-        self.write(batch, renewal, Frame::Open, batch.renew, None).await?;
+        self.write(batch, renewal, Frame::Open, self.renewal(batch), None).await?;
         for item in items {
             outcomes[item] = Some(match self.single(batch, item, node).await {
                 Ok(outcome) => outcome,
@@ -195,7 +271,8 @@ impl Writer {
             });
         }
         let claim = claim_of(batch);
-        let seen = self.look(batch, &[], Frame::Open, claim).await?;
+        let mut seen = self.look(batch, &[], Frame::Open, claim).await?;
+        seen.candidates.retain(|_| seen.may_claim);
         let claimed = match claim {
             Some(request) => self.take(batch, node, request, seen.candidates).await?,
             None => {
@@ -213,7 +290,7 @@ impl Writer {
         let mut plan = Plan::new(batch, self.inbox_limit, node, seen, tasks);
         let outcome = plan.decide(item);
         plan.changed_more(self.write_tasks(&plan.tasks).await?);
-        self.write(batch, plan, Frame::Single, false, None).await?;
+        self.write(batch, plan, Frame::Single, None, None).await?;
         Ok(outcome)
     }
 
@@ -237,7 +314,7 @@ impl Writer {
         batch: &Batch,
         plan: Plan<'_>,
         frame: Frame,
-        renew: bool,
+        renew: Option<u32>,
         claim: Option<&ClaimRequest>,
     ) -> Result<Rows, Trouble> {
         let script = plan.finish(renew).map_err(|error| self.sort(error))?;
@@ -301,6 +378,10 @@ impl Writer {
         Ok(claimed)
     }
 
+    fn renewal(&self, batch: &Batch) -> Option<u32> {
+        batch.renew.then_some(self.held)
+    }
+
     async fn fenced(&mut self, batch: &Batch) -> Result<BatchAnswer, Trouble> {
         self.memory.forget();
         self.run(sql::ROLLBACK, Values::default()).await?;
@@ -310,43 +391,6 @@ impl Writer {
     async fn run(&mut self, text: &'static str, values: Values) -> Result<(), Trouble> {
         script::run(&mut self.connection, text, values).await.map_err(|error| self.sort(error))?;
         Ok(())
-    }
-
-    /// Begins a transaction of several steps; it may change anything, so nothing is known behind it.
-    pub(super) async fn begin(&mut self) -> Result<(), StoreError> {
-        self.roll_back_leftovers().await;
-        self.memory.forget();
-        self.open = true;
-        self.run(sql::BEGIN, Values::default()).await.map_err(Trouble::into_store)
-    }
-
-    /// Ends it.
-    pub(super) async fn end(&mut self) -> Result<(), StoreError> {
-        let ended = self.run(sql::COMMIT, Values::default()).await;
-        if ended.is_err() {
-            self.roll_back_leftovers().await;
-        }
-        self.open = false;
-        ended.map_err(Trouble::into_store)
-    }
-
-    /// Runs a script.
-    pub(super) async fn answers(
-        &mut self,
-        text: &'static str,
-        values: Result<Values, sqlx::Error>,
-    ) -> Result<Vec<Answered>, Trouble> {
-        let values = values.map_err(|error| self.sort(error))?;
-        script::run(&mut self.connection, text, values).await.map_err(|error| self.sort(error))
-    }
-
-    /// Runs a script of which only the rows of its first statement are of interest.
-    pub(super) async fn rows(
-        &mut self,
-        text: &'static str,
-        values: Result<Values, sqlx::Error>,
-    ) -> Result<Vec<SqliteRow>, Trouble> {
-        Ok(self.answers(text, values).await?.into_iter().next().unwrap_or_default().rows)
     }
 
     pub(super) fn sort(&self, error: sqlx::Error) -> Trouble {

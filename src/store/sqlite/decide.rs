@@ -372,7 +372,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Returns which statements of `WRITE` are needed, and the values for them. `claim` is left to the caller.
-    pub(super) fn finish(self, renew: bool) -> Result<Script, sqlx::Error> {
+    pub(super) fn finish(self, renew: Option<u32>) -> Result<Script, sqlx::Error> {
         let mut receivers = Table::new();
         for run in &self.receivers {
             if let Some(known) = self.seen.runs.get(run) {
@@ -381,11 +381,11 @@ impl<'a> Plan<'a> {
             }
         }
         let grids = [self.runs, self.events, self.settled];
-        let changes = i64::from(renew) + grids.iter().map(Grid::count).sum::<i64>() + self.consumed.count();
+        let changes = i64::from(renew.is_some()) + grids.iter().map(Grid::count).sum::<i64>() + self.consumed.count();
         let total = self.seen.changes + changes;
         let sizes = grids.each_ref().map(Grid::size);
         let wanted = [
-            renew,
+            renew.is_some(),
             !grids[0].is_empty(),
             !grids[1].is_empty(),
             !grids[2].is_empty(),
@@ -418,7 +418,8 @@ impl<'a> Plan<'a> {
             .with(self.progressed.finish())?
             .with(self.unread.finish())?
             .with(super::look::name(self.batch.incarnation))?
-            .with(self.seen.version)?;
+            .with(self.seen.version)?
+            .with(renew.map(i64::from))?;
         Ok(Script { wanted, sizes, values, total, notes: self.notes })
     }
 }

@@ -31,8 +31,10 @@ pub(super) struct Seen {
     pub(super) node: Option<i64>,
     /// How many rows the connection had changed by then.
     pub(super) changes: i64,
-    /// What changes when another program writes.
+    /// What changes when another connection writes.
     pub(super) version: i64,
+    /// Whether the node may claim: one that is about to leave may not.
+    pub(super) may_claim: bool,
     /// Turns, by item, whose run has another tail, or has ended, or is not there.
     pub(super) conflicts: HashSet<usize>,
     /// Turns, by item, whose inbox has moved on.
@@ -176,6 +178,7 @@ impl Look {
             seen.node = Some(row.try_get(0)?);
             seen.changes = row.try_get(1)?;
             seen.version = row.try_get(2)?;
+            seen.may_claim = row.try_get(3)?;
         }
         for row in next(turns) {
             let item = self.item(rows::small(&row, 0)?)?;

@@ -1,9 +1,9 @@
-//! What the writer knows without asking. This process holds the file's lock and writes through one connection, so the
-//! tail of a run that it has written stays what it was; a batch about such runs needs no look, and is one hop.
+//! What the writer knows without asking. It writes through one connection, so as long as no other one has written the tail
+//! of a run stays what it was; a batch about such runs needs no look, and is one hop.
 //!
 //! Memory may only ever *accept*: whatever it does not know, or would refuse, is looked up. It learns what a transaction
 //! did once that is committed, and forgets everything when anything went wrong. What it accepts still meets the unique
-//! indexes, the counts, and an assertion ([`sql::KNOWN`](super::sql::KNOWN)) that the node lives and that no other program
+//! indexes, the counts, and an assertion ([`sql::KNOWN`](super::sql::KNOWN)) that the node lives and that no other connection
 //! has changed the file; if one of these fails, nothing was written and the batch is decided by a look.
 
 use std::collections::HashMap;
@@ -24,6 +24,9 @@ pub(super) struct Memory {
     /// The file's data version for which `runs` holds.
     version: i64,
     ground: Option<Ground>,
+    /// Whether somebody else had written before the last look. While that goes on memory is of no use: what it decides would
+    /// be written in vain, and again behind a look.
+    disturbed: bool,
     /// What the open transaction will have done.
     notes: Vec<(i64, Note)>,
 }
@@ -33,7 +36,7 @@ pub(super) struct Memory {
 pub(super) struct Ground {
     pub(super) incarnation: Incarnation,
     pub(super) node: i64,
-    /// Changes when another program writes into the file.
+    /// Changes when another connection writes into the file.
     pub(super) version: i64,
     /// How many rows the connection has changed.
     pub(super) changes: i64,
@@ -108,13 +111,18 @@ impl Memory {
         self.ground.filter(|ground| ground.incarnation == incarnation)
     }
 
-    /// Takes what a look has read. If another program has written meanwhile, what was known may not be so any more.
+    /// Takes what a look has read. If somebody else has written meanwhile, what was known may not be so any more.
     pub(super) fn stand_on(&mut self, ground: Ground) {
-        if self.version != ground.version {
+        self.disturbed = self.version != ground.version;
+        if self.disturbed {
             self.forget();
             self.version = ground.version;
         }
         self.ground = Some(ground);
+    }
+
+    pub(super) fn is_disturbed(&self) -> bool {
+        self.disturbed
     }
 
     pub(super) fn note(&mut self, notes: Vec<(i64, Note)>) {

@@ -7,15 +7,16 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteSynchronous},
 };
 
-use super::{Durability, SqliteOptions, script, script::Values, sql, trouble};
+use super::{Durability, SqliteOptions, lock::Life, rows, script, script::Values, sql, trouble};
 use crate::store::StoreError;
 
 /// The migrations in order; the first makes schema 1.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("../migrations/0001_first.sql"),
     include_str!("../migrations/0002_cluster.sql"),
     include_str!("../migrations/0003_transactions.sql"),
     include_str!("../migrations/0004_queues.sql"),
+    include_str!("../migrations/0005_processes.sql"),
 ];
 
 /// Returns what all connections have in common.
@@ -50,7 +51,7 @@ fn synchronous(options: &SqliteOptions) -> SqliteSynchronous {
     }
 }
 
-/// Opens the writer: checks whose file this is, makes what is in the log durable, brings the schema up to date.
+/// Opens the writer, while nobody else is opening this database: checks whose file this is, makes what is in the log durable, brings the schema up to date.
 pub(super) async fn open(path: &Path, options: &SqliteOptions) -> Result<SqliteConnection, StoreError> {
     let name = path.display().to_string();
     let trouble = |error: sqlx::Error| trouble::sort(&error, &name).into_store();
@@ -67,8 +68,8 @@ pub(super) async fn open(path: &Path, options: &SqliteOptions) -> Result<SqliteC
     let mut writer = how.connect().await.map_err(trouble)?;
     // Before anything is changed in a file that may be somebody else's.
     let tables = script::rows(&mut writer, sql::TABLES, Values::default()).await.map_err(trouble)?;
-    let ours = tables.iter().any(|row| row.try_get::<&str, _>(0).is_ok_and(|name| name == "_stent_migrations"));
-    if !tables.is_empty() && !ours {
+    let has = |table| tables.iter().any(|row| row.try_get::<&str, _>(0).is_ok_and(|name| name == table));
+    if !tables.is_empty() && !has("_stent_migrations") {
         return Err(StoreError::Corrupt { path: name, reason: "it is a database of another program".into() });
     }
     let mode = script::rows(&mut writer, sql::WAL, Values::default()).await.map_err(trouble)?;
@@ -79,14 +80,24 @@ pub(super) async fn open(path: &Path, options: &SqliteOptions) -> Result<SqliteC
     }
     // After an fsync that failed, pages of the log may be clean in memory and absent on disk. The checkpoint brings them
     // into the database with an fsync of its own; before that nothing may build on them (PROTOCOL 38).
-    checkpoint(&mut writer, &name).await?;
+    if has("nodes") {
+        checkpoint(&mut writer, path).await?;
+    }
     migrate(&mut writer, &name).await?;
     Ok(writer)
 }
 
-/// Brings all of the log into the database and empties it.
-pub(super) async fn checkpoint(writer: &mut SqliteConnection, path: &str) -> Result<(), StoreError> {
-    let trouble = |error: sqlx::Error| trouble::sort(&error, path).into_store();
+/// Brings all of the log into the database and empties it. Beside other processes it brings in what it can without waiting
+/// and without keeping anyone from writing: what is left of the log is theirs as well, and an fsync that failed has failed
+/// for them too, since the system tells everyone who has the file open.
+pub(super) async fn checkpoint(writer: &mut SqliteConnection, database: &Path) -> Result<(), StoreError> {
+    let path = database.display().to_string();
+    let trouble = |error: sqlx::Error| trouble::sort(&error, &path).into_store();
+    let live = script::rows(writer, sql::LIVE, Values::default()).await.map_err(trouble)?;
+    let live = live.iter().map(|row| rows::incarnation(row.try_get(0)?)).collect::<Result<Vec<_>, _>>().map_err(trouble)?;
+    if live.into_iter().any(|node| !Life::is_over(database, node)) {
+        return script::rows(writer, sql::CHECKPOINT_BESIDE, Values::default()).await.map(drop).map_err(trouble);
+    }
     let rows = script::rows(writer, sql::CHECKPOINT, Values::default()).await.map_err(trouble)?;
     match rows.first().map(|row| row.try_get::<i64, _>(0)).transpose().map_err(trouble)? {
         Some(0) => Ok(()),

@@ -76,9 +76,9 @@ pub(super) const ROLLBACK_TO: &str = "ROLLBACK TO item; RELEASE item;";
 
 // Looking. $1 incarnation, $2 blob, $3 turns, $4 consumed, $5 new keys, $6 ids, $7 runs, $8 messages.
 
-/// Answers the node's short name, how many rows this connection has ever changed, for `ASSERT_TURNS`, and a number that
-/// changes when another program has written.
-pub(super) const FENCE: &str = "SELECT n.node, total_changes(), (SELECT data_version FROM pragma_data_version)
+/// Answers the node's short name, how many rows this connection has ever changed, for `ASSERT_TURNS`, a number that
+/// changes when another connection has written, and whether the node may claim.
+pub(super) const FENCE: &str = "SELECT n.node, total_changes(), (SELECT data_version FROM pragma_data_version), n.state = 1
     FROM nodes n JOIN node_lanes l ON l.node = n.node AND l.lane = 0
     WHERE n.incarnation = $1 AND n.live AND l.live;";
 
@@ -135,7 +135,9 @@ pub(super) const LOOK_MESSAGES: &str = "SELECT i.run, i.seq, i.message FROM json
 
 // Writing. $1 node, $2 blob, $3 now, $4 format; then rows and their count.
 
-pub(super) const RENEW: &str = "UPDATE nodes SET beat = beat + 1, beat_at = max(beat_at, $3) WHERE node = $1 AND live;";
+/// $24 executions in memory.
+pub(super) const RENEW: &str =
+    "UPDATE nodes SET beat = beat + 1, beat_at = max(beat_at, $3), held = $24 WHERE node = $1 AND live;";
 
 /// The last column is the offset of the digest. The row of `VALUES` here, and in the next two, stands for as many as are
 /// written; those that only fill up to a size are null.
@@ -166,7 +168,7 @@ pub(super) const ASSERT_TURNS: &str =
     "SELECT json('wrote up to ' || total_changes() || ' rows, not ' || $9) WHERE total_changes() <> $9;";
 
 /// The same for a batch that was decided from memory, and that the ground it stands on is what it was: the node $22 lives,
-/// and no other program has written. Failing here is as good as failing at the beginning: nothing is committed.
+/// and no other connection has written. Failing here is as good as failing at the beginning: nothing is committed.
 pub(super) const KNOWN: &str = "SELECT json('memory is not to be trusted') WHERE total_changes() <> $9
     OR NOT EXISTS (SELECT 1 FROM nodes n JOIN node_lanes l ON l.node = n.node AND l.lane = 0
                    WHERE n.node = $1 AND n.incarnation = $22 AND n.live AND l.live)
@@ -259,12 +261,22 @@ pub(super) const CLAIM: &str = concat!(
 
 // Nodes and keys.
 
-/// $1 incarnation, $2 now, $3 build, $4 label, $5 lease, $6 can. The third statement frees.
-pub(super) const REGISTER: &str = "UPDATE node_lanes SET live = 0 WHERE live;
-    UPDATE nodes SET live = 0, state = 3, beat_at = -lease WHERE live OR beat_at + lease > 0;
+/// The nodes whose process may still live: those that are live, those that kept runs whose acts could not be stopped, and those
+/// whose permits have not come back.
+pub(super) const UNPROVED: &str = "SELECT incarnation FROM nodes WHERE live OR lingers IS NOT NULL OR beat_at > -lease;";
+
+/// Those of $1, in hexadecimal, that are dead.
+pub(super) const FALLEN: &str =
+    "SELECT incarnation FROM nodes WHERE NOT live AND hex(incarnation) IN (SELECT value FROM json_each($1));";
+
+/// $1 incarnation, $2 now, $3 build, $4 label, $5 lease, $6 can, $7 the dead, in hexadecimal. The third statement frees.
+pub(super) const REGISTER: &str = "UPDATE node_lanes SET live = 0
+    WHERE live AND node IN (SELECT node FROM nodes WHERE hex(incarnation) IN (SELECT value FROM json_each($7)));
+    UPDATE nodes SET live = 0, state = 3, lingers = NULL, beat_at = -lease WHERE hex(incarnation) IN (SELECT value FROM json_each($7));
     UPDATE executions SET owner = NULL, forced = 1, wake_at = $2
-    WHERE owner IS NOT NULL;
-    INSERT INTO nodes (incarnation, build, label, live, beat, state, lease, can, beat_at) VALUES ($1, $3, $4, 1, 0, 1, $5, $6, $2);
+    WHERE owner IS NOT NULL AND owner IN (SELECT node FROM nodes WHERE hex(incarnation) IN (SELECT value FROM json_each($7)));
+    INSERT INTO nodes (incarnation, build, label, live, beat, state, lease, can, beat_at)
+    VALUES ($1, $3, $4, 1, 0, 1, $5, $6, $2);
     INSERT INTO node_lanes (node, lane, live) SELECT node, 0, 1 FROM nodes WHERE incarnation = $1;";
 
 macro_rules! retire {
@@ -286,23 +298,29 @@ pub(super) const RETIRE_AND_FREE: &str = concat!(
       AND run NOT IN (SELECT value FROM json_each($3));"
 );
 
-/// $1 incarnation.
-pub(super) const RENEW_ALONE: &str = "UPDATE nodes SET beat = beat + 1 WHERE incarnation = $1 AND live;";
+/// $1 incarnation, $2 executions in memory.
+pub(super) const RENEW_ALONE: &str = "UPDATE nodes SET beat = beat + 1, held = $2 WHERE incarnation = $1 AND live;";
 
 /// $1 incarnation.
 pub(super) const DRAIN: &str = "UPDATE nodes SET state = 2 WHERE incarnation = $1 AND live;";
 
-pub(super) const NODES: &str = "SELECT incarnation, build, label, state, beat, lease, can FROM nodes ORDER BY node;";
+pub(super) const NODES: &str = "SELECT incarnation, build, label, state, beat, lease, can, held FROM nodes ORDER BY node;";
 
 /// $1 incarnation, $2 the beat that was seen.
 pub(super) const TAKE_OVER: &str = "UPDATE nodes SET live = 0, state = 3 WHERE incarnation = $1 AND live AND beat = $2;
     UPDATE node_lanes SET live = 0 WHERE node = (SELECT node FROM nodes WHERE incarnation = $1 AND NOT live);
     SELECT count(*) FROM nodes WHERE incarnation = $1 AND live;";
 
-/// $1 now, $2 how many.
+/// The dead nodes that own something.
+pub(super) const UNSWEPT: &str = "SELECT n.incarnation FROM nodes n
+    WHERE NOT n.live AND EXISTS (SELECT 1 FROM executions e INDEXED BY executions_owned WHERE e.owner = n.node AND e.owner IS NOT NULL);";
+
+/// $1 now, $2 how many, $3 those of the dead whose process is no more, in hexadecimal.
 pub(super) const SWEEP: &str = "UPDATE executions SET owner = NULL, forced = 1, wake_at = $1
     WHERE run IN (SELECT e.run FROM nodes n JOIN executions e INDEXED BY executions_owned ON e.owner = n.node AND e.owner IS NOT NULL
-                  WHERE NOT n.live AND (n.lingers IS NULL OR n.lingers + n.lease <= $1) LIMIT (SELECT $2));";
+                  WHERE NOT n.live AND (n.lingers IS NULL OR n.lingers + n.lease <= $1
+                                        OR hex(n.incarnation) IN (SELECT value FROM json_each($3)))
+                  LIMIT (SELECT $2));";
 
 /// $1 id, $2 now.
 pub(super) const RESUME: &str = "UPDATE executions
@@ -439,6 +457,10 @@ pub(super) const OUTSIDE_POST: &str = concat!(
 // The file.
 
 pub(super) const CHECKPOINT: &str = "PRAGMA wal_checkpoint(TRUNCATE);";
+/// Waits for nobody, and brings in what can be without that.
+pub(super) const CHECKPOINT_BESIDE: &str = "PRAGMA wal_checkpoint(PASSIVE);";
+/// What a node of any release has: the table of the first schema.
+pub(super) const LIVE: &str = "SELECT incarnation FROM nodes WHERE live;";
 pub(super) const TABLES: &str = "SELECT name FROM sqlite_schema WHERE type = 'table';";
 pub(super) const WAL: &str = "PRAGMA journal_mode = WAL;";
 pub(super) const MIGRATIONS: &str =
@@ -481,11 +503,14 @@ pub(super) const ALL: &[(&str, &str)] = &[
     ("write_progressed", WRITE_PROGRESSED),
     ("candidates", CANDIDATES),
     ("claim", CLAIM),
+    ("unproved", UNPROVED),
+    ("fallen", FALLEN),
     ("register", REGISTER),
     ("renew_alone", RENEW_ALONE),
     ("drain", DRAIN),
     ("nodes", NODES),
     ("take_over", TAKE_OVER),
+    ("unswept", UNSWEPT),
     ("sweep", SWEEP),
     ("retire", RETIRE),
     ("retire_and_free", RETIRE_AND_FREE),
@@ -510,6 +535,8 @@ pub(super) const ALL: &[(&str, &str)] = &[
     ("outside_target", OUTSIDE_TARGET),
     ("outside_post", OUTSIDE_POST),
     ("checkpoint", CHECKPOINT),
+    ("checkpoint_beside", CHECKPOINT_BESIDE),
+    ("live", LIVE),
     ("tables", TABLES),
     ("wal", WAL),
     ("migrations", MIGRATIONS),

@@ -137,17 +137,9 @@ impl Writer {
         if names.is_empty() || request.limit == 0 {
             return Ok(TakenTasks::default());
         }
-        self.begin().await?;
-        match self.take_of(request, &names).await {
-            Ok(taken) => {
-                self.end().await?;
-                Ok(taken)
-            }
-            Err(trouble) => {
-                self.roll_back_leftovers().await;
-                Err(trouble.into_store())
-            }
-        }
+        self.begin_steps().await?;
+        let taken = self.take_of(request, &names).await;
+        self.end_steps(taken).await
     }
 
     async fn take_of(&mut self, request: &TaskRequest, names: &[String]) -> Result<TakenTasks, Trouble> {

@@ -17,7 +17,7 @@ use sqlx::{
 };
 use tokio::sync::Mutex;
 
-use super::{look, script, script::Values, sql, trouble};
+use super::{look, script, script::Values, sql, trouble, turns::Turns};
 use crate::{
     kernel::{
         failure::{Failure, KIND_CANCELLED, KIND_STORE, KIND_TIMEOUT},
@@ -32,22 +32,24 @@ const LIMIT: Duration = Duration::from_secs(1);
 /// No step may say more: half of the default lease, which cannot be renewed meanwhile.
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// The turns at writing of this process.
-pub(super) type Gate = Arc<Mutex<()>>;
+/// The one seat at writing of this process, for its writer and its users' transactions.
+pub(super) type Seat = Arc<Mutex<()>>;
 
 /// The connection that is lent.
 pub(super) struct Guest {
     path: String,
     how: SqliteConnectOptions,
     connection: Mutex<Option<SqliteConnection>>,
-    gate: Gate,
+    seat: Seat,
+    /// The turns of processes.
+    turns: Mutex<Turns>,
     /// Set by an I/O error: nothing is done any more.
     closed: Arc<AtomicBool>,
 }
 
 impl Guest {
-    pub(super) fn new(path: String, how: SqliteConnectOptions, gate: Gate, closed: Arc<AtomicBool>) -> Guest {
-        Guest { path, how, connection: Mutex::default(), gate, closed }
+    pub(super) fn new(path: String, how: SqliteConnectOptions, seat: Seat, turns: Turns, closed: Arc<AtomicBool>) -> Guest {
+        Guest { path, how, connection: Mutex::default(), seat, turns: Mutex::new(turns), closed }
     }
 
     /// Closes the connection, unless it is lent.
@@ -66,10 +68,12 @@ impl Guest {
             lent = self.connection.lock() => lent,
             () = &mut stop => return Err(stopped()),
         };
-        let _turn = tokio::select! {
-            turn = self.gate.lock() => turn,
+        let _seat = tokio::select! {
+            seat = self.seat.lock() => seat,
             () = &mut stop => return Err(stopped()),
         };
+        let mut turns = self.turns.lock().await;
+        let _turn = turns.begin().await;
         if self.closed.load(Relaxed) {
             return Err(failed(StoreError::Closed));
         }
