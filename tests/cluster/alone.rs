@@ -75,7 +75,8 @@ fn the_auditor_notices_each_kind_of_lie() {
     let undone = verdict(&|side| side.acts.retain(|act| act.step != "#1"));
     assert!(undone.contains("nobody did it"), "{undone}");
     let crowded = verdict(&|side| {
-        let act = Act { id: "load-1".to_owned(), step: "inline".to_owned(), attempt: 0, ..of_step(side, "#1") };
+        // Of a step that is in no history, so that nothing but their number is to be said against them.
+        let act = Act { id: "load-1".to_owned(), step: "#99".to_owned(), attempt: 0, ..of_step(side, "#1") };
         side.acts.extend(vec![act; judged.peak + 1]);
     });
     assert!(crowded.contains("acts at once"), "{crowded}");
