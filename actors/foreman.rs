@@ -2,8 +2,9 @@
 //! the pool, says how they ended, stops those that nobody wants any more, and ends for others what has no one left to do so:
 //! tasks whose time to start is over, and those of dead nodes.
 //!
-//! It holds no truth: a task that it forgets is held in the store by this incarnation, and comes back with its end. A row that
-//! is held is a permit, so a task counts until its code has ended here *and* that is recorded.
+//! It holds no truth: a row that is held is a permit, so a task counts until its code has ended here *and* that is recorded. A
+//! row that the store says is held here, and of which nothing is known here at two looks, is ended as lost: the answer to the
+//! claim that took it never came.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -26,7 +27,7 @@ use super::{
 use crate::{
     kernel::{
         event::{MessageBody, TaskEnd},
-        failure::{Failure, KIND_TIMEOUT},
+        failure::{Failure, KIND_LIMIT, KIND_TIMEOUT},
         id::{Epoch, Incarnation, RunId, RunKey},
         payload::Payload,
         time::Timestamp,
@@ -118,6 +119,11 @@ pub(crate) struct Foreman {
     again: bool,
     /// What is held by this node.
     held: HashSet<TaskKey>,
+    /// What was held by this node in the store alone at the last look, and how many claims had been begun by then.
+    strange: HashMap<TaskKey, u64>,
+    claims: u64,
+    /// What is being ended for others: told once, however long the store takes.
+    ending: HashSet<TaskKey>,
     draining: bool,
     ticks: u32,
 }
@@ -133,8 +139,21 @@ impl Foreman {
     ) -> Foreman {
         let mut activities: Vec<String> = activities.iter().cloned().collect();
         activities.sort();
-        let (access, held) = (Some(Access { way, warden: None }), HashSet::new());
-        Foreman { incarnation, door, persistence, pool, activities, access, again: false, held, draining: false, ticks: 0 }
+        Foreman {
+            incarnation,
+            door,
+            persistence,
+            pool,
+            activities,
+            access: Some(Access { way, warden: None }),
+            again: false,
+            held: HashSet::new(),
+            strange: HashMap::new(),
+            claims: 0,
+            ending: HashSet::new(),
+            draining: false,
+            ticks: 0,
+        }
     }
 
     // ---- taking ------------------------------------------------------------------------------------------------
@@ -147,6 +166,7 @@ impl Foreman {
         self.again = true;
         let Some(mut access) = self.access.take() else { return };
         self.again = false;
+        self.claims += 1;
         let request = TaskRequest {
             by: self.incarnation,
             now: self.door.time.now(),
@@ -165,7 +185,7 @@ impl Foreman {
                 Ok(TakenTasks { tasks, again }) => {
                     // As many as were asked for: there may be more.
                     let more = this.again || tasks.len() == room;
-                    this.start(tasks);
+                    this.start(tasks, ctx);
                     if more {
                         this.take(ctx);
                     } else if again {
@@ -177,16 +197,17 @@ impl Foreman {
         }));
     }
 
-    fn start(&mut self, tasks: Vec<Task>) {
+    fn start(&mut self, tasks: Vec<Task>, ctx: &mut Context<Self>) {
         let now = self.door.time.now();
         let mut starts = Vec::with_capacity(tasks.len());
+        let mut broken = Vec::new();
         for Task { key, activity, body, .. } in tasks {
             self.held.insert(key);
             let body: TaskBody = match rmp_serde::from_slice(&body) {
                 Ok(body) => body,
                 Err(error) => {
                     let why = format!("the task does not decode: {error}; it is of another release, or damaged");
-                    self.end(key, TaskEnd::Failed(Box::new(Failure::new("codec", why))), None);
+                    broken.push((key, ended(key, TaskEnd::Failed(Box::new(Failure::new("codec", why))))));
                     continue;
                 }
             };
@@ -208,14 +229,12 @@ impl Foreman {
             });
         }
         self.pool.start(starts);
+        if !broken.is_empty() {
+            self.say(broken, ctx);
+        }
     }
 
     // ---- ending ------------------------------------------------------------------------------------------------
-
-    fn end(&self, key: TaskKey, end: TaskEnd, details: Option<Bytes>) {
-        let body = MessageBody::Task { position: key.position, attempt: key.attempt, end, details };
-        self.persistence.do_send(Submit(vec![(item(key, Some(self.incarnation), body), Whom::Nobody)]));
-    }
 
     /// Says how some tasks ended; what could not be said for the moment is said again.
     fn say(&mut self, ends: Vec<(TaskKey, MessageBody)>, ctx: &mut Context<Self>) {
@@ -234,6 +253,11 @@ impl Foreman {
             for (key, body, outcome) in told {
                 match outcome.await {
                     Ok(Outcome::Waits) => again.push((key, body)),
+                    // Its result cannot be recorded, which is an end as well. A failure that cannot be either is lost, at a look.
+                    Ok(Outcome::Refused(why)) if !is_failure(&body) => {
+                        let failure = Failure::new(KIND_LIMIT, format!("its result was refused: {why}")).into_final();
+                        again.push((key, ended(key, TaskEnd::Failed(Box::new(failure)))));
+                    }
                     Ok(_) => over.push(key),
                     // The incarnation is over, and with it the permit.
                     Err(_) => {}
@@ -261,9 +285,10 @@ impl Foreman {
         let by = self.incarnation;
         // What is taken while the store is read is not in what it tells.
         let held_then = self.held.clone();
-        let holds = !held_then.is_empty();
-        let now = self.door.time.now();
         let rules = self.ticks.is_multiple_of(RULES_EVERY);
+        let holds = rules || !held_then.is_empty();
+        let claims = self.claims;
+        let now = self.door.time.now();
         self.ticks = self.ticks.wrapping_add(1);
         let look = Read::new(move |reader: Rc<dyn Reader>| async move {
             let ruled = if rules { Some(reader.ruled_queues().await?) } else { None };
@@ -271,15 +296,23 @@ impl Foreman {
             let stale = reader.stale_tasks(now, u32::try_from(MOST).unwrap_or(u32::MAX)).await?;
             Ok((ruled, held, stale))
         });
-        ctx.spawn(self.persistence.send(look).into_actor(self).map(move |answer, this, _| {
+        ctx.spawn(self.persistence.send(look).into_actor(self).map(move |answer, this, ctx| {
             let Ok(Ok((ruled, held, stale))) = answer else { return };
             if let Some(ruled) = ruled {
                 this.door.queues.ruled(ruled);
             }
+            let mut stale: Vec<StaleTask> = stale.into_iter().filter(|stale| stale.by != Some(by)).collect();
             if let Some(held) = held {
                 this.stop_unwanted(&held_then, &held);
+                let unknown = held.iter().map(|row| row.key);
+                let unknown = unknown.filter(|key| !held_then.contains(key) && !this.held.contains(key));
+                let before = std::mem::replace(&mut this.strange, unknown.map(|key| (key, claims)).collect());
+                // While the claim is under way that may have taken one, the store knows more than we do.
+                let over = this.claims - u64::from(this.access.is_none());
+                let lost = before.iter().filter(|(key, claims)| **claims <= over && this.strange.contains_key(key));
+                stale.extend(lost.map(|(key, _)| StaleTask { key: *key, by: Some(by) }));
             }
-            this.end_stale(&stale);
+            this.end_stale(&stale, ctx);
         }));
     }
 
@@ -293,9 +326,15 @@ impl Foreman {
         }
     }
 
-    /// Ends for others what has no one left to do so. Somebody else may be quicker: then it is not with whom it was, and stays.
-    fn end_stale(&self, stale: &[StaleTask]) {
-        let items = stale.iter().filter(|stale| stale.by != Some(self.incarnation)).map(|StaleTask { key, by }| {
+    /// Ends what has no one left to do so. Somebody else may be quicker: then it is not with whom it was, and stays. What could
+    /// not be ended is found again.
+    fn end_stale(&mut self, stale: &[StaleTask], ctx: &mut Context<Self>) {
+        let mut items = Vec::new();
+        let mut told = Vec::new();
+        for StaleTask { key, by } in stale {
+            if !self.ending.insert(*key) {
+                continue;
+            }
             let end = match by {
                 Some(_) => TaskEnd::Lost,
                 None => {
@@ -303,14 +342,32 @@ impl Foreman {
                     TaskEnd::Failed(Box::new(Failure::new(KIND_TIMEOUT, text.to_owned()).into_final()))
                 }
             };
-            let body = MessageBody::Task { position: key.position, attempt: key.attempt, end, details: None };
-            (item(*key, *by, body), Whom::Nobody)
-        });
-        let items: Vec<_> = items.collect();
-        if !items.is_empty() {
-            self.persistence.do_send(Submit(items));
+            let (tell, outcome) = oneshot::channel();
+            items.push((item(*key, *by, ended(*key, end)), Whom::Caller(tell)));
+            told.push((*key, outcome));
         }
+        if items.is_empty() {
+            return;
+        }
+        self.persistence.do_send(Submit(items));
+        let over = async move {
+            let mut over = HashSet::new();
+            for (key, outcome) in told {
+                let _ = outcome.await;
+                over.insert(key);
+            }
+            over
+        };
+        ctx.spawn(over.into_actor(self).map(|over, this, _| this.ending.retain(|key| !over.contains(key))));
     }
+}
+
+fn ended(key: TaskKey, end: TaskEnd) -> MessageBody {
+    MessageBody::Task { position: key.position, attempt: key.attempt, end, details: None }
+}
+
+fn is_failure(body: &MessageBody) -> bool {
+    matches!(body, MessageBody::Task { end: TaskEnd::Failed(_), .. })
 }
 
 fn item(key: TaskKey, by: Option<Incarnation>, body: MessageBody) -> Item {

@@ -375,3 +375,86 @@ fn a_worker_that_leaves_gives_its_tasks_back_and_an_owner_that_leaves_loses_no_e
         });
     }
 }
+
+/// Does what a claim does whose answer never comes.
+async fn take_unheard(home: &Home) {
+    match home {
+        Home::Sqlite(_) => {
+            use stent::store::sqlite::sqlx::{self, Connection, SqliteConnection};
+            let mut file = SqliteConnection::connect(&home.file().display().to_string()).await.unwrap();
+            sqlx::query("UPDATE tasks SET worker = (SELECT max(node) FROM nodes)").execute(&mut file).await.unwrap();
+        }
+        #[cfg(feature = "postgres")]
+        Home::Postgres(database) => {
+            use stent::store::postgres::sqlx::{self, Connection, PgConnection};
+            let mut server = PgConnection::connect(&database.url()).await.unwrap();
+            let taken = "UPDATE stent.tasks SET worker = (SELECT max(node) FROM stent.nodes)";
+            sqlx::query(taken).execute(&mut server).await.unwrap();
+        }
+        _ => panic!("this store has no way past it"),
+    }
+}
+
+#[test]
+fn a_task_whose_claim_was_never_answered_comes_back_though_its_node_lives() {
+    for home in Home::all().into_iter().filter(|home| !matches!(home, Home::Memory(_))) {
+        system(async {
+            let watched = Watched::default();
+            let stent = node(&home, &watched).queue(Queue::named("q").concurrency(1)).spawn().await.unwrap();
+            stent.pause_queue("q").await.unwrap();
+            let handle = stent.dispatch(Dispatch::new(single("q", work("once", "", 1)))).await.unwrap();
+            let of_queue = async |running: u64| {
+                stent.queues().await.unwrap().iter().any(|queue| queue.running == running && queue.waiting == 1 - running)
+            };
+            eventually("it waits", secs(5), async || of_queue(0).await).await;
+            take_unheard(&home).await;
+            assert!(of_queue(1).await, "the only permit is taken");
+            stent.resume_queue("q").await.unwrap();
+            assert_eq!(handle.result().await.unwrap(), "once");
+            assert_eq!(watched.order(), ["once"]);
+            stop(stent).await;
+        });
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Large;
+
+impl Activity for Large {
+    const NAME: &'static str = "queues.large";
+    type Output = String;
+    type Error = AppError;
+}
+
+#[derive(Serialize, Deserialize)]
+struct Asks;
+
+impl Workflow for Asks {
+    const NAME: &'static str = "queues.asks";
+    type Output = String;
+    type Error = AppError;
+
+    async fn run(self, cx: Cx<Self>) -> Result<String, AppError> {
+        match cx.call(Large).queue("q").await {
+            Ok(text) => Ok(format!("{} bytes", text.len())),
+            Err(error) => Ok(error.to_string()),
+        }
+    }
+}
+
+#[test]
+fn a_result_too_large_to_be_recorded_ends_its_call_and_gives_its_permit_back() {
+    for home in Home::all() {
+        system(async {
+            let rules = Queue::named("q").concurrency(1);
+            let large = async |_: Call<Large>| Ok("x".repeat((64 << 20) + 1));
+            let builder = node(&home, &Watched::default()).workflow::<Asks>().activity(large);
+            let stent = builder.queue(rules).spawn().await.unwrap();
+            let said = stent.dispatch(Dispatch::new(Asks)).await.unwrap().result().await.unwrap();
+            assert!(said.contains("limit") || said.contains("refused"), "{said}");
+            let next = stent.dispatch(Dispatch::new(single("q", work("next", "", 1)))).await.unwrap();
+            assert_eq!(next.result().await.unwrap(), "next", "its permit came back");
+            stop(stent).await;
+        });
+    }
+}

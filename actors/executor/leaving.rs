@@ -57,13 +57,16 @@ impl Executor {
 
     /// Learns of the ends of runs that somebody here waits for and that are not here.
     pub(super) fn settle_elsewhere(&mut self, ctx: &mut Context<Self>) {
-        if self.settling || self.engine.counters.is_alone() {
+        if self.settling {
             return;
         }
         let waited = self.engine.waiters.waited_for();
         let elsewhere: Vec<RunKey> = waited.into_iter().filter(|run| !self.held.contains_key(run)).collect();
-        self.settling = true;
-        self.settle(elsewhere, ctx);
+        // Also when nobody else is there any more: whoever ended them may have died since, or left without a word.
+        if !elsewhere.is_empty() {
+            self.settling = true;
+            self.settle(elsewhere, ctx);
+        }
     }
 
     /// Reads whether these runs have ended, and tells whoever waits for them.

@@ -9,7 +9,10 @@
 //! The order within a line is a *rank*: when the task was due, less ten seconds for each step of its priority. So a higher
 //! priority overtakes, and whoever waits for long enough is overtaken by nobody.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use bytes::Bytes;
 
@@ -313,6 +316,9 @@ impl Line {
     /// Picks from the heads of the line what is started, and moves cursor and bucket on.
     pub(crate) fn pick(&mut self, mut heads: Vec<Head>, limit: u32, now: Timestamp) -> Vec<TaskKey> {
         let room = self.room(limit, now) as usize;
+        // As many lanes as are looked at: there may be more, and the next claim looks at those first.
+        let lanes: HashSet<&str> = heads.iter().map(|head| &*head.lane).collect();
+        let behind = if !self.rules.fair && lanes.len() >= MOST_KEYS { heads.last().map(|head| head.lane.clone()) } else { None };
         if self.rules.fair {
             // Everybody's first, then everybody's second…: within a round the lanes stand in the order of their turns.
             let mut seen: HashMap<String, usize> = HashMap::new();
@@ -341,6 +347,9 @@ impl Line {
                 }
                 picked.push(head.key);
             }
+        }
+        if let Some(behind) = behind {
+            self.cursor = behind;
         }
         if let Some((tokens, filled_at)) = self.bucket(now.0).filter(|_| !picked.is_empty()) {
             self.tokens = tokens - i64::try_from(picked.len()).unwrap_or(i64::MAX);
@@ -400,6 +409,10 @@ impl<'a> TaskPlan<'a> {
 
     pub(crate) fn place(&mut self, tasks: &'a [NewTask]) {
         for task in tasks {
+            // Somebody runs this very attempt: it was placed before.
+            if self.found.get(&task.key).is_some_and(|found| found.worker.is_some()) {
+                continue;
+            }
             if self.found.insert(task.key, Found::default()).is_some() {
                 // The last one counts.
                 self.placed.retain(|before| before.key != task.key);
@@ -461,6 +474,17 @@ mod tests {
         assert_eq!(line.full(), ["a"]);
         let heads = vec![head(1, "a", 1), head(2, "b", 2), head(3, "b", 3), head(4, "c", 4)];
         assert_eq!(runs(&line.pick(heads, 9, Timestamp(0))), [2, 4]);
+    }
+
+    #[test]
+    fn more_keys_than_one_claim_looks_at_are_all_looked_at_in_turn() {
+        let mut line = Line { rules: Queue::named("q").per_key(1), ..Line::default() };
+        let lanes: Vec<String> = (0..MOST_KEYS).map(|lane| format!("{lane:03}")).collect();
+        let heads = |lanes: &[String]| lanes.iter().map(|lane| head(1, lane, 7)).collect::<Vec<_>>();
+        line.pick(heads(&lanes[1..]), 3, Timestamp(0));
+        assert_eq!(line.cursor, "", "there were no more, so the order is by rank alone");
+        line.pick(heads(&lanes), 3, Timestamp(0));
+        assert_eq!(line.cursor, "255");
     }
 
     #[test]

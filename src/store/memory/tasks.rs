@@ -59,8 +59,11 @@ impl Node {
 impl Data {
     pub(super) fn put_tasks(&mut self, tasks: &[NewTask]) {
         for task in tasks {
-            let cell = TaskCell { task: task.clone(), worker: None, dropped: false, details: None };
-            self.tasks.insert(task.key, cell);
+            // What somebody holds stays with him: the attempt is the same.
+            if self.tasks.get(&task.key).is_none_or(|cell| cell.worker.is_none()) {
+                let cell = TaskCell { task: task.clone(), worker: None, dropped: false, details: None };
+                self.tasks.insert(task.key, cell);
+            }
         }
     }
 

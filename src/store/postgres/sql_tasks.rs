@@ -23,7 +23,7 @@ pub(super) const WITHDRAW: &str = "UPDATE tasks t SET dropped = true FROM unnest
 pub(super) const REMOVE: &str = "DELETE FROM tasks t USING unnest($1::bigint[], $2::bigint[]) AS k(run, position)
     WHERE t.run = k.run AND t.position = k.position AND t.dropped AND t.worker IS NULL";
 
-/// $1 run, $2 position, $3 attempt, $4 queue, $5 lane, $6 rank, $7 due, $8 start by, $9 activity, $10 needs, $11 body.
+/// What somebody holds stays with him: the attempt is the same. $1 run, $2 position, $3 attempt, $4 queue, $5 lane, $6 rank, $7 due, $8 start by, $9 activity, $10 needs, $11 body.
 pub(super) const PLACE: &str =
     "INSERT INTO tasks (run, position, attempt, queue, lane, rank, due_at, start_by, activity, needs, body)
     SELECT p.run, p.position, p.attempt, p.queue, p.lane, p.rank, p.due_at, p.start_by, p.activity, p.needs::text[], p.body
@@ -32,7 +32,8 @@ pub(super) const PLACE: &str =
         AS p(run, position, attempt, queue, lane, rank, due_at, start_by, activity, needs, body)
     ON CONFLICT (run, position, attempt) DO UPDATE SET queue = excluded.queue, lane = excluded.lane, rank = excluded.rank,
         due_at = excluded.due_at, start_by = excluded.start_by, worker = NULL, dropped = false, activity = excluded.activity,
-        needs = excluded.needs, body = excluded.body, details = NULL";
+        needs = excluded.needs, body = excluded.body, details = NULL
+        WHERE tasks.worker IS NULL";
 
 /// $1 runs, $2 positions, $3 attempts.
 pub(super) const END: &str =

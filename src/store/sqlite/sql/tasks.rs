@@ -6,14 +6,17 @@ pub(in crate::store::sqlite) const FOUND: &str = "SELECT t.run, t.position, t.at
     FROM json_each($1) k JOIN tasks t ON t.run = k.value ->> 0 AND t.position = k.value ->> 1 AND t.attempt = k.value ->> 2
     LEFT JOIN nodes n ON n.node = t.worker;";
 
-/// $1 blob, $2 runs and positions withdrawn, $3 placed, $4 ended, $5 beats.
+/// What somebody holds is not placed again: the attempt is the same. $1 blob, $2 runs and positions withdrawn, $3 placed, $4 ended, $5 beats.
 pub(in crate::store::sqlite) const WRITE: &str = "UPDATE tasks SET dropped = 1 FROM json_each($2) k
     WHERE run = k.value ->> 0 AND position = k.value ->> 1;
     DELETE FROM tasks WHERE dropped AND worker IS NULL
       AND (run, position) IN (SELECT value ->> 0, value ->> 1 FROM json_each($2));
-    INSERT OR REPLACE INTO tasks (run, position, attempt, queue, lane, rank, due_at, start_by, activity, needs, body)
+    INSERT INTO tasks (run, position, attempt, queue, lane, rank, due_at, start_by, activity, needs, body)
     SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8,
-           value ->> 9, substr($1, value ->> 10, value ->> 11) FROM json_each($3);
+           value ->> 9, substr($1, value ->> 10, value ->> 11) FROM json_each($3) WHERE true
+    ON CONFLICT DO UPDATE SET queue = excluded.queue, lane = excluded.lane, rank = excluded.rank, due_at = excluded.due_at,
+        start_by = excluded.start_by, dropped = 0, activity = excluded.activity, needs = excluded.needs, body = excluded.body,
+        details = NULL WHERE worker IS NULL;
     DELETE FROM tasks WHERE (run, position, attempt) IN (SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each($4));
     UPDATE tasks SET details = substr($1, k.value ->> 3, k.value ->> 4) FROM json_each($5) k
     WHERE run = k.value ->> 0 AND position = k.value ->> 1 AND attempt = k.value ->> 2;";
