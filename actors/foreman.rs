@@ -119,6 +119,8 @@ pub(crate) struct Foreman {
     again: bool,
     /// What is held by this node.
     held: HashSet<TaskKey>,
+    /// What must wait: code of an attempt before it, of a former core, has not ended yet.
+    delayed: Vec<Task>,
     /// What was held by this node in the store alone at the last look, and how many claims had been begun by then.
     strange: HashMap<TaskKey, u64>,
     claims: u64,
@@ -148,6 +150,7 @@ impl Foreman {
             access: Some(Access { way, warden: None }),
             again: false,
             held: HashSet::new(),
+            delayed: Vec::new(),
             strange: HashMap::new(),
             claims: 0,
             ending: HashSet::new(),
@@ -201,8 +204,13 @@ impl Foreman {
         let now = self.door.time.now();
         let mut starts = Vec::with_capacity(tasks.len());
         let mut broken = Vec::new();
-        for Task { key, activity, body, .. } in tasks {
-            self.held.insert(key);
+        for task in tasks {
+            self.held.insert(task.key);
+            if self.door.lingering.holds(in_pool(task.key.run)) {
+                self.delayed.push(task);
+                continue;
+            }
+            let Task { key, activity, body, .. } = task;
             let body: TaskBody = match rmp_serde::from_slice(&body) {
                 Ok(body) => body,
                 Err(error) => {
@@ -281,6 +289,8 @@ impl Foreman {
     // ---- looking after -----------------------------------------------------------------------------------------
 
     fn tick(&mut self, ctx: &mut Context<Self>) {
+        let delayed = std::mem::take(&mut self.delayed);
+        self.start(delayed, ctx);
         self.take(ctx);
         let by = self.incarnation;
         // What is taken while the store is read is not in what it tells.

@@ -252,6 +252,8 @@ fn tasks_are_placed_without_a_turn_only_by_the_owner_and_details_are_kept_for_th
         let key = TaskKey { run, position: 1, attempt: 1 };
         assert_eq!(world.one(Item::BeatTask(key, Bytes::from_static(b"x"))).await, Outcome::NotOwned);
         assert_eq!(world.take(9).await, [1]);
+        world.done(Item::PlaceTasks(run, 1, vec![task(run, 1, "q")])).await;
+        assert!(world.take(9).await.is_empty(), "who has it keeps it: the attempt is the same");
         world.done(Item::BeatTask(key, Bytes::from_static(b"half"))).await;
         world.one(ended(key, Some(world.incarnation))).await;
         let inbox = world.store.reader().inbox(run).await.unwrap();
