@@ -277,6 +277,7 @@ impl Store for SqliteStore {
         let node = node.clone();
         async move {
             self.now = node.now;
+            self.guest.set_lease(node.lease);
             let path = self.path.clone();
             // Its lock is held before anybody can see its row.
             let life = Life::begin(&path, node.incarnation)?;

@@ -128,6 +128,22 @@ fn no_commit_of_a_closure_comes_through_whatever_it_makes_of_it() {
 }
 
 #[test]
+fn no_step_takes_so_long_that_its_node_loses_its_lease() {
+    system(async {
+        let bank = Bank { home: Home::sqlite() };
+        let stent = stent::Stent::of(bank.builder().lease(secs(2)).start().await.unwrap()).await.unwrap();
+        bank.make_books().await;
+        let slow = plan("slow-beside-its-lease", vec![Then::Hangs]);
+        let enter = Enter { tries: 8, limit: Some(secs(3)), ..Enter::new("slow-beside-its-lease") };
+        let refused = bank.dispatch(&stent, enter).await.result.await.unwrap_err();
+        assert!(refused.contains("longer than 500ms"), "{refused}");
+        assert_eq!(slow.calls(), 8, "each attempt was made once, and by one life");
+        assert_eq!(bank.count("nodes").await, 1, "it was never fenced");
+        stent.shutdown(Shutdown::within(secs(5))).await.unwrap();
+    });
+}
+
+#[test]
 fn a_statement_that_never_ends_is_interrupted_and_others_write() {
     system(async {
         let bank = Bank { home: Home::sqlite() };

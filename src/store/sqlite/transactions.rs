@@ -10,7 +10,7 @@ use std::{
     fmt::Display,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -33,8 +33,10 @@ use crate::{
 /// How long a transaction may take up to its COMMIT, unless its step says otherwise: nobody else writes meanwhile.
 const LIMIT: Duration = Duration::from_secs(1);
 
-/// No step may say more: half of the default lease, which cannot be renewed meanwhile.
+/// No step may say more, nor more than this part of the node's lease: it cannot be renewed meanwhile, and one attempt may
+/// follow the other.
 const LONGEST: Duration = Duration::from_secs(5);
+const OF_LEASE: u32 = 4;
 
 /// The one seat at writing of this process, for its writer and its users' transactions.
 pub(super) type Seat = Arc<Mutex<()>>;
@@ -110,11 +112,19 @@ pub(super) struct Guest {
     turns: Mutex<Turns>,
     /// Set by an I/O error: nothing is done any more.
     closed: Arc<AtomicBool>,
+    /// In milliseconds.
+    longest: AtomicU64,
 }
 
 impl Guest {
     pub(super) fn new(path: String, how: SqliteConnectOptions, seat: Seat, turns: Turns, closed: Arc<AtomicBool>) -> Guest {
-        Guest { path, how, connection: Mutex::default(), seat, turns: Mutex::new(turns), closed }
+        let longest = AtomicU64::new(millis(LONGEST));
+        Guest { path, how, connection: Mutex::default(), seat, turns: Mutex::new(turns), closed, longest }
+    }
+
+    /// The node of this store has such a lease.
+    pub(super) fn set_lease(&self, lease: Duration) {
+        self.longest.store(millis(LONGEST.min(lease / OF_LEASE)), Relaxed);
     }
 
     /// Closes the connection, unless it is lent.
@@ -275,8 +285,13 @@ impl Guest {
 
 impl Transactions for Guest {
     fn run(&self, step: StepOf, limit: Option<Duration>, stop: Stop, work: Work) -> Ended<'_> {
-        Box::pin(self.attempt(step, limit.unwrap_or(LIMIT).min(LONGEST), stop, work))
+        let longest = Duration::from_millis(self.longest.load(Relaxed));
+        Box::pin(self.attempt(step, limit.unwrap_or(LIMIT).min(longest), stop, work))
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn failed(why: impl Display) -> Failure {
