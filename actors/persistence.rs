@@ -446,7 +446,22 @@ impl Persistence {
         self.claim = None;
         self.chores.clear();
         // Nor is anything left to be closed in order: whoever asked for it must not wait.
-        self.close = None;
+        if let Some((Close { keep }, done)) = self.close.take()
+            && !keep.is_empty()
+        {
+            self.leave(keep, done);
+        }
+    }
+
+    /// Behind trouble nothing is closed in order. But the store is told of blocking code that goes on, whatever it can make of
+    /// it: its proof of life is to outlast this life.
+    fn leave(&mut self, keep: Vec<RunKey>, done: oneshot::Sender<Result<(), StoreError>>) {
+        let Some(mut store) = self.store.take() else { return };
+        let incarnation = self.incarnation;
+        actix_rt::spawn(async move {
+            let retired = store.retire(incarnation, true, &keep).await;
+            let _ = done.send(retired.and(Err(StoreError::Closed)));
+        });
     }
 
     fn do_chores(&mut self, ctx: &mut Context<Self>) {
@@ -605,6 +620,8 @@ impl Handler<Close> for Persistence {
         if !self.closed {
             self.close = Some((close, reply));
             self.kick(ctx);
+        } else if !close.keep.is_empty() {
+            self.leave(close.keep, reply);
         }
         Box::pin(async move { answer.await.unwrap_or(Err(StoreError::Closed)) })
     }

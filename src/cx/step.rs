@@ -114,7 +114,7 @@ impl<'a, T: Durable> Step<'a, T> {
 
     /// Limits one attempt, from its start to its end. By default there is no limit. A blocking step cannot be interrupted:
     /// its result is dropped. A transaction that takes longer is rolled back; its limit is 10 s unless it is set here, on SQLite
-    /// 1 s and never more than 5 s.
+    /// 1 s, and never more than 5 s or a quarter of the node's lease (2.5 s by default): nobody else writes meanwhile.
     pub fn timeout(self, limit: Duration) -> Self {
         self.set(|s| s.limit("timeout", limit, |o, d| o.start_to_close = Some(d)))
     }

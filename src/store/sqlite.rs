@@ -277,6 +277,7 @@ impl Store for SqliteStore {
         let node = node.clone();
         async move {
             self.now = node.now;
+            self.guest.set_lease(node.lease);
             let path = self.path.clone();
             // Its lock is held before anybody can see its row.
             let life = Life::begin(&path, node.incarnation)?;
@@ -292,12 +293,13 @@ impl Store for SqliteStore {
     fn retire(&mut self, incarnation: Incarnation, free: bool, keep: &[RunKey]) -> Answer<'_, u64> {
         let keep = keep.to_vec();
         async move {
-            let now = self.now;
-            let result = nodes::retire(self.writer()?, incarnation, free.then_some((now, &keep))).await;
             if !keep.is_empty() && self.entered == Some(incarnation) {
-                // Acts of these runs go on though the node does not: its lock is to be free when the process is gone.
+                // Acts of these runs go on though the node does not, whether that can be written or not: its lock is to be
+                // free when the process is gone.
                 std::mem::forget(self.life.take());
             }
+            let now = self.now;
+            let result = nodes::retire(self.writer()?, incarnation, free.then_some((now, &keep))).await;
             self.judge(result)
         }
         .boxed_local()
@@ -493,6 +495,21 @@ mod tests {
                 assert!(prepared.is_ok(), "{name}: {statement}: {prepared:?}");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn blocking_acts_keep_their_process_s_proof_of_life_though_their_store_cannot_write_any_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = opened(&folder).await;
+        let (incarnation, build) = (Incarnation(uuid::Uuid::from_u128(7)), crate::kernel::id::BuildId(1));
+        let (label, lease, now) = ("here".into(), Duration::from_secs(10), Timestamp(1));
+        store.register(&NewNode { incarnation, build, label, lease, can: 1, now }).await.unwrap();
+        // As an I/O error does.
+        store.reader.closed.store(true, Relaxed);
+        assert!(matches!(store.retire(incarnation, true, &[RunKey(1)]).await, Err(StoreError::Closed)));
+        let path = store.path.clone();
+        store.close().await.unwrap();
+        assert!(!Life::is_over(&path, incarnation));
     }
 
     #[tokio::test]

@@ -5,8 +5,9 @@
 //! away waits for the COMMIT or is waited for. So of an attempt and its successor at most one can commit, and the later one
 //! finds the row of the earlier: it returns what that row says and runs nothing.
 //!
-//! A step never writes the log itself: that is the next batch's, which deletes the row as it records the result. No batch
-//! ever waits for a user's transaction.
+//! A step never writes the log itself: that is the next batch's, which deletes the row as it records the result. On PostgreSQL
+//! no batch waits for a user's transaction; SQLite has one writer at a time, so there each waits for the one under way, which
+//! is why that is short (`sqlite/transactions.rs`).
 
 use std::{future::Future, pin::Pin, time::Duration};
 

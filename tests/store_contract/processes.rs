@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use sqlx::Connection;
 use stent::{
     kernel::{id::RunKey, time::Timestamp},
     store::{
@@ -174,6 +175,30 @@ fn keys_of_two_processes_never_meet() {
             }
         }
         assert!(all.is_sorted() && all.windows(2).all(|pair| pair[0] < pair[1]), "{all:?}");
+    });
+}
+
+#[test]
+fn who_opens_beside_others_empties_the_log_first_and_does_not_open_if_it_cannot() {
+    with_two(async |mut a, b, path| {
+        let run = a.started("x").await;
+        a.done(step(run, 1)).await;
+        let log = path.with_file_name("stent.db-wal");
+        assert!(log.metadata().unwrap().len() > 0);
+        let options = SqliteOptions { busy_timeout: Duration::from_millis(200), ..SqliteOptions::default() };
+        // Somebody reads what was there before the newest of the log.
+        let mut reads = sqlx::SqliteConnection::connect(&format!("sqlite:{}", path.display())).await.unwrap();
+        for text in ["BEGIN", "SELECT count(*) FROM executions"] {
+            sqlx::query(text).execute(&mut reads).await.unwrap();
+        }
+        a.done(step(run, 2)).await;
+        let busy = SqliteStore::open(path, options.clone()).await.map(drop).unwrap_err();
+        assert!(matches!(busy, StoreError::Busy { .. }), "{busy}");
+        sqlx::query("ROLLBACK").execute(&mut reads).await.unwrap();
+        let store = SqliteStore::open(path, options).await.unwrap();
+        assert_eq!(log.metadata().unwrap().len(), 0, "nothing is built on what may not be on disk");
+        a.done(step(run, 3)).await;
+        drop((b, store));
     });
 }
 

@@ -31,6 +31,12 @@ pub(crate) enum Then {
     Swallows,
     /// Ends the transaction itself.
     Commits,
+    /// The same, and makes an error of its own of whatever became of it.
+    CommitsAndFails,
+    /// The same, takes no notice of what became of it, and begins another.
+    CommitsAndBegins,
+    /// Is in one statement that never ends.
+    Computes,
     /// Returns more than a log takes.
     Overflows,
 }
@@ -119,6 +125,19 @@ macro_rules! workflow {
                             }
                             Then::Commits => {
                                 sqlx::query("COMMIT").execute(&mut *tx).await?;
+                            }
+                            Then::CommitsAndFails => {
+                                let _ = sqlx::query("COMMIT").execute(&mut *tx).await;
+                                return Err(AppError::new("as planned"));
+                            }
+                            Then::CommitsAndBegins => {
+                                let _ = sqlx::query("COMMIT").execute(&mut *tx).await;
+                                sqlx::query("BEGIN").execute(&mut *tx).await?;
+                            }
+                            Then::Computes => {
+                                let endless =
+                                    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n";
+                                sqlx::query(endless).execute(&mut *tx).await?;
                             }
                             Then::Overflows => return Ok("x".repeat(3 << 20)),
                         }

@@ -386,3 +386,46 @@ mod on_postgres {
         });
     }
 }
+
+#[test]
+fn a_call_whose_error_is_passed_over_leaves_nothing_half_done_in_a_transaction_and_without_one() {
+    system(async {
+        let home = Home::sqlite();
+        let stent = open(&home).await;
+        let mut caller = Caller::of(&home).await;
+        caller.dispatch(waits("told")).await.unwrap();
+        // The last statement of either call fails.
+        caller.sql("CREATE TABLE orders (id integer)").await;
+        caller
+            .sql(
+                "CREATE TRIGGER no_event BEFORE INSERT ON events
+                 WHEN (SELECT id FROM executions WHERE run = new.run) = 'half' BEGIN SELECT RAISE(ABORT, 'no'); END",
+            )
+            .await;
+        caller.sql("CREATE TRIGGER no_mail BEFORE INSERT ON inbox BEGIN SELECT RAISE(ABORT, 'no'); END").await;
+        for within in [false, true] {
+            if within {
+                caller.begin().await;
+                caller.sql("INSERT INTO orders VALUES (1)").await;
+            }
+            assert!(matches!(caller.dispatch(say("half")).await, Err(Error::Store(_))));
+            let told = SendSignal::new("told", &Told("word".to_owned()));
+            assert!(matches!(caller.signal(told).await, Err(Error::Store(_))));
+            let in_use = caller.dispatch(say("told")).await;
+            assert!(matches!(in_use, Err(Error::Dispatch(DispatchError::IdInUse { .. }))), "{in_use:?}");
+            caller.dispatch(say(&format!("whole-{within}"))).await.unwrap();
+            if within {
+                caller.sql("COMMIT").await;
+            }
+            assert_eq!(result(&stent, &format!("whole-{within}")).await, format!("whole-{within}"));
+            assert!(stent.describe("half").await.unwrap().is_none());
+        }
+        let Caller::Sqlite(_, connection) = &mut caller else { unreachable!("it is one") };
+        let text =
+            "SELECT (SELECT count(*) FROM executions WHERE id = 'half'), (SELECT inbox_seq FROM executions WHERE id = 'told'),
+                           (SELECT count(*) FROM orders)";
+        let left: (i64, i64, i64) = sqlx::query_as(text).fetch_one(connection).await.unwrap();
+        assert_eq!(left, (0, 0, 1));
+        stent.shutdown(Shutdown::within(secs(5))).await.unwrap();
+    });
+}

@@ -55,7 +55,7 @@ impl Writer {
     /// Checkpoints and closes; the first trouble is told, but it is closed in any case.
     pub(super) async fn close(mut self, database: &Path) -> Result<(), StoreError> {
         self.take_turn().await;
-        let clean = super::schema::checkpoint(&mut self.connection, database).await;
+        let clean = super::schema::last_checkpoint(&mut self.connection, database).await;
         let closed = self.connection.close().await;
         clean.and(closed.map_err(|error| trouble::sort(&error, &self.path).into_store()))
     }

@@ -1,6 +1,9 @@
 //! The operating system's locks on files beside the database. A lock goes with the process that holds it however that ends,
 //! so a free one proves a death, at once and without any clock. The files are empty, and say nothing by being there.
 //!
+//! **The absence of a node's file says that it is dead.** Whoever removes the file of a living node, moves the database away
+//! from its files, or reaches it by a second hard link, makes others take over what that node still does.
+//!
 //! | file | its lock |
 //! |---|---|
 //! | `<database>.lock` | whoever opens the database; a process of a release that shares it with nobody holds it all along |

@@ -68,18 +68,9 @@ impl Outbox {
     /// the transaction is to be rolled back.
     pub async fn dispatch<W: Workflow>(&self, tx: &mut SqliteConnection, dispatch: Dispatch<W>) -> Result<Enqueued, Error> {
         let draft = Draft::of(dispatch, self.limits)?;
-        let (now, current) = look(tx, draft.id()).await.map_err(|error| told(&error))?;
-        let (mut row, record) = match draft.decide(now, current)? {
-            Decided::Attach(there) => return Ok(there),
-            Decided::Begin(row, record) => (row, record),
-        };
-        row.run = reserve(tx).await.map_err(|error| told(&error))?;
-        let written = async {
-            let values = values(&row)?.with(record.digest.0.to_vec())?.with(record.body.to_vec())?;
-            script::run(tx, sql::OUTSIDE_BEGIN, values).await
-        };
-        written.await.map_err(|error| told(&error))?;
-        Ok(Enqueued { id: row.id, is_new: true })
+        save(tx).await?;
+        let begun = begin(tx, &draft).await;
+        settle(tx, begun).await
     }
 
     /// Sends a signal in this transaction: it is delivered exactly if that commits.
@@ -88,32 +79,75 @@ impl Outbox {
     /// [`Error::Send`] says why it was not taken, and leaves the transaction as it was; [`Error::Store`] as in
     /// [`dispatch`](Outbox::dispatch).
     pub async fn signal(&self, tx: &mut SqliteConnection, signal: SendSignal) -> Result<(), Error> {
-        let Posted { to, message, body } = Posted::of(signal, self.limits)?;
-        let found = async {
-            let values = Values::default().with(to.as_str())?.with(message.as_str())?;
-            let rows = script::rows(tx, sql::OUTSIDE_TARGET, values).await?;
-            let read = |row: &SqliteRow| -> Result<_, sqlx::Error> {
-                Ok((row.try_get::<i64, _>(0)?, status(row.try_get(1)?)?, rows::large(row, 2)?, row.try_get::<bool, _>(3)?))
-            };
-            rows.first().map(read).transpose()
-        };
-        let found = found.await.map_err(|error| told(&error))?;
-        let Some((run, status, unread, sent)) = found else { return Err(SendError::Unknown(to).into()) };
-        if status.is_end() {
-            return Err(SendError::AlreadyEnded { id: to, status: status.as_str().to_owned() }.into());
-        }
-        if sent {
-            return Ok(());
-        }
-        if unread >= u64::from(INBOX_LIMIT) {
-            return Err(SendError::InboxFull(to).into());
-        }
-        let posted = async {
-            let values = Values::default().with(run)?.with(message)?.with(body)?;
-            script::run(tx, sql::OUTSIDE_POST, values).await
-        };
-        posted.await.map(drop).map_err(|error| told(&error).into())
+        let posted = Posted::of(signal, self.limits)?;
+        save(tx).await?;
+        let posted = post(tx, posted).await;
+        settle(tx, posted).await
     }
+}
+
+/// Marks where a call begins, within the caller's transaction or as one of its own: it is done as a whole or not at all, even
+/// if its error is passed over.
+async fn save(tx: &mut SqliteConnection) -> Result<(), StoreError> {
+    script::run(tx, sql::OUTSIDE_SAVE, Values::default()).await.map(drop).map_err(|error| told(&error))
+}
+
+/// Keeps what was done behind the mark, or undoes it.
+async fn settle<T>(tx: &mut SqliteConnection, done: Result<T, Error>) -> Result<T, Error> {
+    let kept = match done {
+        Ok(done) => {
+            script::run(tx, sql::OUTSIDE_KEEP, Values::default()).await.map(|_| done).map_err(|error| told(&error).into())
+        }
+        Err(error) => Err(error),
+    };
+    if kept.is_err() {
+        // The first error is the one to tell. This fails if it has undone the whole transaction already.
+        let _ = script::run(tx, sql::OUTSIDE_UNDO, Values::default()).await;
+    }
+    kept
+}
+
+async fn begin(tx: &mut SqliteConnection, draft: &Draft) -> Result<Enqueued, Error> {
+    let (now, current) = look(tx, draft.id()).await.map_err(|error| told(&error))?;
+    let (mut row, record) = match draft.decide(now, current)? {
+        Decided::Attach(there) => return Ok(there),
+        Decided::Begin(row, record) => (row, record),
+    };
+    row.run = reserve(tx).await.map_err(|error| told(&error))?;
+    let written = async {
+        let values = values(&row)?.with(record.digest.0.to_vec())?.with(record.body.to_vec())?;
+        script::run(tx, sql::OUTSIDE_BEGIN, values).await
+    };
+    written.await.map_err(|error| told(&error))?;
+    Ok(Enqueued { id: row.id, is_new: true })
+}
+
+async fn post(tx: &mut SqliteConnection, posted: Posted) -> Result<(), Error> {
+    let Posted { to, message, body } = posted;
+    let found = async {
+        let values = Values::default().with(to.as_str())?.with(message.as_str())?;
+        let rows = script::rows(tx, sql::OUTSIDE_TARGET, values).await?;
+        let read = |row: &SqliteRow| -> Result<_, sqlx::Error> {
+            Ok((row.try_get::<i64, _>(0)?, status(row.try_get(1)?)?, rows::large(row, 2)?, row.try_get::<bool, _>(3)?))
+        };
+        rows.first().map(read).transpose()
+    };
+    let found = found.await.map_err(|error| told(&error))?;
+    let Some((run, status, unread, sent)) = found else { return Err(SendError::Unknown(to).into()) };
+    if status.is_end() {
+        return Err(SendError::AlreadyEnded { id: to, status: status.as_str().to_owned() }.into());
+    }
+    if sent {
+        return Ok(());
+    }
+    if unread >= u64::from(INBOX_LIMIT) {
+        return Err(SendError::InboxFull(to).into());
+    }
+    let posted = async {
+        let values = Values::default().with(run)?.with(message)?.with(body)?;
+        script::run(tx, sql::OUTSIDE_POST, values).await
+    };
+    posted.await.map(drop).map_err(|error| told(&error).into())
 }
 
 async fn look(tx: &mut SqliteConnection, id: &str) -> Result<(Timestamp, Option<Current>), sqlx::Error> {

@@ -51,7 +51,8 @@ fn synchronous(options: &SqliteOptions) -> SqliteSynchronous {
     }
 }
 
-/// Opens the writer, while nobody else is opening this database: checks whose file this is, makes what is in the log durable, brings the schema up to date.
+/// Opens the writer, while nobody else is opening this database and in its turn: checks whose file this is, makes what is in
+/// the log durable, brings the schema up to date.
 pub(super) async fn open(path: &Path, options: &SqliteOptions) -> Result<SqliteConnection, StoreError> {
     let name = path.display().to_string();
     let trouble = |error: sqlx::Error| trouble::sort(&error, &name).into_store();
@@ -79,7 +80,7 @@ pub(super) async fn open(path: &Path, options: &SqliteOptions) -> Result<SqliteC
         return Err(StoreError::Other(format!("{name}: {reason}")));
     }
     // After an fsync that failed, pages of the log may be clean in memory and absent on disk. The checkpoint brings them
-    // into the database with an fsync of its own; before that nothing may build on them (PROTOCOL 38).
+    // into the database with an fsync of its own; before that nothing may build on them (PROTOCOL 38), beside whomever.
     if has("nodes") {
         checkpoint(&mut writer, path).await?;
     }
@@ -87,10 +88,22 @@ pub(super) async fn open(path: &Path, options: &SqliteOptions) -> Result<SqliteC
     Ok(writer)
 }
 
-/// Brings all of the log into the database and empties it. Beside other processes it brings in what it can without waiting
-/// and without keeping anyone from writing: what is left of the log is theirs as well, and an fsync that failed has failed
-/// for them too, since the system tells everyone who has the file open.
-pub(super) async fn checkpoint(writer: &mut SqliteConnection, database: &Path) -> Result<(), StoreError> {
+/// Brings all of the log into the database and empties it. It waits for readers and writers of other processes, as long as
+/// a lock is waited for: what is left of the log may lack pages on disk, whoever wrote it lived, and who writes behind such
+/// a hole loses with the power what it has acknowledged.
+async fn checkpoint(writer: &mut SqliteConnection, database: &Path) -> Result<(), StoreError> {
+    let path = database.display().to_string();
+    let trouble = |error: sqlx::Error| trouble::sort(&error, &path).into_store();
+    let rows = script::rows(writer, sql::CHECKPOINT, Values::default()).await.map_err(trouble)?;
+    match rows.first().map(|row| row.try_get::<i64, _>(0)).transpose().map_err(trouble)? {
+        Some(0) => Ok(()),
+        _ => Err(StoreError::Busy { reason: format!("another program is reading or writing {path}; close it there") }),
+    }
+}
+
+/// The same before the writer is closed; beside other processes it brings in what it can, without waiting and without keeping
+/// anyone from writing: nothing is going to be built on it here.
+pub(super) async fn last_checkpoint(writer: &mut SqliteConnection, database: &Path) -> Result<(), StoreError> {
     let path = database.display().to_string();
     let trouble = |error: sqlx::Error| trouble::sort(&error, &path).into_store();
     let live = script::rows(writer, sql::LIVE, Values::default()).await.map_err(trouble)?;
@@ -98,11 +111,7 @@ pub(super) async fn checkpoint(writer: &mut SqliteConnection, database: &Path) -
     if live.into_iter().any(|node| !Life::is_over(database, node)) {
         return script::rows(writer, sql::CHECKPOINT_BESIDE, Values::default()).await.map(drop).map_err(trouble);
     }
-    let rows = script::rows(writer, sql::CHECKPOINT, Values::default()).await.map_err(trouble)?;
-    match rows.first().map(|row| row.try_get::<i64, _>(0)).transpose().map_err(trouble)? {
-        Some(0) => Ok(()),
-        _ => Err(StoreError::Busy { reason: format!("another program is reading {path}; close it there") }),
-    }
+    checkpoint(writer, database).await
 }
 
 async fn migrate(writer: &mut SqliteConnection, path: &str) -> Result<(), StoreError> {

@@ -419,6 +419,11 @@ macro_rules! now {
     };
 }
 
+/// One call: done as a whole or not at all.
+pub(super) const OUTSIDE_SAVE: &str = "SAVEPOINT stent_outbox;";
+pub(super) const OUTSIDE_KEEP: &str = "RELEASE stent_outbox;";
+pub(super) const OUTSIDE_UNDO: &str = "ROLLBACK TO stent_outbox; RELEASE stent_outbox;";
+
 /// $1 id. Answers the time, and the current run of the id if there is one.
 pub(super) const OUTSIDE_LOOK: &str = concat!(
     "SELECT ",
@@ -530,6 +535,9 @@ pub(super) const ALL: &[(&str, &str)] = &[
     ("step_look", STEP_LOOK),
     ("step_probe", STEP_PROBE),
     ("step_last", STEP_LAST),
+    ("outside_save", OUTSIDE_SAVE),
+    ("outside_keep", OUTSIDE_KEEP),
+    ("outside_undo", OUTSIDE_UNDO),
     ("outside_look", OUTSIDE_LOOK),
     ("outside_begin", OUTSIDE_BEGIN),
     ("outside_target", OUTSIDE_TARGET),
