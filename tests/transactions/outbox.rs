@@ -429,3 +429,22 @@ fn a_call_whose_error_is_passed_over_leaves_nothing_half_done_in_a_transaction_a
         stent.shutdown(Shutdown::within(secs(5))).await.unwrap();
     });
 }
+
+#[test]
+fn callers_without_a_transaction_wait_for_each_other() {
+    system(async {
+        let home = Home::sqlite();
+        let stent = open(&home).await;
+        let callers = futures::future::join_all((0..4).map(async |of| {
+            let mut caller = Caller::of(&home).await;
+            for number in 0..25 {
+                caller.dispatch(say(&format!("{of}-{number}"))).await.unwrap();
+            }
+        }));
+        callers.await;
+        for of in 0..4 {
+            assert_eq!(result(&stent, &format!("{of}-24")).await, format!("{of}-24"));
+        }
+        stent.shutdown(Shutdown::within(secs(5))).await.unwrap();
+    });
+}
