@@ -420,11 +420,11 @@ fn a_call_whose_error_is_passed_over_leaves_nothing_half_done_in_a_transaction_a
             assert_eq!(result(&stent, &format!("whole-{within}")).await, format!("whole-{within}"));
             assert!(stent.describe("half").await.unwrap().is_none());
         }
-        let Caller::Sqlite(_, connection) = &mut caller else { unreachable!("it is one") };
+        let mut connection = SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(home.file())).await.unwrap();
         let text =
             "SELECT (SELECT count(*) FROM executions WHERE id = 'half'), (SELECT inbox_seq FROM executions WHERE id = 'told'),
                            (SELECT count(*) FROM orders)";
-        let left: (i64, i64, i64) = sqlx::query_as(text).fetch_one(connection).await.unwrap();
+        let left: (i64, i64, i64) = sqlx::query_as(text).fetch_one(&mut connection).await.unwrap();
         assert_eq!(left, (0, 0, 1));
         stent.shutdown(Shutdown::within(secs(5))).await.unwrap();
     });
