@@ -55,11 +55,13 @@ struct Faults {
     fired: Arc<Mutex<Vec<How>>>,
     /// So many reservations of keys are refused.
     keys: Arc<AtomicU32>,
+    /// The runs that a retiring node kept.
+    kept: Arc<Mutex<Vec<RunKey>>>,
 }
 
 impl Faults {
     fn new(pick: impl FnMut(&Batch) -> Option<(usize, How)> + Send + 'static) -> Faults {
-        Faults { pick: Arc::new(Mutex::new(Box::new(pick))), fired: Arc::default(), keys: Arc::default() }
+        Faults { pick: Arc::new(Mutex::new(Box::new(pick))), fired: Arc::default(), keys: Arc::default(), kept: Arc::default() }
     }
 
     /// Hits the first commit with this number of any run, once.
@@ -129,6 +131,7 @@ impl Store for Faulty {
     }
 
     fn retire(&mut self, incarnation: Incarnation, free: bool, keep: &[RunKey]) -> Answer<'_, u64> {
+        self.faults.kept.lock().extend(keep);
         self.inner.retire(incarnation, free, keep)
     }
 
@@ -472,6 +475,51 @@ fn a_node_that_cannot_write_beside_another_stops_its_acts_before_that_one_begins
         broken.store(false, SeqCst);
         b.shutdown(Shutdown::within(secs(5))).await.unwrap();
         a.shutdown(Shutdown::within(secs(5))).await.unwrap();
+    });
+}
+
+static BLOCKS: AtomicBool = AtomicBool::new(false);
+static MAY_END: AtomicBool = AtomicBool::new(false);
+
+/// One act that blocks its thread.
+#[derive(Serialize, Deserialize)]
+struct Blocking;
+
+impl Workflow for Blocking {
+    const NAME: &'static str = "commit.blocking";
+    type Output = u64;
+    type Error = AppError;
+
+    async fn run(self, cx: Cx<Self>) -> Result<u64, AppError> {
+        let act = cx.blocking("act", || {
+            BLOCKS.store(true, SeqCst);
+            while !MAY_END.load(SeqCst) {
+                std::thread::sleep(millis(2));
+            }
+            Ok::<_, AppError>(7)
+        });
+        Ok(act.await?)
+    }
+}
+
+#[test]
+fn behind_an_io_error_the_store_is_told_of_blocking_code_that_goes_on() {
+    system(async {
+        let broken = Arc::new(AtomicBool::new(false));
+        let faults = Faults::new(move |_| {
+            BLOCKS.load(SeqCst).then(|| !broken.swap(true, SeqCst)).and_then(|now| now.then_some((0, How::Io)))
+        });
+        let (memory, of_store) = (MemoryStore::new(), faults.clone());
+        let open = move |_| {
+            let (memory, faults) = (memory.clone(), of_store.clone());
+            async move { Ok(Box::new(Faulty { inner: Box::new(memory), faults }) as Box<dyn Store>) }
+        };
+        let stent = Stent::open("memory:").store(open).workflow::<Blocking>().lease(secs(1)).spawn().await.unwrap();
+        let handle = stent.dispatch(Dispatch::new(Blocking).id("x")).await.unwrap();
+        eventually("it is told", secs(20), async || faults.kept.lock().len() == 1).await;
+        MAY_END.store(true, SeqCst);
+        assert_eq!(handle.result().await.unwrap(), 7);
+        stent.shutdown(Shutdown::within(secs(5))).await.unwrap();
     });
 }
 

@@ -420,12 +420,31 @@ fn a_call_whose_error_is_passed_over_leaves_nothing_half_done_in_a_transaction_a
             assert_eq!(result(&stent, &format!("whole-{within}")).await, format!("whole-{within}"));
             assert!(stent.describe("half").await.unwrap().is_none());
         }
-        let Caller::Sqlite(_, connection) = &mut caller else { unreachable!("it is one") };
+        let mut connection = SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(home.file())).await.unwrap();
         let text =
             "SELECT (SELECT count(*) FROM executions WHERE id = 'half'), (SELECT inbox_seq FROM executions WHERE id = 'told'),
                            (SELECT count(*) FROM orders)";
-        let left: (i64, i64, i64) = sqlx::query_as(text).fetch_one(connection).await.unwrap();
+        let left: (i64, i64, i64) = sqlx::query_as(text).fetch_one(&mut connection).await.unwrap();
         assert_eq!(left, (0, 0, 1));
+        stent.shutdown(Shutdown::within(secs(5))).await.unwrap();
+    });
+}
+
+#[test]
+fn callers_without_a_transaction_wait_for_each_other() {
+    system(async {
+        let home = Home::sqlite();
+        let stent = open(&home).await;
+        let callers = futures::future::join_all((0..4).map(async |of| {
+            let mut caller = Caller::of(&home).await;
+            for number in 0..25 {
+                caller.dispatch(say(&format!("{of}-{number}"))).await.unwrap();
+            }
+        }));
+        callers.await;
+        for of in 0..4 {
+            assert_eq!(result(&stent, &format!("{of}-24")).await, format!("{of}-24"));
+        }
         stent.shutdown(Shutdown::within(secs(5))).await.unwrap();
     });
 }

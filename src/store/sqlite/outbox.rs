@@ -89,7 +89,16 @@ impl Outbox {
 /// Marks where a call begins, within the caller's transaction or as one of its own: it is done as a whole or not at all, even
 /// if its error is passed over.
 async fn save(tx: &mut SqliteConnection) -> Result<(), StoreError> {
-    script::run(tx, sql::OUTSIDE_SAVE, Values::default()).await.map(drop).map_err(|error| told(&error))
+    let saved = script::run(tx, sql::OUTSIDE_SAVE, Values::default()).await;
+    if saved.is_err() {
+        undo(tx).await;
+    }
+    saved.map(drop).map_err(|error| told(&error))
+}
+
+async fn undo(tx: &mut SqliteConnection) {
+    // It fails if the error has undone the whole transaction already; the first error is the one to tell.
+    let _ = script::run(tx, sql::OUTSIDE_UNDO, Values::default()).await;
 }
 
 /// Keeps what was done behind the mark, or undoes it.
@@ -101,8 +110,7 @@ async fn settle<T>(tx: &mut SqliteConnection, done: Result<T, Error>) -> Result<
         Err(error) => Err(error),
     };
     if kept.is_err() {
-        // The first error is the one to tell. This fails if it has undone the whole transaction already.
-        let _ = script::run(tx, sql::OUTSIDE_UNDO, Values::default()).await;
+        undo(tx).await;
     }
     kept
 }

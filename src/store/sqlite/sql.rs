@@ -419,8 +419,9 @@ macro_rules! now {
     };
 }
 
-/// One call: done as a whole or not at all.
-pub(super) const OUTSIDE_SAVE: &str = "SAVEPOINT stent_outbox;";
+/// One call: done as a whole or not at all. The second statement changes nothing: outside of a transaction it waits for the
+/// write lock, which who has read before gets at once or not at all.
+pub(super) const OUTSIDE_SAVE: &str = "SAVEPOINT stent_outbox; DELETE FROM meta WHERE 0;";
 pub(super) const OUTSIDE_KEEP: &str = "RELEASE stent_outbox;";
 pub(super) const OUTSIDE_UNDO: &str = "ROLLBACK TO stent_outbox; RELEASE stent_outbox;";
 
