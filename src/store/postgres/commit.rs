@@ -71,6 +71,7 @@ impl Writer {
     /// Remembers a node that was just entered.
     pub(super) fn entered(&mut self, incarnation: Incarnation, node: i32) {
         self.node = Some((incarnation, node));
+        self.session.home.entered(node);
     }
 
     /// Returns the short name of a node, which never changes.

@@ -64,7 +64,8 @@ pub(super) const XID: &str = "SELECT pg_current_xact_id()::text";
 /// $1 the number.
 pub(super) const XID_STATUS: &str = "SELECT pg_xact_status($1::xid8)";
 
-/// $1 class, $2 node. Every session of a node holds this: as long as one does, the node is not proved dead.
+/// $1 class, $2 node. The sessions that commit, and those for the affairs of nodes, hold this: as long as one does, the node is
+/// not proved dead.
 pub(super) const HOLD_NODE: &str = "SELECT pg_try_advisory_lock_shared($1, $2)";
 
 /// $1 run, $2 commit number, $3 digest.
