@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use sqlx::{Executor, PgConnection};
-use stent::store::Outcome;
+use stent::{kernel::time::Timestamp, store::Outcome};
 
 use crate::kit::*;
 
@@ -182,5 +182,23 @@ fn what_a_foreign_transaction_is_known_to_hold_costs_those_beside_it_nothing_mor
         assert!(began.elapsed() < Duration::from_millis(1_500), "{:?}", began.elapsed());
         foreign.execute("ROLLBACK").await.unwrap();
         assert_eq!(world.commit(vec![start(new_run(wanted, "k")), end(locked, 1, 0)]).await, [Outcome::Done, Outcome::Done]);
+    });
+}
+
+#[test]
+fn a_node_that_retires_frees_at_once_what_no_foreign_transaction_holds_and_a_sweep_frees_the_rest() {
+    with_foreign(async |world, foreign| {
+        for id in ["locked", "a", "b"] {
+            world.started(id).await;
+        }
+        foreign.execute("BEGIN").await.unwrap();
+        foreign.execute("SELECT 1 FROM executions WHERE id = 'locked' FOR NO KEY UPDATE").await.unwrap();
+        let began = Instant::now();
+        assert_eq!(world.store.retire(world.incarnation, true, &[]).await.unwrap(), 2);
+        assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
+        foreign.execute("COMMIT").await.unwrap();
+        assert_eq!(world.summary("locked").await.owner, Some(world.incarnation));
+        assert_eq!(world.store.sweep(Timestamp(2_000), 9).await.unwrap(), 1);
+        assert_eq!(world.summary("locked").await.owner, None);
     });
 }

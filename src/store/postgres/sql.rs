@@ -352,13 +352,16 @@ pub(super) const LOCK_LANES: &str = "SELECT lane FROM node_lanes WHERE node = $1
 pub(super) const KILL: &str = "WITH lanes AS (UPDATE node_lanes SET live = false WHERE node = $1)
     UPDATE nodes SET state = 3 WHERE node = $1";
 
-/// $1 node. Ends the sessions that hold up a takeover.
+/// $1 node. Ends the sessions that hold up a takeover; a node that retires is not held up by itself.
 pub(super) const END_HOLDERS: &str = "SELECT pg_terminate_backend(a.pid) FROM node_lanes l
-    JOIN pg_stat_activity a ON a.pid = l.pid AND a.backend_start::text = l.backend_start WHERE l.node = $1";
+    JOIN pg_stat_activity a ON a.pid = l.pid AND a.backend_start::text = l.backend_start
+    WHERE l.node = $1 AND a.pid <> pg_backend_pid()";
 
-/// $1 node, $2 now, $3 runs to keep.
-pub(super) const FREE: &str = "UPDATE executions SET owner = NULL, forced = true, wake_at = $2
-    WHERE owner = $1 AND owner IS NOT NULL AND NOT run = ANY ($3::bigint[]) RETURNING 1";
+/// $1 node, $2 now, $3 runs to keep. What a foreign transaction has locked is left to a sweep: its owner is dead then.
+pub(super) const FREE: &str = "WITH ours AS MATERIALIZED (
+        SELECT x.run FROM executions x WHERE x.owner = $1 AND x.owner IS NOT NULL AND NOT x.run = ANY ($3::bigint[])
+        FOR NO KEY UPDATE SKIP LOCKED)
+    UPDATE executions e SET owner = NULL, forced = true, wake_at = $2 FROM ours o WHERE e.run = o.run RETURNING 1";
 
 /// $1 node, $2 when it was retired, if it keeps some, $3 whether it has left well: then its permits are back at once.
 pub(super) const LINGER: &str =
