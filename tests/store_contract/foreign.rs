@@ -202,3 +202,36 @@ fn a_node_that_retires_frees_at_once_what_no_foreign_transaction_holds_and_a_swe
         assert_eq!(world.summary("locked").await.owner, None);
     });
 }
+
+#[test]
+fn the_dead_are_forgotten_once_nothing_is_left_of_them() {
+    with_foreign(async |world, foreign| {
+        for number in 2..=5 {
+            world.incarnation = incarnation(number);
+            world.store.register(&node(world.incarnation, 1_000)).await.unwrap();
+            world.started(&format!("of {number}")).await;
+        }
+        // They died and did not leave. Of 1 nothing is left, 2 and 3 own a run, 4 holds a permit of a queue, and 5 lives.
+        foreign.execute("UPDATE nodes SET beat_at = (SELECT max(beat_at) FROM nodes)").await.unwrap();
+        foreign.execute("UPDATE executions SET owner = 2 WHERE id = 'of 2'").await.unwrap();
+        foreign.execute("UPDATE executions SET owner = 3 WHERE id = 'of 3'").await.unwrap();
+        let task = "INSERT INTO tasks (run, position, attempt, rank, due_at, worker, queue, lane, activity, needs, body)
+            VALUES (1, 1, 1, 0, 0, 4, '', '', '', '{}', '')";
+        foreign.execute(task).await.unwrap();
+        let listed =
+            |nodes: Vec<stent::store::NodeRow>| nodes.iter().map(|node| node.incarnation.0.as_u128()).collect::<Vec<_>>();
+        assert_eq!(listed(world.store.nodes().await.unwrap()), [2, 3, 5], "the living, and those to be swept");
+        foreign.execute("UPDATE nodes SET beat_at = beat_at - 90000000000").await.unwrap();
+        assert_eq!(listed(world.store.nodes().await.unwrap()), [1, 2, 3, 4, 5], "and those to be forgotten");
+        assert_eq!(world.store.sweep(Timestamp(2_000), 9).await.unwrap(), 2);
+        assert_eq!(listed(world.store.nodes().await.unwrap()), [2, 3, 4, 5], "not in the sweep that frees the last of theirs");
+        world.store.sweep(Timestamp(2_000), 9).await.unwrap();
+        assert_eq!(listed(world.store.nodes().await.unwrap()), [4, 5], "a permit is still out");
+        let lanes = sqlx::query("SELECT DISTINCT node FROM node_lanes").fetch_all(&mut *foreign).await.unwrap();
+        assert_eq!(lanes.len(), 2);
+        foreign.execute("DELETE FROM tasks").await.unwrap();
+        world.store.sweep(Timestamp(2_000), 9).await.unwrap();
+        assert_eq!(listed(world.store.nodes().await.unwrap()), [5], "however old its beat");
+        world.started("on").await;
+    });
+}

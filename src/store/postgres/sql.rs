@@ -382,22 +382,50 @@ pub(super) const NOTIFY: &str = "SELECT pg_notify($1, t.text) FROM unnest($2::te
 
 pub(super) const TIME: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
 
-/// $1 class. The column behind `can` is a proof that no session of the node is left: nobody holds its lock. A session's own lock
-/// does not stand in its own way: the caller knows its node. A server that has just begun holds nobody's lock yet: those who live come back within moments.
-pub(super) const NODES: &str = "SELECT n.incarnation, n.build, n.label, n.state, n.beat, n.lease, n.held, n.can,
-           clock_timestamp() - pg_postmaster_start_time() > least(n.lease * interval '1 microsecond', interval '5 seconds')
-           AND pg_try_advisory_xact_lock($1, n.node), n.node
-    FROM nodes n ORDER BY n.node";
+/// Whether the last beat of `n` is older than a day, by the server's clock.
+macro_rules! long_ago {
+    () => {
+        "n.beat_at < (extract(epoch FROM clock_timestamp() - interval '1 day') * 1000000)::bigint"
+    };
+}
 
-/// $1 now, $2 how many, $3 class. Rows of living owners are not even looked at.
-pub(super) const SWEEP: &str = "WITH dead AS MATERIALIZED (
+/// $1 class. The column behind `can` is a proof that no session of the node is left: nobody holds its lock. A session's own lock
+/// does not stand in its own way: the caller knows its node. A server that has just begun holds nobody's lock yet: those who live
+/// come back within moments. Of the dead only those are told that a sweep has to do with, and none of their locks is tried.
+pub(super) const NODES: &str = concat!(
+    "SELECT n.incarnation, n.build, n.label, n.state, n.beat, n.lease, n.held, n.can,
+           CASE WHEN n.state < 3 AND clock_timestamp() - pg_postmaster_start_time()
+                                     > least(n.lease * interval '1 microsecond', interval '5 seconds')
+                THEN pg_try_advisory_xact_lock($1, n.node) ELSE false END, n.node
+    FROM nodes n
+    WHERE n.state < 3 OR EXISTS (SELECT 1 FROM executions e WHERE e.owner = n.node AND e.owner IS NOT NULL) OR ",
+    long_ago!(),
+    " ORDER BY n.node"
+);
+
+/// $1 now, $2 how many, $3 class. Rows of living owners are not even looked at. The dead of whom nothing is left are forgotten
+/// after a day; those who left well, whose last beat is set far back, at once. Nobody gets anything in a dead node's name, so
+/// who owns nothing at this moment never will.
+pub(super) const SWEEP: &str = concat!(
+    "WITH dead AS MATERIALIZED (
         SELECT n.node FROM nodes n
-        WHERE n.state = 3 AND (n.lingers IS NULL OR n.lingers + n.lease <= $1 OR pg_try_advisory_xact_lock($3, n.node))),
+        WHERE n.state = 3 AND CASE WHEN n.lingers IS NULL OR n.lingers + n.lease <= $1 THEN true
+                                   ELSE pg_try_advisory_xact_lock($3, n.node) END),
+    gone AS MATERIALIZED (
+        SELECT n.node FROM nodes n
+        WHERE n.state = 3 AND ",
+    long_ago!(),
+    " AND NOT EXISTS (SELECT 1 FROM executions x WHERE x.owner = n.node AND x.owner IS NOT NULL)
+          AND NOT EXISTS (SELECT 1 FROM tasks t WHERE t.worker = n.node AND t.worker IS NOT NULL)
+        LIMIT $2 FOR UPDATE SKIP LOCKED),
+    no_lanes AS (DELETE FROM node_lanes l USING gone g WHERE l.node = g.node),
+    no_nodes AS (DELETE FROM nodes n USING gone g WHERE n.node = g.node),
     freed AS MATERIALIZED (
         SELECT e.run FROM dead d CROSS JOIN LATERAL (
             SELECT x.run FROM executions x WHERE x.owner = d.node AND x.owner IS NOT NULL LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED) e
         LIMIT $2)
-    UPDATE executions e SET owner = NULL, forced = true, wake_at = $1 FROM freed f WHERE e.run = f.run RETURNING 1";
+    UPDATE executions e SET owner = NULL, forced = true, wake_at = $1 FROM freed f WHERE e.run = f.run RETURNING 1"
+);
 
 /// $1 id, $2 now.
 pub(super) const RESUME: &str = "UPDATE executions
