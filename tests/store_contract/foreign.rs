@@ -235,3 +235,45 @@ fn the_dead_are_forgotten_once_nothing_is_left_of_them() {
         world.started("on").await;
     });
 }
+
+#[test]
+fn a_caller_who_holds_many_runs_and_ids_costs_a_batch_one_transaction_and_a_few() {
+    with_foreign(async |world, foreign| {
+        let mut starts = Vec::new();
+        for number in 0..600 {
+            let run = world.key().await;
+            starts.push(start(new_run(run, &format!("r{number}"))));
+        }
+        assert!(world.commit(starts).await.iter().all(|outcome| *outcome == Outcome::Done));
+        foreign.execute("BEGIN").await.unwrap();
+        foreign.execute("SELECT 1 FROM executions FOR NO KEY UPDATE").await.unwrap();
+        let sends = || (0..600).map(|number| send(&format!("r{number}"), "m")).collect::<Vec<_>>();
+        let waits = |outcomes: Vec<Outcome>| outcomes.iter().all(|outcome| *outcome == Outcome::Waits);
+        let began = Instant::now();
+        assert!(waits(world.commit(sends()).await));
+        let first = began.elapsed();
+        // From here on all are known to be held.
+        let began = Instant::now();
+        assert!(waits(world.commit(sends()).await));
+        assert!(began.elapsed() < first * 3 + Duration::from_millis(100), "{first:?} and {:?}", began.elapsed());
+        // Of ids that it is about to take a few are tried at a time, and all in the end.
+        let mut begins = Vec::new();
+        for number in 0..20 {
+            let taken =
+                TAKES_THE_ID.replace("1000000", &format!("{}", 1_000_000 + number)).replace("'k'", &format!("'k{number}'"));
+            foreign.execute(sqlx::AssertSqlSafe(taken)).await.unwrap();
+            let run = world.key().await;
+            begins.push(start(new_run(run, &format!("k{number}"))));
+        }
+        assert!(waits(world.commit(begins.clone()).await));
+        assert!(waits(world.commit([begins.clone(), sends()].concat()).await));
+        foreign.execute("ROLLBACK").await.unwrap();
+        let mut begun = 0;
+        for _ in 0..3 {
+            let outcomes = world.commit(begins.clone()).await;
+            begun += outcomes.iter().filter(|outcome| **outcome == Outcome::Done).count();
+        }
+        assert_eq!(begun, 20, "each batch tries some, and comes to all of them");
+        assert!(world.commit(sends()).await.iter().all(|outcome| matches!(outcome, Outcome::Sent { .. })));
+    });
+}
