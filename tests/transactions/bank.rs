@@ -31,6 +31,8 @@ pub(crate) enum Then {
     Swallows,
     /// Ends the transaction itself.
     Commits,
+    /// The same, and fails then.
+    CommitsAndFails,
     /// Returns more than a log takes.
     Overflows,
 }
@@ -119,6 +121,10 @@ macro_rules! workflow {
                             }
                             Then::Commits => {
                                 sqlx::query("COMMIT").execute(&mut *tx).await?;
+                            }
+                            Then::CommitsAndFails => {
+                                sqlx::query("COMMIT").execute(&mut *tx).await?;
+                                return Err(AppError::new("behind its own COMMIT"));
                             }
                             Then::Overflows => return Ok("x".repeat(3 << 20)),
                         }

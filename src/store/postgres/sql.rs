@@ -227,7 +227,10 @@ pub(super) const DELETE: &str = "WITH eaten AS (
 /// $28 reason, $29 inbox_seq. Log: $30 run, $31 number, $32 digest, $33 body. Inbox: $34 run, $35 seq, $36 message,
 /// $37 sent, $38 body. Heartbeats: $39 run, $40 position, $41 attempt, $42 details. $43 node, $44 whether to renew.
 /// Of new runs again: $45 forced, $46 blocked, $47 reason: one that begins may be given back in the same batch.
-pub(super) const WRITE: &str = "WITH beat AS (UPDATE nodes n SET beat = n.beat + 1 WHERE $44 AND n.node = $43 RETURNING 1),
+pub(super) const WRITE: &str = "WITH beat AS (
+        UPDATE nodes n SET beat = n.beat + 1,
+               beat_at = greatest(n.beat_at, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
+        WHERE $44 AND n.node = $43 RETURNING 1),
     begun AS (
         INSERT INTO executions (run, id, run_no, workflow, version, priority, queue, tags, needs, created_at, deadline,
                                 input_digest, status, owner, epoch, wake_at, ended_at, inbox_seq, format, claims, forced, blocked_build,
@@ -306,8 +309,8 @@ pub(super) const POLL: &str = concat!(
     " SELECT f.state = 1 AND $10::bigint > 0 AND EXISTS (SELECT 1 FROM candidates) FROM fence f"
 );
 
-/// Takes candidates that nobody else is taking. Behind the columns: whether it was forced, and when it was due. $12 the
-/// incarnation, $13 its number of the transaction comes by `FENCE` before.
+/// Takes candidates that nobody else is taking. Behind the columns: whether it was forced, and when it was due. $12 is the
+/// incarnation. The transaction has its number by `FENCE` before.
 pub(super) const CLAIM: &str = concat!(
     "WITH fence AS MATERIALIZED (
         SELECT l.node FROM node_lanes l JOIN nodes n ON n.node = l.node
@@ -440,6 +443,9 @@ pub(super) const RESERVE: &str = "UPDATE meta SET value = value + $1 WHERE key =
 
 /// $1 run, $2 position.
 pub(super) const STEP_LOOK: &str = "SELECT output FROM \"{schema}\".step_results WHERE run = $1 AND position = $2";
+
+/// $1 mark of the transaction.
+pub(super) const STEP_MARK: &str = "SELECT current_setting('stent.step', true) IS NOT DISTINCT FROM $1";
 
 /// The last statement before the COMMIT: the fence, and the row if it stands. The lock keeps the run from being taken away
 /// until the COMMIT; whoever took it away before is seen behind the lock. From here on the session may not stand still.
