@@ -45,8 +45,13 @@ use crate::{
     store::{Inbox, Item, NewRun, NewTask, Outcome, Status, Then, Turn, Unread, Yield, YieldReason},
 };
 
-/// How long a commit that somebody else stands in the way of waits before it is tried again.
+/// How long a commit that somebody else stands in the way of waits before it is tried again: at first, and at last.
 const BREATH: Duration = Duration::from_millis(20);
+const LONGEST_BREATH: Duration = Duration::from_secs(1);
+
+fn longer(breath: Duration) -> Duration {
+    (breath * 2).min(LONGEST_BREATH)
+}
 
 mod acts;
 mod messages;
@@ -110,6 +115,8 @@ pub(crate) struct Execution {
     departing: bool,
     /// A timer will look whether what it has in queues lasts.
     resting: bool,
+    /// How long the next commit that somebody stands in the way of waits.
+    breath: Duration,
     /// The boot time of its last turn.
     turned_at: Duration,
     /// Over for this memory: nothing more may leave.
@@ -168,6 +175,7 @@ impl Execution {
             travelled: false,
             departing: false,
             resting: false,
+            breath: BREATH,
             turned_at: Duration::ZERO,
             sealed: false,
         }
@@ -407,13 +415,15 @@ impl Execution {
         if self.sealed {
             return;
         }
+        let breath = std::mem::replace(&mut self.breath, BREATH);
         match outcome {
             Outcome::Done => self.on_recorded(*recording, ctx),
             Outcome::InboxMoved => self.on_inbox_moved(*recording),
             // Somebody else's transaction holds the run for a moment; nothing was written, and nothing has changed.
             Outcome::Waits if self.start.is_none() => {
                 self.recording = Some(recording);
-                ctx.run_later(BREATH, |this, _| {
+                self.breath = longer(breath);
+                ctx.run_later(breath, |this, _| {
                     if let Some(recording) = this.recording.take_if(|_| !this.sealed) {
                         this.submit(*recording);
                     }

@@ -22,8 +22,10 @@ use super::{
     undertaker::Undertaker,
 };
 use crate::{
+    config::Config,
     error::Error,
     kernel::id::{Incarnation as Id, RunKey},
+    registry::Workflows,
     store::NewNode,
 };
 
@@ -83,7 +85,7 @@ impl Incarnation {
         let [host, clockwork, keeper, writer] = [0, 1, 2, 3].map(|at| arbiters.0[at].handle());
 
         // The store belongs to the writer's thread: it is opened there and never leaves it.
-        let (lease, can) = (config.lease, door.workflows.digest());
+        let (lease, can) = (config.lease, can(&door.workflows, &config));
         let time = door.time.clone();
         let deadline = Deadline::new(config.clock.clone(), config.lease.saturating_sub(config.margin));
         let (persistence, warden, hints, shared, transactions) = {
@@ -221,7 +223,7 @@ impl Incarnation {
         persistence.send(link).await?;
         scheduler.send(Begin(executor.clone())).await?;
         {
-            let (way, config, counters, can) = (way(), config.clone(), door.counters.clone(), door.workflows.digest());
+            let (way, config, counters) = (way(), config.clone(), door.counters.clone());
             let (scheduler, executor) = (scheduler.clone(), executor.clone());
             let make = move |_: &mut actix::Context<Undertaker>| {
                 Undertaker::new(id, way, &config, time, counters, scheduler, executor, can)
@@ -290,6 +292,30 @@ impl Drop for Incarnation {
     fn drop(&mut self) {
         self.deadline.fence();
     }
+}
+
+/// Returns a digest of all that decides which executions this node may claim: nodes of equal ones can take each other's work.
+fn can(workflows: &Workflows, config: &Config) -> i64 {
+    let mut hash = blake3::Hasher::new();
+    hash.update(&workflows.digest().to_le_bytes());
+    let mut mix = |names: &[String]| {
+        let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+        names.sort_unstable();
+        names.dedup();
+        hash.update(&(names.len() as u64).to_le_bytes());
+        for name in names {
+            hash.update(&(name.len() as u64).to_le_bytes());
+            hash.update(name.as_bytes());
+        }
+    };
+    mix(&config.tags);
+    // Who serves all queues differs from who serves none.
+    if let Some(served) = &config.serves {
+        mix(served);
+    }
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&hash.finalize().as_bytes()[..8]);
+    i64::from_le_bytes(bytes)
 }
 
 /// Who this node is, for people.

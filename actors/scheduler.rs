@@ -115,6 +115,8 @@ pub(crate) struct Scheduler {
     again: bool,
     /// Nothing is claimed for now: others have less to do.
     gives_way: Option<SpawnHandle>,
+    /// It gave way and has not claimed since: it does not do so again before it has. Others may be unable to run what it can.
+    gave_way: bool,
     draining: bool,
 }
 
@@ -139,6 +141,7 @@ impl Scheduler {
             claiming: false,
             again: false,
             gives_way: None,
+            gave_way: false,
             draining: false,
         }
     }
@@ -205,6 +208,7 @@ impl Scheduler {
         failpoint!("scheduler.before_claim");
         self.claiming = true;
         self.again = false;
+        self.gave_way = false;
         let asked_at = self.time.now();
         let limit = self.free.min(MOST_CLAIMED);
         let request = ClaimRequest {
@@ -309,15 +313,13 @@ impl Handler<GiveWay> for Scheduler {
     type Result = ();
 
     fn handle(&mut self, GiveWay(pause): GiveWay, ctx: &mut Context<Self>) {
-        let over = ctx.run_later(pause, |this, ctx| {
-            this.gives_way = None;
-            if this.again {
-                this.claim(ctx);
-            }
-        });
-        if let Some(before) = self.gives_way.replace(over) {
-            ctx.cancel_future(before);
+        if std::mem::replace(&mut self.gave_way, true) {
+            return;
         }
+        self.gives_way = Some(ctx.run_later(pause, |this, ctx| {
+            this.gives_way = None;
+            this.claim(ctx);
+        }));
     }
 }
 

@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 
 use actix::{Actor, Addr, AsyncContext, Context, WrapFuture, fut::ActorFutureExt};
 
-use self::judge::{Dead, Judge};
+use self::judge::{Dead, GRACE, GRACE_OF_SESSIONS, Judge};
 use super::{
     executor::{Executor, Shed},
     lease_keeper::Way,
@@ -84,10 +84,14 @@ impl Undertaker {
         executor: Addr<Executor>,
         can: i64,
     ) -> Undertaker {
+        let grace = match &way {
+            Way::Batches(_) => GRACE,
+            Way::Own(_) => GRACE_OF_SESSIONS,
+        };
         Undertaker {
             incarnation,
             access: Some(Access { way, warden: None }),
-            judge: Judge::default(),
+            judge: Judge::new(grace),
             clock: config.clock.clone(),
             time,
             counters,
@@ -103,7 +107,7 @@ impl Undertaker {
     fn look(&mut self, ctx: &mut Context<Self>) {
         let Some(mut access) = self.access.take() else { return };
         failpoint!("undertaker.before_look");
-        let (mut judge, me) = (std::mem::take(&mut self.judge), self.incarnation);
+        let (mut judge, me) = (self.judge.take(), self.incarnation);
         let (clock, time) = (self.clock.clone(), self.time.clone());
         let sweeps = self.looks.is_multiple_of(SWEEP_EVERY);
         self.looks = self.looks.wrapping_add(1);

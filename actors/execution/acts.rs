@@ -5,7 +5,7 @@ use std::time::Duration;
 use actix::Context;
 use tokio::sync::oneshot;
 
-use super::{BREATH, Execution, transaction};
+use super::{BREATH, Execution, longer, transaction};
 use crate::{
     actors::{
         foreman::TaskBody,
@@ -69,9 +69,10 @@ impl Execution {
         self.engine.record(Item::PlaceTasks(self.key, self.epoch, tasks.clone()), Whom::Caller(told));
         let (engine, run, epoch) = (self.engine.clone(), self.key, self.epoch);
         actix_rt::spawn(async move {
-            let mut outcome = outcome.await;
+            let (mut outcome, mut breath) = (outcome.await, BREATH);
             while outcome == Ok(Outcome::Waits) {
-                tokio::time::sleep(BREATH).await;
+                tokio::time::sleep(breath).await;
+                breath = longer(breath);
                 let (told, next) = oneshot::channel();
                 engine.record(Item::PlaceTasks(run, epoch, tasks.clone()), Whom::Caller(told));
                 outcome = next.await;

@@ -11,14 +11,18 @@ use crate::{
     store::{NodeRow, NodeState},
 };
 
-/// How long a beat must stand still although the store has a proof of death: a session that broke is made anew by a node
-/// that lives, and beats at once.
+/// How long a beat must stand still although the store has a proof of death, where the proof is the process's own: it is gone.
 pub(super) const GRACE: Duration = Duration::from_millis(500);
 
+/// The same where the proof is that no session of it is left. A node that lives makes anew what was cut, and its undertaker
+/// notices within a look of half a second: two and a half of them.
+pub(super) const GRACE_OF_SESSIONS: Duration = Duration::from_millis(1_250);
+
 /// What is known of the others.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Judge {
     seen: HashMap<Incarnation, Seen>,
+    grace: Duration,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +38,15 @@ struct Seen {
 pub(super) type Dead = (Incarnation, u64);
 
 impl Judge {
+    pub(super) fn new(grace: Duration) -> Judge {
+        Judge { seen: HashMap::new(), grace }
+    }
+
+    /// Takes what is known out of it, to look with.
+    pub(super) fn take(&mut self) -> Judge {
+        Judge { seen: std::mem::take(&mut self.seen), grace: self.grace }
+    }
+
     /// Looks at all nodes; returns those of the others that are dead, and whether one is under suspicion.
     pub(super) fn judge(&mut self, me: Incarnation, now: Duration, nodes: &[NodeRow]) -> (Vec<Dead>, bool) {
         let others = || nodes.iter().filter(|node| node.incarnation != me && node.state != NodeState::Dead);
@@ -49,7 +62,7 @@ impl Judge {
             seen.proved = if node.proved_dead { seen.proved.or(Some(now)) } else { None };
             suspicion |= node.proved_dead;
             let silent = now.saturating_sub(seen.since) >= node.lease;
-            let proved = seen.proved.is_some_and(|since| now.saturating_sub(since) >= GRACE);
+            let proved = seen.proved.is_some_and(|since| now.saturating_sub(since) >= self.grace);
             if silent || proved {
                 dead.push((node.incarnation, node.beat));
             }
@@ -80,7 +93,7 @@ mod tests {
 
     #[test]
     fn a_beat_that_stands_still_for_a_lease_of_our_own_clock_is_a_death_and_nothing_earlier() {
-        let mut judge = Judge::default();
+        let mut judge = Judge::new(GRACE);
         for (now, dead) in [(0, false), (9_900, false), (10_000, true)] {
             assert_eq!(!judge.judge(ME, at(now), &[node(ME, 0, false), node(OTHER, 3, false)]).0.is_empty(), dead, "{now}");
         }
@@ -91,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_proof_of_death_counts_once_the_beat_has_stood_still_for_the_grace() {
-        let mut judge = Judge::default();
+        let mut judge = Judge::new(GRACE);
         assert!(judge.judge(ME, at(0), &[node(OTHER, 3, false)]).0.is_empty());
         assert_eq!(judge.judge(ME, at(5_000), &[node(OTHER, 3, true)]), (vec![], true), "just seen");
         assert!(judge.judge(ME, at(5_400), &[node(OTHER, 4, true)]).0.is_empty(), "it has beaten since");
@@ -102,7 +115,7 @@ mod tests {
 
     #[test]
     fn nobody_judges_himself_or_the_dead() {
-        let mut judge = Judge::default();
+        let mut judge = Judge::new(GRACE);
         let mut gone = node(OTHER, 1, true);
         gone.state = NodeState::Dead;
         for now in [0, 60_000] {

@@ -1,5 +1,6 @@
-//! The store on a PostgreSQL server, shared by several nodes: one schema, one connection that commits, one for the affairs of
-//! nodes, and a few that read.
+//! The store on a PostgreSQL server, shared by several nodes: one schema. A node has one connection that commits, three for the
+//! affairs of nodes (its LeaseKeeper's, its Undertaker's and its Foreman's), two for hints, a few that read and, once it has
+//! transactional steps, a few that are lent to them.
 //!
 //! Most batches are one statement and one round trip (`turns.rs`); what that does not accept, or what is rare, is decided by
 //! the rules of the reference store in a transaction of a few statements (`commit.rs`, `look.rs`, `decide.rs`). Nobody waits

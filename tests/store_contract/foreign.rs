@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use sqlx::{Executor, PgConnection};
-use stent::store::Outcome;
+use stent::{kernel::time::Timestamp, store::Outcome};
 
 use crate::kit::*;
 
@@ -182,5 +182,98 @@ fn what_a_foreign_transaction_is_known_to_hold_costs_those_beside_it_nothing_mor
         assert!(began.elapsed() < Duration::from_millis(1_500), "{:?}", began.elapsed());
         foreign.execute("ROLLBACK").await.unwrap();
         assert_eq!(world.commit(vec![start(new_run(wanted, "k")), end(locked, 1, 0)]).await, [Outcome::Done, Outcome::Done]);
+    });
+}
+
+#[test]
+fn a_node_that_retires_frees_at_once_what_no_foreign_transaction_holds_and_a_sweep_frees_the_rest() {
+    with_foreign(async |world, foreign| {
+        for id in ["locked", "a", "b"] {
+            world.started(id).await;
+        }
+        foreign.execute("BEGIN").await.unwrap();
+        foreign.execute("SELECT 1 FROM executions WHERE id = 'locked' FOR NO KEY UPDATE").await.unwrap();
+        let began = Instant::now();
+        assert_eq!(world.store.retire(world.incarnation, true, &[]).await.unwrap(), 2);
+        assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
+        foreign.execute("COMMIT").await.unwrap();
+        assert_eq!(world.summary("locked").await.owner, Some(world.incarnation));
+        assert_eq!(world.store.sweep(Timestamp(2_000), 9).await.unwrap(), 1);
+        assert_eq!(world.summary("locked").await.owner, None);
+    });
+}
+
+#[test]
+fn the_dead_are_forgotten_once_nothing_is_left_of_them() {
+    with_foreign(async |world, foreign| {
+        for number in 2..=5 {
+            world.incarnation = incarnation(number);
+            world.store.register(&node(world.incarnation, 1_000)).await.unwrap();
+            world.started(&format!("of {number}")).await;
+        }
+        // They died and did not leave. Of 1 nothing is left, 2 and 3 own a run, 4 holds a permit of a queue, and 5 lives.
+        foreign.execute("UPDATE nodes SET beat_at = (SELECT max(beat_at) FROM nodes)").await.unwrap();
+        foreign.execute("UPDATE executions SET owner = 2 WHERE id = 'of 2'").await.unwrap();
+        foreign.execute("UPDATE executions SET owner = 3 WHERE id = 'of 3'").await.unwrap();
+        let task = "INSERT INTO tasks (run, position, attempt, rank, due_at, worker, queue, lane, activity, needs, body)
+            VALUES (1, 1, 1, 0, 0, 4, '', '', '', '{}', '')";
+        foreign.execute(task).await.unwrap();
+        let listed =
+            |nodes: Vec<stent::store::NodeRow>| nodes.iter().map(|node| node.incarnation.0.as_u128()).collect::<Vec<_>>();
+        assert_eq!(listed(world.store.nodes().await.unwrap()), [2, 3, 5], "the living, and those to be swept");
+        foreign.execute("UPDATE nodes SET beat_at = beat_at - 90000000000").await.unwrap();
+        assert_eq!(listed(world.store.nodes().await.unwrap()), [1, 2, 3, 4, 5], "and those to be forgotten");
+        assert_eq!(world.store.sweep(Timestamp(2_000), 9).await.unwrap(), 2);
+        assert_eq!(listed(world.store.nodes().await.unwrap()), [2, 3, 4, 5], "not in the sweep that frees the last of theirs");
+        world.store.sweep(Timestamp(2_000), 9).await.unwrap();
+        assert_eq!(listed(world.store.nodes().await.unwrap()), [4, 5], "a permit is still out");
+        let lanes = sqlx::query("SELECT DISTINCT node FROM node_lanes").fetch_all(&mut *foreign).await.unwrap();
+        assert_eq!(lanes.len(), 2);
+        foreign.execute("DELETE FROM tasks").await.unwrap();
+        world.store.sweep(Timestamp(2_000), 9).await.unwrap();
+        assert_eq!(listed(world.store.nodes().await.unwrap()), [5], "however old its beat");
+        world.started("on").await;
+    });
+}
+
+#[test]
+fn a_caller_who_holds_many_runs_and_ids_costs_a_batch_one_transaction_and_a_few() {
+    with_foreign(async |world, foreign| {
+        let mut starts = Vec::new();
+        for number in 0..600 {
+            let run = world.key().await;
+            starts.push(start(new_run(run, &format!("r{number}"))));
+        }
+        assert!(world.commit(starts).await.iter().all(|outcome| *outcome == Outcome::Done));
+        foreign.execute("BEGIN").await.unwrap();
+        foreign.execute("SELECT 1 FROM executions FOR NO KEY UPDATE").await.unwrap();
+        let sends = || (0..600).map(|number| send(&format!("r{number}"), "m")).collect::<Vec<_>>();
+        let waits = |outcomes: Vec<Outcome>| outcomes.iter().all(|outcome| *outcome == Outcome::Waits);
+        let began = Instant::now();
+        assert!(waits(world.commit(sends()).await));
+        let first = began.elapsed();
+        // From here on all are known to be held.
+        let began = Instant::now();
+        assert!(waits(world.commit(sends()).await));
+        assert!(began.elapsed() < first * 3 + Duration::from_millis(100), "{first:?} and {:?}", began.elapsed());
+        // Of ids that it is about to take a few are tried at a time, and all in the end.
+        let mut begins = Vec::new();
+        for number in 0..20 {
+            let taken =
+                TAKES_THE_ID.replace("1000000", &format!("{}", 1_000_000 + number)).replace("'k'", &format!("'k{number}'"));
+            foreign.execute(sqlx::AssertSqlSafe(taken)).await.unwrap();
+            let run = world.key().await;
+            begins.push(start(new_run(run, &format!("k{number}"))));
+        }
+        assert!(waits(world.commit(begins.clone()).await));
+        assert!(waits(world.commit([begins.clone(), sends()].concat()).await));
+        foreign.execute("ROLLBACK").await.unwrap();
+        let mut begun = 0;
+        for _ in 0..3 {
+            let outcomes = world.commit(begins.clone()).await;
+            begun += outcomes.iter().filter(|outcome| **outcome == Outcome::Done).count();
+        }
+        assert_eq!(begun, 20, "each batch tries some, and comes to all of them");
+        assert!(world.commit(sends()).await.iter().all(|outcome| matches!(outcome, Outcome::Sent { .. })));
     });
 }

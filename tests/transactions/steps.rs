@@ -213,6 +213,21 @@ mod on_postgres {
         });
     }
 
+    #[test]
+    fn one_that_commits_by_itself_and_fails_then_is_not_tried_again() {
+        system(async {
+            let bank = bank();
+            let stent = bank.open().await;
+            let commits = plan("commits-fails", vec![Then::CommitsAndFails]);
+            let refused = bank.dispatch(&stent, Enter::new("commits-fails")).await.result.await.unwrap_err();
+            assert!(refused.contains("ended its transaction itself"), "{refused}");
+            assert!(refused.contains("behind its own COMMIT"), "{refused}");
+            assert_eq!((commits.calls(), bank.entered("commits-fails").await), (1, 1));
+            bank.dispatch(&stent, Enter::new("next")).await.result.await.unwrap();
+            stent.shutdown(Shutdown::within(secs(5))).await.unwrap();
+        });
+    }
+
     /// The commit of a guest, as it goes over the line.
     const COMMIT: &str = "Q\0\0\0\x0bCOMMIT\0";
 

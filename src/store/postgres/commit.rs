@@ -37,6 +37,9 @@ const HURRY: &str = "10";
 /// The same for what was found to be held when it was last tried.
 const AT_ONCE: &str = "1";
 
+/// So many beginnings of held ids are tried per batch, each in a transaction of its own, since each may have to wait.
+const MOST_ALONE: usize = 8;
+
 /// The session that commits, and what it remembers.
 pub(super) struct Writer {
     pub(super) session: Session,
@@ -45,6 +48,8 @@ pub(super) struct Writer {
     /// Priorities that are known to be in their table.
     priorities: HashSet<i32>,
     held: Held,
+    /// How many beginnings of held ids there were up to now: it goes round which of them are tried.
+    round: usize,
 }
 
 /// A batch under way.
@@ -65,12 +70,13 @@ struct Decided {
 
 impl Writer {
     pub(super) fn new(session: Session) -> Writer {
-        Writer { session, floor: Floor::default(), node: None, priorities: HashSet::from([0]), held: Held::default() }
+        Writer { session, floor: Floor::default(), node: None, priorities: HashSet::from([0]), held: Held::default(), round: 0 }
     }
 
     /// Remembers a node that was just entered.
     pub(super) fn entered(&mut self, incarnation: Incarnation, node: i32) {
         self.node = Some((incarnation, node));
+        self.session.home.entered(node);
     }
 
     /// Returns the short name of a node, which never changes.
@@ -128,8 +134,9 @@ impl Writer {
             live = self.general(&mut commit, vec![open], hurry.then_some(HURRY), &mut outcomes).await?;
         }
         if live && !held.is_empty() {
-            let alone = held.iter().map(|place| vec![*place]).collect();
-            live = self.general(&mut commit, alone, Some(AT_ONCE), &mut outcomes).await?;
+            let (groups, later) = self.groups(batch, &held);
+            live = self.general(&mut commit, groups, Some(AT_ONCE), &mut outcomes).await?;
+            later.into_iter().for_each(|place| outcomes[place] = Some(Outcome::Waits));
         }
         self.remember(batch, &held, &outcomes);
         let mut claimed = Vec::new();
@@ -148,6 +155,38 @@ impl Writer {
         }
         let outcomes = outcomes.into_iter().map(|outcome| outcome.unwrap_or(Outcome::Fenced)).collect();
         Ok(BatchAnswer { outcomes, claimed, live })
+    }
+
+    /// Groups what is held, in its order. Items about runs that exist are decided together: what they want is locked or left
+    /// out, and nobody waits. Whoever begins a run finds out by waiting whether its id is free: each alone, and a few only; the
+    /// rest is for later batches.
+    fn groups(&mut self, batch: &Batch, held: &[usize]) -> (Vec<Vec<usize>>, Vec<usize>) {
+        let begins = |place: &usize| match &batch.items[*place] {
+            Item::Turn(turn) => turn.start.is_some(),
+            Item::Enqueue(..) => true,
+            _ => false,
+        };
+        let count = held.iter().filter(|place| begins(place)).count();
+        let (mut groups, mut later) = (Vec::<Vec<usize>>::new(), Vec::new());
+        let (mut nth, mut open) = (0, false);
+        for place in held {
+            if begins(place) {
+                if (nth + count - self.round % count) % count < MOST_ALONE {
+                    groups.push(vec![*place]);
+                    open = false;
+                } else {
+                    later.push(*place);
+                }
+                nth += 1;
+            } else if let Some(group) = groups.last_mut().filter(|_| open) {
+                group.push(*place);
+            } else {
+                groups.push(vec![*place]);
+                open = true;
+            }
+        }
+        self.round = self.round.wrapping_add(MOST_ALONE);
+        (groups, later)
     }
 
     async fn stands(&mut self, node: i32) -> Result<bool, Trouble> {

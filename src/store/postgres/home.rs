@@ -37,6 +37,8 @@ pub(super) struct Home {
     witness: Mutex<Option<Witness>>,
     /// Something may have been due since then that no search could see.
     late: Mutex<Option<Timestamp>>,
+    /// The short name of the node that entered here last.
+    node: Mutex<Option<i32>>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -98,6 +100,7 @@ impl Home {
             identity: Mutex::default(),
             witness: Mutex::default(),
             late: Mutex::default(),
+            node: Mutex::default(),
         }))
     }
 
@@ -115,6 +118,16 @@ impl Home {
     /// Takes the earliest of these times.
     pub(super) fn take_late(&self) -> Option<Timestamp> {
         self.late.lock().take()
+    }
+
+    /// Remembers which node this is.
+    pub(super) fn entered(&self, node: i32) {
+        *self.node.lock() = Some(node);
+    }
+
+    /// Returns which node this is, once it has entered.
+    pub(super) fn node(&self) -> Option<i32> {
+        *self.node.lock()
     }
 
     /// Returns how the driver is to connect.

@@ -145,6 +145,10 @@ pub(super) async fn drain(session: &mut Session, incarnation: Incarnation) -> Re
 }
 
 pub(super) async fn nodes(session: &mut Session) -> Result<Vec<NodeRow>, Trouble> {
+    // Whoever looks so often is the first to notice that the node's connections were cut, and has its lock back first.
+    if let Some(node) = session.home.node() {
+        session.belong_to(node).await?;
+    }
     let found = session.again(sql::NODES, Values::default().with(session.home.class)).await?;
     let read = |row: &sqlx::postgres::PgRow| -> Result<NodeRow, sqlx::Error> {
         Ok(NodeRow {

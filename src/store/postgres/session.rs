@@ -36,7 +36,7 @@ pub(super) struct Session {
     backend: Option<Backend>,
     /// The predecessor, unless it is proved to be over.
     old: Option<Backend>,
-    /// The node whose lock every session of it holds, and whose lane names the writer's backend.
+    /// The node whose lock this session holds, and whose lane names the writer's backend.
     node: Option<i32>,
     /// The fence row of what it commits.
     lane: Option<i32>,
@@ -72,7 +72,7 @@ impl Session {
         let begun = Instant::now();
         let mut wait = Duration::from_millis(10);
         loop {
-            let reason = match self.come_back().await {
+            let reason = match self.come_back(begun).await {
                 Ok(()) => return Ok(()),
                 Err(Trouble::Store(error)) => return Err(Trouble::Store(error)),
                 Err(trouble) => {
@@ -91,12 +91,14 @@ impl Session {
         }
     }
 
-    async fn come_back(&mut self) -> Result<(), Trouble> {
+    async fn come_back(&mut self, begun: Instant) -> Result<(), Trouble> {
         let (mut connection, backend) = self.home.connect(self.role).await?;
         while let Some(old) = &self.old {
             let values = Values::default().with(old.pid).with(old.start.as_str());
             if self.home.rows(&mut connection, sql::END_BACKEND, values).await?.is_empty() {
                 self.old = None;
+            } else if begun.elapsed() > self.home.options.patience {
+                return Err(Trouble::Lost(format!("its backend {} of before does not end", old.pid)));
             } else {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
@@ -119,10 +121,16 @@ impl Session {
             return Ok(());
         }
         self.node = Some(node);
-        match &mut self.connection {
-            Some(connection) => hold(&self.home, connection, node).await,
-            None => Ok(()),
+        let Some(connection) = &mut self.connection else { return Ok(()) };
+        let before = std::mem::replace(&mut self.busy, true);
+        let held = hold(&self.home, connection, node).await;
+        self.busy = before;
+        if held.is_err() {
+            // No connection of a node is without its lock; the next one takes it before it is used.
+            self.abandon();
+            return self.ready().await;
         }
+        Ok(())
     }
 
     /// Takes a lane of its own for a session that commits beside the writer, so that a takeover can wait for it, or end it.

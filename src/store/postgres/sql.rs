@@ -64,7 +64,8 @@ pub(super) const XID: &str = "SELECT pg_current_xact_id()::text";
 /// $1 the number.
 pub(super) const XID_STATUS: &str = "SELECT pg_xact_status($1::xid8)";
 
-/// $1 class, $2 node. Every session of a node holds this: as long as one does, the node is not proved dead.
+/// $1 class, $2 node. The sessions that commit, and those for the affairs of nodes, hold this: as long as one does, the node is
+/// not proved dead.
 pub(super) const HOLD_NODE: &str = "SELECT pg_try_advisory_lock_shared($1, $2)";
 
 /// $1 run, $2 commit number, $3 digest.
@@ -226,7 +227,10 @@ pub(super) const DELETE: &str = "WITH eaten AS (
 /// $28 reason, $29 inbox_seq. Log: $30 run, $31 number, $32 digest, $33 body. Inbox: $34 run, $35 seq, $36 message,
 /// $37 sent, $38 body. Heartbeats: $39 run, $40 position, $41 attempt, $42 details. $43 node, $44 whether to renew.
 /// Of new runs again: $45 forced, $46 blocked, $47 reason: one that begins may be given back in the same batch.
-pub(super) const WRITE: &str = "WITH beat AS (UPDATE nodes n SET beat = n.beat + 1 WHERE $44 AND n.node = $43 RETURNING 1),
+pub(super) const WRITE: &str = "WITH beat AS (
+        UPDATE nodes n SET beat = n.beat + 1,
+               beat_at = greatest(n.beat_at, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
+        WHERE $44 AND n.node = $43 RETURNING 1),
     begun AS (
         INSERT INTO executions (run, id, run_no, workflow, version, priority, queue, tags, needs, created_at, deadline,
                                 input_digest, status, owner, epoch, wake_at, ended_at, inbox_seq, format, claims, forced, blocked_build,
@@ -305,8 +309,8 @@ pub(super) const POLL: &str = concat!(
     " SELECT f.state = 1 AND $10::bigint > 0 AND EXISTS (SELECT 1 FROM candidates) FROM fence f"
 );
 
-/// Takes candidates that nobody else is taking. Behind the columns: whether it was forced, and when it was due. $12 the
-/// incarnation, $13 its number of the transaction comes by `FENCE` before.
+/// Takes candidates that nobody else is taking. Behind the columns: whether it was forced, and when it was due. $12 is the
+/// incarnation. The transaction has its number by `FENCE` before.
 pub(super) const CLAIM: &str = concat!(
     "WITH fence AS MATERIALIZED (
         SELECT l.node FROM node_lanes l JOIN nodes n ON n.node = l.node
@@ -351,13 +355,16 @@ pub(super) const LOCK_LANES: &str = "SELECT lane FROM node_lanes WHERE node = $1
 pub(super) const KILL: &str = "WITH lanes AS (UPDATE node_lanes SET live = false WHERE node = $1)
     UPDATE nodes SET state = 3 WHERE node = $1";
 
-/// $1 node. Ends the sessions that hold up a takeover.
+/// $1 node. Ends the sessions that hold up a takeover; a node that retires is not held up by itself.
 pub(super) const END_HOLDERS: &str = "SELECT pg_terminate_backend(a.pid) FROM node_lanes l
-    JOIN pg_stat_activity a ON a.pid = l.pid AND a.backend_start::text = l.backend_start WHERE l.node = $1";
+    JOIN pg_stat_activity a ON a.pid = l.pid AND a.backend_start::text = l.backend_start
+    WHERE l.node = $1 AND a.pid <> pg_backend_pid()";
 
-/// $1 node, $2 now, $3 runs to keep.
-pub(super) const FREE: &str = "UPDATE executions SET owner = NULL, forced = true, wake_at = $2
-    WHERE owner = $1 AND owner IS NOT NULL AND NOT run = ANY ($3::bigint[]) RETURNING 1";
+/// $1 node, $2 now, $3 runs to keep. What a foreign transaction has locked is left to a sweep: its owner is dead then.
+pub(super) const FREE: &str = "WITH ours AS MATERIALIZED (
+        SELECT x.run FROM executions x WHERE x.owner = $1 AND x.owner IS NOT NULL AND NOT x.run = ANY ($3::bigint[])
+        FOR NO KEY UPDATE SKIP LOCKED)
+    UPDATE executions e SET owner = NULL, forced = true, wake_at = $2 FROM ours o WHERE e.run = o.run RETURNING 1";
 
 /// $1 node, $2 when it was retired, if it keeps some, $3 whether it has left well: then its permits are back at once.
 pub(super) const LINGER: &str =
@@ -378,22 +385,50 @@ pub(super) const NOTIFY: &str = "SELECT pg_notify($1, t.text) FROM unnest($2::te
 
 pub(super) const TIME: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
 
-/// $1 class. The column behind `can` is a proof that no session of the node is left: nobody holds its lock. A session's own lock
-/// does not stand in its own way: the caller knows its node. A server that has just begun holds nobody's lock yet: those who live come back within moments.
-pub(super) const NODES: &str = "SELECT n.incarnation, n.build, n.label, n.state, n.beat, n.lease, n.held, n.can,
-           clock_timestamp() - pg_postmaster_start_time() > least(n.lease * interval '1 microsecond', interval '5 seconds')
-           AND pg_try_advisory_xact_lock($1, n.node), n.node
-    FROM nodes n ORDER BY n.node";
+/// Whether the last beat of `n` is older than a day, by the server's clock.
+macro_rules! long_ago {
+    () => {
+        "n.beat_at < (extract(epoch FROM clock_timestamp() - interval '1 day') * 1000000)::bigint"
+    };
+}
 
-/// $1 now, $2 how many, $3 class. Rows of living owners are not even looked at.
-pub(super) const SWEEP: &str = "WITH dead AS MATERIALIZED (
+/// $1 class. The column behind `can` is a proof that no session of the node is left: nobody holds its lock. A session's own lock
+/// does not stand in its own way: the caller knows its node. A server that has just begun holds nobody's lock yet: those who live
+/// come back within moments. Of the dead only those are told that a sweep has to do with, and none of their locks is tried.
+pub(super) const NODES: &str = concat!(
+    "SELECT n.incarnation, n.build, n.label, n.state, n.beat, n.lease, n.held, n.can,
+           CASE WHEN n.state < 3 AND clock_timestamp() - pg_postmaster_start_time()
+                                     > least(n.lease * interval '1 microsecond', interval '5 seconds')
+                THEN pg_try_advisory_xact_lock($1, n.node) ELSE false END, n.node
+    FROM nodes n
+    WHERE n.state < 3 OR EXISTS (SELECT 1 FROM executions e WHERE e.owner = n.node AND e.owner IS NOT NULL) OR ",
+    long_ago!(),
+    " ORDER BY n.node"
+);
+
+/// $1 now, $2 how many, $3 class. Rows of living owners are not even looked at. The dead of whom nothing is left are forgotten
+/// after a day; those who left well, whose last beat is set far back, at once. Nobody gets anything in a dead node's name, so
+/// who owns nothing at this moment never will.
+pub(super) const SWEEP: &str = concat!(
+    "WITH dead AS MATERIALIZED (
         SELECT n.node FROM nodes n
-        WHERE n.state = 3 AND (n.lingers IS NULL OR n.lingers + n.lease <= $1 OR pg_try_advisory_xact_lock($3, n.node))),
+        WHERE n.state = 3 AND CASE WHEN n.lingers IS NULL OR n.lingers + n.lease <= $1 THEN true
+                                   ELSE pg_try_advisory_xact_lock($3, n.node) END),
+    gone AS MATERIALIZED (
+        SELECT n.node FROM nodes n
+        WHERE n.state = 3 AND ",
+    long_ago!(),
+    " AND NOT EXISTS (SELECT 1 FROM executions x WHERE x.owner = n.node AND x.owner IS NOT NULL)
+          AND NOT EXISTS (SELECT 1 FROM tasks t WHERE t.worker = n.node AND t.worker IS NOT NULL)
+        LIMIT $2 FOR UPDATE SKIP LOCKED),
+    no_lanes AS (DELETE FROM node_lanes l USING gone g WHERE l.node = g.node),
+    no_nodes AS (DELETE FROM nodes n USING gone g WHERE n.node = g.node),
     freed AS MATERIALIZED (
         SELECT e.run FROM dead d CROSS JOIN LATERAL (
             SELECT x.run FROM executions x WHERE x.owner = d.node AND x.owner IS NOT NULL LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED) e
         LIMIT $2)
-    UPDATE executions e SET owner = NULL, forced = true, wake_at = $1 FROM freed f WHERE e.run = f.run RETURNING 1";
+    UPDATE executions e SET owner = NULL, forced = true, wake_at = $1 FROM freed f WHERE e.run = f.run RETURNING 1"
+);
 
 /// $1 id, $2 now.
 pub(super) const RESUME: &str = "UPDATE executions
@@ -408,6 +443,9 @@ pub(super) const RESERVE: &str = "UPDATE meta SET value = value + $1 WHERE key =
 
 /// $1 run, $2 position.
 pub(super) const STEP_LOOK: &str = "SELECT output FROM \"{schema}\".step_results WHERE run = $1 AND position = $2";
+
+/// $1 mark of the transaction.
+pub(super) const STEP_MARK: &str = "SELECT current_setting('stent.step', true) IS NOT DISTINCT FROM $1";
 
 /// The last statement before the COMMIT: the fence, and the row if it stands. The lock keeps the run from being taken away
 /// until the COMMIT; whoever took it away before is seen behind the lock. From here on the session may not stand still.

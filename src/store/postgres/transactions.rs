@@ -38,6 +38,9 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// A connection that was used so short a time ago is taken to be there still.
 const FRESH: Duration = Duration::from_secs(1);
 
+const ENDED_ITSELF: &str =
+    "the closure ended its transaction itself; it may use savepoints (`begin` on the connection), no COMMIT";
+
 /// How long a lost server is waited for between two tries, at most.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
@@ -82,8 +85,12 @@ impl Guests {
         }
         let mut transaction = connection.begin_with(begin(step, limit)).await.map_err(|error| self.failure(&error))?;
         let written = async {
-            let value = (work.0)(&mut *transaction as &mut (dyn Any + Send)).await?;
-            self.last(&mut transaction, step, &value).await.map(|()| value)
+            match (work.0)(&mut *transaction as &mut (dyn Any + Send)).await {
+                Ok(value) => self.last(&mut transaction, step, &value).await.map(|()| value),
+                Err(failure) if self.is_ours(&mut transaction, step).await => Err(failure),
+                // Another attempt would write once more what this one has committed.
+                Err(failure) => Err(failed(format!("{ENDED_ITSELF}; it failed with: {}", failure.message())).into_final()),
+            }
         };
         // Stopped here, connection and all are dropped: whoever is gone sends no COMMIT.
         let written = tokio::select! {
@@ -165,13 +172,15 @@ impl Guests {
         let read = || Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?));
         match read().map_err(|error| self.failure(&error))? {
             (true, true, 1_i64) => Ok(()),
-            (_, false, _) => {
-                let why =
-                    "the closure ended its transaction itself; it may use savepoints (`begin` on the connection), no COMMIT";
-                Err(failed(why).into_final())
-            }
+            (_, false, _) => Err(failed(ENDED_ITSELF).into_final()),
             _ => Err(failed("this node does not own the run any more; nothing was changed")),
         }
+    }
+
+    /// Tells whether the transaction is still the one that was begun. One that is aborted answers nothing, and has written nothing.
+    async fn is_ours(&self, connection: &mut PgConnection, step: StepOf) -> bool {
+        let mark_is = self.home.rows(connection, sql::STEP_MARK, Values::default().with(mark(step))).await;
+        mark_is.ok().and_then(|rows| rows.first()?.try_get(0).ok()).unwrap_or(true)
     }
 
     async fn rows(&self, connection: &mut PgConnection, text: &SqlStr, values: Values) -> Result<Vec<PgRow>, Failure> {

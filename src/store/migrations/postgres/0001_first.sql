@@ -7,10 +7,10 @@ CREATE TABLE meta (
 INSERT INTO meta (key, value) VALUES ('next_run', 1);
 
 -- One row per life of a node. `node` is the store's short name for it, by which `executions` names its owner, and the
--- second half of the advisory lock that its sessions hold. `state`: 1 live, 2 draining, 3 dead. `lingers` is when it was
--- retired while acts of runs that it kept could not be stopped. `beat_at` is the server's time of the last beat, by which the
--- permits of a dead node come back; far in the past when it has left well. A renewal changes `beat`, `beat_at` and `held`
--- only: no index.
+-- second half of the advisory lock that its sessions hold which commit or are for the affairs of nodes. `state`: 1 live,
+-- 2 draining, 3 dead. `lingers` is when it was retired while acts of runs that it kept could not be stopped. `beat_at` is the
+-- server's time of the last beat, by which the permits of a dead node come back, and a day behind which its row is deleted
+-- once it owns nothing; far in the past when it has left well. A renewal changes `beat`, `beat_at` and `held` only: no index.
 CREATE TABLE nodes (
     node        integer  GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     incarnation uuid     NOT NULL UNIQUE,
