@@ -23,7 +23,7 @@ pub struct NewNode {
     pub label: String,
     /// How long it may be silent before others may take its work.
     pub lease: Duration,
-    /// A digest of the names and versions that it can run: equal ones can take each other's work.
+    /// A digest of the workflows and versions, served queues and tags: equal ones can take each other's work.
     pub can: i64,
     /// The caller's time, used where the store has no clock of its own.
     pub now: Timestamp,
@@ -46,7 +46,7 @@ pub struct NodeRow {
     pub lease: Duration,
     /// How many executions it had in memory when it renewed last.
     pub held: u32,
-    /// A digest of what it can run.
+    /// A digest of what it can run: workflows and versions, served queues, tags.
     pub can: i64,
     /// The store holds a proof that its process, or at least its session, is no more.
     pub proved_dead: bool,
@@ -78,7 +78,7 @@ pub trait Warden {
     /// Renews the node's lease: one more beat.
     fn renew(&mut self, incarnation: Incarnation, held: u32) -> Answer<'_, Renewed>;
 
-    /// Returns all nodes, dead ones too as long as the store remembers them, in the order in which they entered.
+    /// Returns all nodes, dead ones as far as the store remembers them and a sweep has to do with them, in the order in which they entered.
     fn nodes(&mut self) -> Answer<'_, Vec<NodeRow>>;
 
     /// Says that the node is about to leave: from now on its claims come back empty.

@@ -128,7 +128,7 @@ macro_rules! workflow {
                             }
                             Then::CommitsAndFails => {
                                 let _ = sqlx::query("COMMIT").execute(&mut *tx).await;
-                                return Err(AppError::new("as planned"));
+                                return Err(AppError::new("behind its own COMMIT"));
                             }
                             Then::CommitsAndBegins => {
                                 let _ = sqlx::query("COMMIT").execute(&mut *tx).await;
