@@ -47,6 +47,11 @@
 // Without the runtime nobody drives the kernel; what remains public are its types, for stores of other crates.
 #![cfg_attr(not(feature = "actors"), allow(dead_code))]
 
+/// The examples of the README are tests like any other.
+#[cfg(all(doctest, feature = "sqlite"))]
+#[doc = include_str!("../README.md")]
+mod readme {}
+
 #[cfg(feature = "failpoints")]
 pub mod failpoints;
 
