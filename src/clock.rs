@@ -100,7 +100,7 @@ struct Bound {
 /// A clock that is set back by less is not worth a line in the log, nor one that is off by less.
 const WORTH_TELLING: i64 = 1_000_000;
 
-/// How far two clocks may drift apart, in parts per million: PROTOCOL asks for 200, quartz has 50.
+/// How far two clocks may drift apart, in parts per million: quartz has 50, so 200 is ample.
 const DRIFT_PPM: i64 = 200;
 
 /// So many samples in a row that are far behind are believed.

@@ -1,6 +1,5 @@
 //! The table of attempts: what is queued, what runs, and what ended and is not yet known to be recorded. It outlives every
-//! actor except the incarnation, which is how a replayed execution re-attaches to its acts instead of repeating them
-//! (PROTOCOL.md, item 4).
+//! actor except the incarnation, which is how a replayed execution re-attaches to its acts instead of repeating them.
 //!
 //! It is keyed by run, with the positions of a run inside: whether a run has anything at all is then one look.
 

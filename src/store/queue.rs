@@ -4,7 +4,7 @@
 //! A *task* is one attempt, a row that is written and taken out in the same commits as the intent and the end that it
 //! stands for. A row that somebody holds **is** a permit: limits count rows and nothing else, so there is no counter that a
 //! crash could leave wrong. What a queue may have is decided by [`pick`], a pure function: each store locks the queue,
-//! counts *behind* the lock, shows the heads of the line and writes what was picked (PROTOCOL.md, item 22).
+//! counts *behind* the lock, shows the heads of the line and writes what was picked.
 //!
 //! The order within a line is a *rank*: when the task was due, less ten seconds for each step of its priority. So a higher
 //! priority overtakes, and whoever waits for long enough is overtaken by nobody.

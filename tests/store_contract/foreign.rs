@@ -1,5 +1,5 @@
 //! Transactions of other programs on the same PostgreSQL server: one that holds an id or a run for long makes nobody wait
-//! but those who want just that (PROTOCOL, item 8), and what it decides is believed once it has ended.
+//! but those who want just that, and what it decides is believed once it has ended.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! The order in which results arrive, and how they are grouped in commits, never matters to replay (PROTOCOL, test 10).
+//! The order in which results arrive, and how they are grouped in commits, never matters to replay.
 //! Random programs of nested joins, maps, races and waits are delivered at random, evicted at random and replayed.
 
 use futures::{StreamExt, stream::FuturesUnordered};

@@ -1,4 +1,4 @@
-//! Every saga is settled, whatever kills its scope (PROTOCOL, test 15): against a bank with true books the balance is zero
+//! Every saga is settled, whatever kills its scope: against a bank with true books the balance is zero
 //! in the end, or the run is parked and says which compensation is open.
 
 use std::{cell::RefCell, rc::Rc};

@@ -80,7 +80,7 @@ pub(super) async fn open(path: &Path, options: &SqliteOptions) -> Result<SqliteC
         return Err(StoreError::Other(format!("{name}: {reason}")));
     }
     // After an fsync that failed, pages of the log may be clean in memory and absent on disk. The checkpoint brings them
-    // into the database with an fsync of its own; before that nothing may build on them (PROTOCOL 38), beside whomever.
+    // into the database with an fsync of its own; before that nothing may build on them, beside whomever.
     if has("nodes") {
         checkpoint(&mut writer, path).await?;
     }
