@@ -28,10 +28,14 @@ mod node;
 mod outbox;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+// Half of it is for databases.
+#[cfg_attr(not(any(feature = "sqlite", feature = "postgres")), allow(dead_code))]
 pub mod queue;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 mod status;
+// Half of it is for databases.
+#[cfg_attr(not(any(feature = "sqlite", feature = "postgres")), allow(dead_code))]
 mod transactions;
 
 pub use queue::{EndTask, NewTask, Queue, QueueState, StaleTask, TakenTasks, Task, TaskKey, TaskRequest, TaskRow};

@@ -3,7 +3,7 @@
 //!
 //! A *task* is one attempt, a row that is written and taken out in the same commits as the intent and the end that it
 //! stands for. A row that somebody holds **is** a permit: limits count rows and nothing else, so there is no counter that a
-//! crash could leave wrong. What a queue may have is decided by [`pick`], a pure function: each store locks the queue,
+//! crash could leave wrong. What a queue may have is decided by `Line::pick`, a pure function: each store locks the queue,
 //! counts *behind* the lock, shows the heads of the line and writes what was picked.
 //!
 //! The order within a line is a *rank*: when the task was due, less ten seconds for each step of its priority. So a higher
@@ -392,6 +392,7 @@ pub(crate) fn asked_for<'a>(items: impl Iterator<Item = &'a super::Item>) -> Vec
 }
 
 impl<'a> TaskPlan<'a> {
+    #[cfg(feature = "sqlite")]
     pub(crate) fn is_empty(&self) -> bool {
         self.withdrawn.is_empty() && self.placed.is_empty() && self.ended.is_empty() && self.beats.is_empty()
     }
