@@ -364,6 +364,33 @@ pub struct NewRun {
     pub input_digest: Digest,
 }
 
+impl NewRun {
+    /// Returns its row as it begins.
+    pub(crate) fn begun(&self, owner: Option<Incarnation>, epoch: u64, wake_at: Option<Timestamp>) -> Summary {
+        Summary {
+            run: self.run,
+            id: self.id.clone(),
+            workflow: self.workflow.clone(),
+            version: self.version,
+            status: Status::Active,
+            owner,
+            epoch,
+            wake_at,
+            priority: self.priority,
+            queue: self.queue.clone(),
+            tags: self.tags.clone(),
+            needs: self.needs.clone(),
+            created_at: self.created_at,
+            ended_at: None,
+            deadline: self.deadline,
+            input_digest: self.input_digest,
+            inbox_seq: 0,
+            blocked_build: None,
+            reason: None,
+        }
+    }
+}
+
 /// A message on its way to an execution's current run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Message {

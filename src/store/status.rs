@@ -44,6 +44,28 @@ impl Status {
         !matches!(self, Status::Active | Status::Quarantined | Status::Paused)
     }
 
+    /// Returns the code that databases store. Codes from 4 on are ends; 1 is named by an index.
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    pub(crate) fn code(self) -> i16 {
+        match self {
+            Status::Active => 1,
+            Status::Quarantined => 2,
+            Status::Paused => 3,
+            Status::Completed => 4,
+            Status::Failed => 5,
+            Status::Cancelled => 6,
+            Status::TimedOut => 7,
+            Status::Terminated => 8,
+            Status::Continued => 9,
+        }
+    }
+
+    /// Returns the state that a stored code stands for.
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    pub(crate) fn of_code(stored: i64) -> Option<Status> {
+        Status::ALL.into_iter().find(|status| i64::from(status.code()) == stored)
+    }
+
     /// Returns the word that is stored and shown.
     #[must_use]
     pub fn as_str(self) -> &'static str {

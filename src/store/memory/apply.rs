@@ -12,8 +12,8 @@ use crate::{
         time::Timestamp,
     },
     store::{
-        Batch, BatchAnswer, ClaimRequest, Claimed, FORMAT, Item, Message, NewRun, NodeState, Outcome, Status, Summary, Then,
-        Turn, Unread, Yield, YieldReason, queue::rank,
+        Batch, BatchAnswer, ClaimRequest, Claimed, FORMAT, Item, Message, NewRun, NodeState, Outcome, Status, Then, Turn, Unread,
+        Yield, YieldReason, queue::rank,
     },
 };
 
@@ -169,29 +169,8 @@ impl Data {
     }
 
     fn begin(&mut self, new: &NewRun, owner: Option<Incarnation>, epoch: u64, wake_at: Option<Timestamp>) {
-        let summary = Summary {
-            run: new.run,
-            id: new.id.clone(),
-            workflow: new.workflow.clone(),
-            version: new.version,
-            status: Status::Active,
-            owner,
-            epoch,
-            wake_at,
-            priority: new.priority,
-            queue: new.queue.clone(),
-            tags: new.tags.clone(),
-            needs: new.needs.clone(),
-            created_at: new.created_at,
-            ended_at: None,
-            deadline: new.deadline,
-            input_digest: new.input_digest,
-            inbox_seq: 0,
-            blocked_build: None,
-            reason: None,
-        };
         let run = Run {
-            summary,
+            summary: new.begun(owner, epoch, wake_at),
             claims: 0,
             forced: false,
             format: FORMAT,

@@ -178,7 +178,7 @@ impl<'a> Plan<'a> {
         if !turn.consumed.is_empty() {
             return Err(Outcome::MessageGone);
         }
-        let mut row = begun(new, Some(self.ours()), 1, None);
+        let mut row = new.begun(Some(self.ours()), 1, None);
         match turn.then {
             Then::Hold => {}
             Then::Passivate { seen, .. } | Then::End { seen, .. } if seen != 0 => return Err(Outcome::InboxMoved),
@@ -199,7 +199,7 @@ impl<'a> Plan<'a> {
     fn enqueue(&mut self, new: &NewRun, record: &'a Record) -> Result<(), Outcome> {
         self.may_begin(new)?;
         // Without a time of its own it is due at once: nobody else would ever wake it.
-        self.begin(begun(new, None, 0, new.wake_at.or(Some(self.batch.now))), record);
+        self.begin(new.begun(None, 0, new.wake_at.or(Some(self.batch.now))), record);
         Ok(())
     }
 
@@ -357,7 +357,7 @@ impl<'a> Plan<'a> {
             .with(rows().map(|row| row.created_at.0).collect::<Vec<_>>())
             .with(rows().map(|row| row.deadline.map(|at| at.0)).collect::<Vec<_>>())
             .with(rows().map(|row| &row.input_digest.0[..]).collect::<Vec<_>>())
-            .with(rows().map(|row| rows::code(row.status)).collect::<Vec<_>>())
+            .with(rows().map(|row| row.status.code()).collect::<Vec<_>>())
             .with(self.owners(new))
             .with(rows().map(|row| rows::number(row.epoch)).collect::<Vec<_>>())
             .with(rows().map(|row| row.wake_at.map(|at| at.0)).collect::<Vec<_>>())
@@ -370,7 +370,7 @@ impl<'a> Plan<'a> {
         let rows = || changed.iter().map(|known| &known.summary);
         values
             .with(rows().map(|row| row.run.0).collect::<Vec<_>>())
-            .with(rows().map(|row| rows::code(row.status)).collect::<Vec<_>>())
+            .with(rows().map(|row| row.status.code()).collect::<Vec<_>>())
             .with(rows().map(|row| row.owner.is_none()).collect::<Vec<_>>())
             .with(rows().map(|row| row.wake_at.map(|at| at.0)).collect::<Vec<_>>())
             .with(rows().map(|row| row.ended_at.map(|at| at.0)).collect::<Vec<_>>())
@@ -388,28 +388,4 @@ impl<'a> Plan<'a> {
 
 fn count(length: usize) -> i64 {
     i64::try_from(length).unwrap_or(i64::MAX)
-}
-
-fn begun(new: &NewRun, owner: Option<Incarnation>, epoch: u64, wake_at: Option<Timestamp>) -> Summary {
-    Summary {
-        run: new.run,
-        id: new.id.clone(),
-        workflow: new.workflow.clone(),
-        version: new.version,
-        status: Status::Active,
-        owner,
-        epoch,
-        wake_at,
-        priority: new.priority,
-        queue: new.queue.clone(),
-        tags: new.tags.clone(),
-        needs: new.needs.clone(),
-        created_at: new.created_at,
-        ended_at: None,
-        deadline: new.deadline,
-        input_digest: new.input_digest,
-        inbox_seq: 0,
-        blocked_build: None,
-        reason: None,
-    }
 }

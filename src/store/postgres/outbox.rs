@@ -226,7 +226,7 @@ impl Outbox {
             .with(i64::from(row.id.run_no))
             .with(row.workflow.as_str())
             .with(i64::from(row.version))
-            .with(rows::code(Status::Active))
+            .with(Status::Active.code())
             .with(row.wake_at.map(|at| at.0))
             .with(row.priority)
             .with(row.queue.as_str())
@@ -278,7 +278,7 @@ fn target(row: &PgRow) -> Result<Target, sqlx::Error> {
 }
 
 fn status(stored: i16) -> Result<Status, sqlx::Error> {
-    rows::status(stored).ok_or_else(|| sqlx::Error::Decode(format!("state {stored} is unknown").into()))
+    Status::of_code(stored.into()).ok_or_else(|| sqlx::Error::Decode(format!("state {stored} is unknown").into()))
 }
 
 fn no_answer() -> StoreError {

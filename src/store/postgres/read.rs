@@ -167,7 +167,7 @@ impl PostgresReader {
         if [&filter.workflow, &filter.tag].into_iter().flatten().any(|text| text.contains('\0')) {
             return Ok(Vec::new());
         }
-        let states: Vec<i16> = filter.status.iter().map(|status| rows::code(*status)).collect();
+        let states: Vec<i16> = filter.status.iter().map(|status| status.code()).collect();
         let values = Values::default()
             .with(filter.workflow)
             .with(states)

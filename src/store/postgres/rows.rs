@@ -37,25 +37,6 @@ pub(super) fn array(texts: &[String]) -> String {
     array
 }
 
-/// Returns the stored code of a state. Codes from 4 on are ends; 1 is named by an index.
-pub(super) fn code(status: Status) -> i16 {
-    match status {
-        Status::Active => 1,
-        Status::Quarantined => 2,
-        Status::Paused => 3,
-        Status::Completed => 4,
-        Status::Failed => 5,
-        Status::Cancelled => 6,
-        Status::TimedOut => 7,
-        Status::Terminated => 8,
-        Status::Continued => 9,
-    }
-}
-
-pub(super) fn status(stored: i16) -> Option<Status> {
-    Status::ALL.into_iter().find(|status| code(*status) == stored)
-}
-
 /// How many columns `columns!` in `sql.rs` names; what follows them is the query's own.
 pub(super) const COLUMNS: usize = 23;
 
@@ -66,7 +47,7 @@ pub(super) fn summary(row: &PgRow) -> Result<(Summary, Beside), sqlx::Error> {
         id: RunId { id: row.try_get(1)?, run_no: small(row, 2)? },
         workflow: row.try_get(3)?,
         version: small(row, 4)?,
-        status: status(row.try_get(5)?).ok_or_else(|| damaged("a status is unknown"))?,
+        status: Status::of_code(row.try_get::<i16, _>(5)?.into()).ok_or_else(|| damaged("a status is unknown"))?,
         owner: row.try_get::<Option<Uuid>, _>(6)?.map(Incarnation),
         epoch: large(row, 7)?,
         wake_at: row.try_get::<Option<i64>, _>(8)?.map(Timestamp),

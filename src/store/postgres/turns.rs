@@ -96,7 +96,7 @@ impl<'a> Turns<'a> {
         let row = match turn.then {
             Then::Hold => held,
             Then::Passivate { seen: 0, wake_at } => Begun { owned: false, wake_at: wake_at.map(|at| at.0), ..held },
-            Then::End { seen: 0, status } => Begun { owned: false, status: rows::code(status), ended_at: Some(now.0), ..held },
+            Then::End { seen: 0, status } => Begun { owned: false, status: status.code(), ended_at: Some(now.0), ..held },
             // Refused with a reason of its own.
             Then::Passivate { .. } | Then::End { .. } => return false,
         };
@@ -124,7 +124,7 @@ impl<'a> Turns<'a> {
             let (kind, saw, wake_at, status) = match turn.then {
                 Then::Hold => (0_i16, 0, None, 1),
                 Then::Passivate { wake_at, seen } => (1, seen, wake_at, 1),
-                Then::End { status, seen } => (2, seen, None, rows::code(status)),
+                Then::End { status, seen } => (2, seen, None, status.code()),
             };
             kinds.push(kind);
             seen.push(rows::number(saw));

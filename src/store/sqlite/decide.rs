@@ -172,7 +172,7 @@ impl<'a> Plan<'a> {
             self.notes.push((turn.run.0, Note::Went(turn.commit_no, turn.record.digest)));
         } else {
             // A passivation leaves the state as it is: a paused run stays paused.
-            let state = ended_at.map(|_| rows::code(status));
+            let state = ended_at.map(|_| i64::from(status.code()));
             let (wake_at, ended_at) = (wake_at.map(|at| at.0), ended_at.map(|at| at.0));
             self.settled.row([turn.run.0.into(), state.into(), wake_at.into(), ended_at.into()]);
             self.notes.push((turn.run.0, Note::Left));
@@ -205,7 +205,7 @@ impl<'a> Plan<'a> {
         if !turn.consumed.is_empty() {
             return Err(Outcome::MessageGone);
         }
-        let mut row = begun(new, Some(self.ours()), 1, None);
+        let mut row = new.begun(Some(self.ours()), 1, None);
         match turn.then {
             Then::Hold => {}
             Then::Passivate { seen, .. } | Then::End { seen, .. } if seen != 0 => return Err(Outcome::InboxMoved),
@@ -231,7 +231,7 @@ impl<'a> Plan<'a> {
         self.may_begin(new)?;
         self.append(new.run, 0, record);
         // Without a time of its own it is due at once: nobody else would ever wake it.
-        self.begin(begun(new, None, 0, new.wake_at.or(Some(self.batch.now))));
+        self.begin(new.begun(None, 0, new.wake_at.or(Some(self.batch.now))));
         Ok(())
     }
 
@@ -268,7 +268,7 @@ impl<'a> Plan<'a> {
             row.id.run_no.into(),
             row.workflow.as_str().into(),
             row.version.into(),
-            rows::code(row.status).into(),
+            i64::from(row.status.code()).into(),
             row.owner.map(|_| self.node).into(),
             rows::number(row.epoch).into(),
             row.wake_at.map(|at| at.0).into(),
@@ -315,7 +315,7 @@ impl<'a> Plan<'a> {
         self.yields
             .row()
             .int(back.run.0)
-            .int(rows::code(row.status))
+            .int(i64::from(row.status.code()))
             .maybe(row.wake_at.map(|at| at.0))
             .int(by_force)
             .maybe(blocked)
@@ -421,29 +421,5 @@ impl<'a> Plan<'a> {
             .with(self.seen.version)?
             .with(renew.map(i64::from))?;
         Ok(Script { wanted, sizes, values, total, notes: self.notes })
-    }
-}
-
-fn begun(new: &NewRun, owner: Option<Incarnation>, epoch: u64, wake_at: Option<Timestamp>) -> Summary {
-    Summary {
-        run: new.run,
-        id: new.id.clone(),
-        workflow: new.workflow.clone(),
-        version: new.version,
-        status: Status::Active,
-        owner,
-        epoch,
-        wake_at,
-        priority: new.priority,
-        queue: new.queue.clone(),
-        tags: new.tags.clone(),
-        needs: new.needs.clone(),
-        created_at: new.created_at,
-        ended_at: None,
-        deadline: new.deadline,
-        input_digest: new.input_digest,
-        inbox_seq: 0,
-        blocked_build: None,
-        reason: None,
     }
 }

@@ -169,7 +169,7 @@ async fn look(tx: &mut SqliteConnection, id: &str) -> Result<(Timestamp, Option<
 }
 
 fn status(stored: i64) -> Result<Status, sqlx::Error> {
-    rows::status(stored).ok_or_else(|| sqlx::Error::Decode(format!("state {stored} is unknown").into()))
+    Status::of_code(stored).ok_or_else(|| sqlx::Error::Decode(format!("state {stored} is unknown").into()))
 }
 
 async fn reserve(tx: &mut SqliteConnection) -> Result<RunKey, sqlx::Error> {
@@ -185,7 +185,7 @@ fn values(row: &NewRun) -> Result<Values, sqlx::Error> {
         .with(i64::from(row.id.run_no))?
         .with(row.workflow.as_str())?
         .with(i64::from(row.version))?
-        .with(rows::code(Status::Active))?
+        .with(i64::from(Status::Active.code()))?
         .with(row.wake_at.map(|at| at.0))?
         .with(row.priority)?
         .with(row.queue.as_str())?

@@ -92,7 +92,7 @@ impl SqliteReader {
 
     pub(super) async fn read_list(&self, filter: Filter) -> Result<Vec<Summary>, StoreError> {
         let mut states = Table::new();
-        filter.status.iter().for_each(|status| states.number(rows::code(*status)));
+        filter.status.iter().for_each(|status| states.number(i64::from(status.code())));
         let values = Values::default().with(filter.workflow).and_then(|values| values.with(states.finish()));
         let values = values.and_then(|values| values.with(filter.tag));
         let values = values.and_then(|values| values.with(filter.before.map(|run| run.0)));
