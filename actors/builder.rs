@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use actix::{Addr, Arbiter, Recipient, System};
+use actix::{Addr, Recipient, System};
 
 use super::{
     door::Door,
@@ -12,6 +12,7 @@ use super::{
     monitor,
     setup::{Open as OpenStore, Setup, hints_by_url, open_by_url, open_memory},
     supervisor::{Open, Supervisor},
+    thread,
 };
 use crate::{
     activity::Activity,
@@ -206,7 +207,13 @@ impl Builder {
         std::thread::Builder::new()
             .name("stent".to_owned())
             .spawn(move || {
-                let runner = System::new();
+                let runner = match thread::system() {
+                    Ok(runner) => runner,
+                    Err(error) => {
+                        let _ = started.send(Err(Error::NoSystem(error.to_string())));
+                        return;
+                    }
+                };
                 runner.block_on(async move {
                     match self.launch().await {
                         Ok((supervisor, door)) => {
@@ -238,7 +245,7 @@ impl Builder {
         }
         let door = Door::new(Arc::new(self.config), Arc::new(self.workflows));
         // An arbiter of its own: what blocks the application's thread must not keep the core from being mended.
-        let arbiter = Arbiter::new();
+        let arbiter = thread::arbiter().map_err(|e| Error::NoSystem(e.to_string()))?;
         let (door_for_actor, escalated, setup) = (door.clone(), self.escalated, Arc::new(setup));
         let make = move |_: &mut actix::Context<Supervisor>| Supervisor::new(door_for_actor, setup, escalated);
         let door_at_exit = door.clone();

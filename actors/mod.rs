@@ -68,5 +68,6 @@ mod scheduler;
 mod setup;
 pub(crate) mod stats;
 pub(crate) mod supervisor;
+mod thread;
 mod undertaker;
 mod waiters;

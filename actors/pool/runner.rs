@@ -29,7 +29,7 @@ use super::{
     queue::{Job, JobWork, Parked},
 };
 use crate::{
-    actors::{call::CallContext, handlers::Handle},
+    actors::{call::CallContext, handlers::Handle, thread},
     kernel::failure::{Failure, KIND_CANCELLED, KIND_HANDLER_GONE},
 };
 
@@ -90,7 +90,7 @@ pub(crate) fn hire(shared: &Arc<Shared>, system: &System) -> io::Result<()> {
     if System::try_current().is_none() {
         System::set_current(system.clone());
     }
-    let arbiter = Arbiter::try_new()?;
+    let arbiter = thread::arbiter()?;
     let lane = Arc::new(Lane::default());
     let (mine, theirs) = (lane.clone(), shared.clone());
     arbiter.spawn_fn(move || {
