@@ -131,7 +131,8 @@ pub trait Reader {
     /// Returns the last row of a run's log.
     fn tail(&self, run: RunKey) -> Answer<'_, Option<(CommitNo, Record)>>;
 
-    /// Returns the row that was appended last, of whatever run: its time is how far the log has come.
+    /// Returns the row that was appended last, of whatever run: its time is how far the log has come. Of no use where the
+    /// store has a [clock](crate::store::Store::time) of its own; such a store may return `None`.
     fn newest(&self) -> Answer<'_, Option<(RunId, CommitNo, Record)>>;
 
     /// Returns a run's unread messages in inbox order, and `inbox_seq` read in the same snapshot.

@@ -16,6 +16,8 @@ mod kit;
 mod known;
 mod messages;
 mod nodes;
+#[cfg(feature = "postgres")]
+mod plans;
 #[cfg(feature = "sqlite")]
 mod poison;
 #[cfg(feature = "sqlite")]

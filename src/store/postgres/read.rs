@@ -127,15 +127,6 @@ impl PostgresReader {
         Ok(self.decoded(found.iter().map(|row| rows::record(row, 0)))?.into_iter().next())
     }
 
-    pub(super) async fn read_newest(&self) -> Result<Option<(RunId, CommitNo, Record)>, StoreError> {
-        let found = self.read(sql::NEWEST, Values::default()).await?;
-        let newest = self.decoded(found.iter().map(|row| {
-            let id = RunId { id: row.try_get(0)?, run_no: rows::small(row, 1)? };
-            rows::record(row, 2).map(|(commit_no, record)| (id, commit_no, record))
-        }))?;
-        Ok(newest.into_iter().next())
-    }
-
     pub(super) async fn read_inbox(&self, run: RunKey) -> Result<Inbox, StoreError> {
         let found = self.read(sql::INBOX, Values::default().with(run.0)).await?;
         let Some(first) = found.first() else { return Ok(Inbox::default()) };

@@ -6,6 +6,10 @@
 //! own lane, which a takeover waits for and changes. A statement sees one moment, however long it then waits for a lock:
 //! what it reads of *other* rows may be old by then, so it decides only by rows that it locks itself, which PostgreSQL
 //! reads anew after the wait; and what needs more is read by a later statement of the same transaction.
+//!
+//! Nothing is read but by a key. A plan may be made when a table has many rows and no statistics; what the planner then takes
+//! for a coarse key (an id without its run number) is looked up row by row, behind a `LATERAL … LIMIT`, or it would read the
+//! whole index for each batch.
 
 /// The columns that `rows::summary` reads, of `e` (executions); who owns it is the caller's to say.
 macro_rules! columns {
@@ -79,49 +83,44 @@ pub(super) const LOCK_TIMEOUT: &str = "SELECT set_config('lock_timeout', $1, tru
 /// Whether a node stands, without a lock: for batches that write nothing. $1 node.
 pub(super) const STANDS: &str = "SELECT 1 FROM node_lanes l WHERE l.node = $1 AND l.lane = 0 AND l.live";
 
-/// Turns of existing runs and beginnings of new ones, which it either writes with everything that belongs to them or does
-/// not touch. Beginnings are accepted all or none: who loses an id is told its current run as it was at its place in the
-/// batch, which only the general path knows.
-///
-/// $1 node, $2 renew, $3 now, $4 format. Rows to append: $5 digest, $6 body; the place of a row is its `ord`. Turns: $7 ord,
-/// $8 run, $9 commit number, $10 digest before, $11 kind (0 hold, 1 sleep, 2 end), $12 seen, $13 wake, $14 status. Messages
-/// consumed: $15 ord, $16 run, $17 seq. Heartbeats settled: $18 ord, $19 run, $20 position. Beginnings: $21 ord, $22 run,
-/// $23 id, $24 workflow, $25 version, $26 priority, $27 queue, $28 tags, $29 needs, $30 created, $31 wake, $32 deadline,
-/// $33 input, $34 status, $35 owned, $36 epoch, $37 ended.
-pub(super) const TURNS: &str = concat!(
-    "WITH ",
-    fence!(),
-    ",
+/// The statement of `TURNS` and `PLAIN`: what differs is named.
+macro_rules! turns {
+    (consumed: $consumed:literal, look: $look:literal, cleared: $cleared:literal, read: $read:literal) => {
+        concat!(
+            "WITH ",
+            fence!(),
+            ",
     beat AS (UPDATE nodes n SET beat = n.beat + 1, beat_at = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
              FROM fence f WHERE $2 AND n.node = f.node),
     t AS MATERIALIZED (
-        SELECT * FROM unnest($7::bigint[], $8::bigint[], $9::bigint[], $10::bytea[], $11::smallint[], $12::bigint[], $13::bigint[],
-                             $14::smallint[]) AS t(ord, run, no, prev, kind, seen, wake_at, status)),
-    c AS MATERIALIZED (
-        SELECT c.ord, c.run, c.seq, i.run IS NOT NULL AS there
-        FROM unnest($15::bigint[], $16::bigint[], $17::bigint[]) AS c(ord, run, seq)
-        LEFT JOIN inbox i ON i.run = c.run AND i.seq = c.seq),
+        SELECT * FROM unnest($5::bigint[], $6::bigint[], $7::bigint[], $8::bytea[], $9::smallint[], $10::bigint[], $11::bigint[],
+                             $12::smallint[], $13::bytea[], $14::bytea[])
+            AS t(ord, run, no, prev, kind, seen, wake_at, status, digest, body)),
     s AS MATERIALIZED (
-        SELECT * FROM unnest($21::bigint[], $22::bigint[], $23::text[], $24::text[], $25::bigint[], $26::integer[], $27::text[],
-                             $28::text[], $29::text[], $30::bigint[], $31::bigint[], $32::bigint[], $33::bytea[], $34::smallint[],
-                             $35::boolean[], $36::bigint[], $37::bigint[])
-            AS s(ord, run, id, workflow, version, priority, queue, tags, needs, created_at, wake_at, deadline, input_digest,
-                 status, owned, epoch, ended_at)),
+        SELECT * FROM unnest($15::bigint[], $16::text[], $17::text[], $18::bigint[], $19::integer[], $20::text[],
+                             $21::text[], $22::text[], $23::bigint[], $24::bigint[], $25::bigint[], $26::bytea[], $27::smallint[],
+                             $28::boolean[], $29::bigint[], $30::bigint[], $31::bytea[], $32::bytea[])
+            AS s(run, id, workflow, version, priority, queue, tags, needs, created_at, wake_at, deadline, input_digest,
+                 status, owned, epoch, ended_at, digest, body)),
     free AS MATERIALIZED (
-        SELECT f.node, NOT EXISTS (SELECT 1 FROM s JOIN executions e ON e.id = s.id) AS ok FROM fence f),
+        SELECT f.node, NOT EXISTS (SELECT 1 FROM s CROSS JOIN LATERAL (SELECT 1 FROM executions e WHERE e.id = s.id LIMIT 1) e) AS ok
+        FROM fence f),",
+            $consumed,
+            "
     look AS MATERIALIZED (
         SELECT t.* FROM free f CROSS JOIN t
         JOIN events v ON v.run = t.run AND v.commit_no = t.no - 1 AND v.digest = t.prev
         JOIN executions e ON e.run = t.run AND e.status < 4 AND (t.kind = 0 OR e.inbox_seq = t.seen)
-        WHERE f.ok AND t.ord NOT IN (SELECT c.ord FROM c WHERE NOT c.there)
-          AND NOT EXISTS (SELECT 1 FROM events x WHERE x.run = t.run AND x.commit_no = t.no)),
+        WHERE f.ok",
+            $look,
+            "),
     settled AS (
         UPDATE executions e SET owner = NULL, claims = 0, status = CASE WHEN k.kind = 2 THEN k.status ELSE e.status END,
                wake_at = k.wake_at, ended_at = CASE WHEN k.kind = 2 THEN $3 ELSE e.ended_at END
         FROM look k WHERE k.kind > 0 AND e.run = k.run AND e.status < 4 AND e.inbox_seq = k.seen
         RETURNING e.run),
     accepted AS MATERIALIZED (
-        SELECT k.ord, k.run, k.no, k.kind, k.seen FROM look k
+        SELECT k.ord, k.run, k.no, k.kind, k.seen, k.digest, k.body FROM look k
         WHERE k.kind = 0 OR k.run IN (SELECT u.run FROM settled u)),
     begun AS (
         INSERT INTO executions (run, id, run_no, workflow, version, status, owner, epoch, claims, forced, wake_at, priority, queue,
@@ -132,38 +131,66 @@ pub(super) const TURNS: &str = concat!(
         RETURNING 1),
     appended AS (
         INSERT INTO events (run, commit_no, digest, body)
-        SELECT a.run, a.no, b.digest, b.body
-        FROM unnest($5::bytea[], $6::bytea[]) WITH ORDINALITY AS b(digest, body, ord)
-        JOIN (SELECT a.ord, a.run, a.no FROM accepted a
-              UNION ALL SELECT s.ord, s.run, 0 FROM free f CROSS JOIN s WHERE f.ok) a ON a.ord = b.ord
-        ORDER BY b.ord
+        SELECT a.run, a.no, a.digest, a.body FROM accepted a
+        UNION ALL SELECT s.run, 0, s.digest, s.body FROM free f CROSS JOIN s WHERE f.ok
         RETURNING 1),
-    eaten AS (
-        DELETE FROM inbox i USING c JOIN accepted a ON a.ord = c.ord AND a.kind < 2
-        WHERE i.run = c.run AND i.seq = c.seq RETURNING 1),
     unread AS (
         DELETE FROM inbox i USING accepted a WHERE a.kind = 2 AND a.seen > 0 AND i.run = a.run),
-    calls AS (
-        DELETE FROM heartbeats h USING unnest($18::bigint[], $19::bigint[], $20::bigint[]) AS d(ord, run, position)
-            JOIN accepted a ON a.ord = d.ord AND a.kind < 2
-        WHERE h.run = d.run AND h.position = d.position),
-    results AS (
-        DELETE FROM step_results r USING unnest($18::bigint[], $19::bigint[], $20::bigint[]) AS d(ord, run, position)
-            JOIN accepted a ON a.ord = d.ord
-        WHERE r.run = d.run AND r.position = d.position),
     ends AS (
-        DELETE FROM heartbeats h USING accepted a WHERE a.kind = 2 AND h.run = a.run),
+        DELETE FROM heartbeats h USING accepted a WHERE a.kind = 2 AND h.run = a.run),",
+            $cleared,
+            "
     counts AS MATERIALIZED (
         SELECT coalesce((SELECT ok FROM free), false) AS ok,
                (SELECT count(*) FROM s) AS beginnings, (SELECT count(*) FROM begun) AS begun,
-               (SELECT count(*) FROM accepted) AS accepted, (SELECT count(*) FROM appended) AS appended,
-               (SELECT count(*) FROM c JOIN accepted a ON a.ord = c.ord AND a.kind < 2) AS read,
-               (SELECT count(*) FROM eaten) AS eaten)
+               (SELECT count(*) FROM accepted) AS accepted, (SELECT count(*) FROM appended) AS appended",
+            $read,
+            ")
     SELECT (SELECT count(*) FROM fence), n.ok, (SELECT array_agg(a.ord) FROM accepted a),
            1 / CASE WHEN n.begun = CASE WHEN n.ok THEN n.beginnings ELSE 0 END AND n.appended = n.begun + n.accepted
                      AND n.eaten = n.read THEN 1 ELSE 0 END
     FROM counts n"
+        )
+    };
+}
+
+/// Turns of existing runs and beginnings of new ones, which it either writes with everything that belongs to them or does
+/// not touch. Beginnings are accepted all or none: who loses an id is told its current run as it was at its place in the
+/// batch, which only the general path knows. A turn whose row is there already fails the whole statement by the key of the log:
+/// so rare that nothing is looked up for it.
+///
+/// $1 node, $2 renew, $3 now, $4 format. Turns: $5 ord, $6 run, $7 commit number, $8 digest before, $9 kind (0 hold, 1 sleep,
+/// 2 end), $10 seen, $11 wake, $12 status, $13 digest, $14 body. Beginnings: $15 run, $16 id, $17 workflow, $18 version,
+/// $19 priority, $20 queue, $21 tags, $22 needs, $23 created, $24 wake, $25 deadline, $26 input, $27 status, $28 owned,
+/// $29 epoch, $30 ended, $31 digest, $32 body. Messages consumed: $33 ord, $34 run, $35 seq. Heartbeats settled: $36 ord,
+/// $37 run, $38 position.
+pub(super) const TURNS: &str = turns!(
+    consumed: "
+    c AS MATERIALIZED (
+        SELECT c.ord, c.run, c.seq, i.run IS NOT NULL AS there
+        FROM unnest($33::bigint[], $34::bigint[], $35::bigint[]) AS c(ord, run, seq)
+        LEFT JOIN inbox i ON i.run = c.run AND i.seq = c.seq),",
+    look: " AND t.ord NOT IN (SELECT c.ord FROM c WHERE NOT c.there)",
+    cleared: "
+    eaten AS (
+        DELETE FROM inbox i USING c JOIN accepted a ON a.ord = c.ord AND a.kind < 2
+        WHERE i.run = c.run AND i.seq = c.seq RETURNING 1),
+    calls AS (
+        DELETE FROM heartbeats h USING unnest($36::bigint[], $37::bigint[], $38::bigint[]) AS d(ord, run, position)
+            JOIN accepted a ON a.ord = d.ord AND a.kind < 2
+        WHERE h.run = d.run AND h.position = d.position),
+    results AS (
+        DELETE FROM step_results r USING unnest($36::bigint[], $37::bigint[], $38::bigint[]) AS d(ord, run, position)
+            JOIN accepted a ON a.ord = d.ord
+        WHERE r.run = d.run AND r.position = d.position),",
+    read: ",
+               (SELECT count(*) FROM c JOIN accepted a ON a.ord = c.ord AND a.kind < 2) AS read,
+               (SELECT count(*) FROM eaten) AS eaten"
 );
+
+/// The same for batches that consume and settle nothing, as nearly all do: half of what it takes to start a statement is what
+/// is in it. Takes $1 to $32.
+pub(super) const PLAIN: &str = turns!(consumed: "", look: "", cleared: "", read: ", 0 AS read, 0 AS eaten");
 
 /// Which of these rows are in the log: what became of a statement whose answer was lost. $1 run, $2 commit number, $3 digest.
 pub(super) const APPENDED: &str =
@@ -509,9 +536,6 @@ pub(super) const HISTORY: &str =
     "SELECT commit_no, digest, body FROM events WHERE run = $1 AND commit_no >= $2 ORDER BY commit_no LIMIT $3";
 
 pub(super) const TAIL: &str = "SELECT commit_no, digest, body FROM events WHERE run = $1 ORDER BY commit_no DESC LIMIT 1";
-
-pub(super) const NEWEST: &str = "SELECT e.id, e.run_no, v.commit_no, v.digest, v.body
-    FROM (SELECT * FROM events ORDER BY pos DESC LIMIT 1) v JOIN executions e ON e.run = v.run";
 
 /// One row per unread message, or one with nulls; `inbox_seq` comes from the same snapshot.
 pub(super) const INBOX: &str = "SELECT e.inbox_seq, i.seq, i.message, i.body, i.sent_at

@@ -113,9 +113,12 @@ impl<'a> Turns<'a> {
         true
     }
 
+    /// Whether something else than the log and the run is to be written.
+    fn is_plain(&self) -> bool {
+        self.turns.iter().all(|(_, turn)| turn.consumed.is_empty() && turn.settled.is_empty())
+    }
+
     fn values(&self, commit: &Commit<'_>) -> Values {
-        let digests: Vec<&[u8]> = self.rows.iter().map(|(_, _, record)| &record.digest.0[..]).collect();
-        let bodies: Vec<&[u8]> = self.rows.iter().map(|(_, _, record)| &record.body[..]).collect();
         let of_turns = || self.turns.iter();
         let nothing = Digest([0; 32]);
         let prev: Vec<Vec<u8>> = of_turns().map(|(_, turn)| turn.prev.unwrap_or(nothing).0.to_vec()).collect();
@@ -131,20 +134,11 @@ impl<'a> Turns<'a> {
             wakes.push(wake_at.map(|at| at.0));
             states.push(status);
         }
-        let mut consumed: Vec<(i64, i64, i64)> =
-            of_turns().flat_map(|(ord, turn)| turn.consumed.iter().map(|seq| (*ord, turn.run.0, rows::number(*seq)))).collect();
-        consumed.sort_unstable();
-        consumed.dedup();
-        let settled: Vec<(i64, i64, i64)> = of_turns()
-            .flat_map(|(ord, turn)| turn.settled.iter().map(|position| (*ord, turn.run.0, i64::from(*position))))
-            .collect();
         let values = Values::default()
             .with(commit.node)
             .with(commit.renew)
             .with(commit.batch.now.0)
             .with(i32::try_from(FORMAT).unwrap_or(i32::MAX))
-            .with(digests)
-            .with(bodies)
             .with(of_turns().map(|(ord, _)| *ord).collect::<Vec<_>>())
             .with(of_turns().map(|(_, turn)| turn.run.0).collect::<Vec<_>>())
             .with(of_turns().map(|(_, turn)| i64::from(turn.commit_no)).collect::<Vec<_>>())
@@ -152,15 +146,18 @@ impl<'a> Turns<'a> {
             .with(kinds)
             .with(seen)
             .with(wakes)
-            .with(states);
-        self.beginnings(triples(triples(values, &consumed), &settled))
+            .with(states)
+            .with(of_turns().map(|(_, turn)| &turn.record.digest.0[..]).collect::<Vec<_>>())
+            .with(of_turns().map(|(_, turn)| &turn.record.body[..]).collect::<Vec<_>>());
+        let values = self.beginnings(values);
+        if self.is_plain() { values } else { self.cleared(values) }
     }
 
     fn beginnings(&self, values: Values) -> Values {
         let rows = || self.begun.iter().map(|(_, row)| row);
         let news = || rows().map(|row| row.new);
+        let records = || self.begun.iter().filter_map(|(ord, _)| self.rows.get(place_of(*ord))).map(|(_, _, record)| *record);
         values
-            .with(self.begun.iter().map(|(ord, _)| *ord).collect::<Vec<_>>())
             .with(news().map(|new| new.run.0).collect::<Vec<_>>())
             .with(news().map(|new| new.id.id.as_str()).collect::<Vec<_>>())
             .with(news().map(|new| new.workflow.as_str()).collect::<Vec<_>>())
@@ -177,12 +174,27 @@ impl<'a> Turns<'a> {
             .with(rows().map(|row| row.owned).collect::<Vec<_>>())
             .with(rows().map(|row| row.epoch).collect::<Vec<_>>())
             .with(rows().map(|row| row.ended_at).collect::<Vec<_>>())
+            .with(records().map(|record| &record.digest.0[..]).collect::<Vec<_>>())
+            .with(records().map(|record| &record.body[..]).collect::<Vec<_>>())
+    }
+
+    /// The messages consumed and the heartbeats settled.
+    fn cleared(&self, values: Values) -> Values {
+        let of_turns = || self.turns.iter();
+        let mut consumed: Vec<(i64, i64, i64)> =
+            of_turns().flat_map(|(ord, turn)| turn.consumed.iter().map(|seq| (*ord, turn.run.0, rows::number(*seq)))).collect();
+        consumed.sort_unstable();
+        consumed.dedup();
+        let settled: Vec<(i64, i64, i64)> = of_turns()
+            .flat_map(|(ord, turn)| turn.settled.iter().map(|position| (*ord, turn.run.0, i64::from(*position))))
+            .collect();
+        triples(triples(values, &consumed), &settled)
     }
 
     /// Runs the statement. When its answer is lost, it is settled what it did, and what it did not do is open as before.
     pub(super) async fn run(&self, session: &mut Session, commit: &Commit<'_>) -> Result<Went, Trouble> {
         session.ready().await?;
-        let answer = match session.rows(sql::TURNS, self.values(commit)).await {
+        let answer = match session.rows(if self.is_plain() { sql::PLAIN } else { sql::TURNS }, self.values(commit)).await {
             Ok(answer) => answer,
             Err(Trouble::Lost(reason)) => {
                 let done = self.settle(session).await?;
@@ -215,12 +227,16 @@ impl<'a> Turns<'a> {
 
     /// Returns the items behind the rows of these places.
     fn acknowledge(&self, session: &Session, done: &[i64]) -> Vec<usize> {
-        let place = |ord: i64| usize::try_from(ord - 1).unwrap_or(usize::MAX);
-        if let Some((run, commit_no, record)) = done.iter().max().and_then(|ord| self.rows.get(place(*ord))) {
+        if let Some((run, commit_no, record)) = done.iter().max().and_then(|ord| self.rows.get(place_of(*ord))) {
             session.home.acknowledged(Witness { run: *run, commit_no: *commit_no, digest: record.digest });
         }
-        done.iter().filter_map(|ord| self.items.get(place(*ord)).copied()).collect()
+        done.iter().filter_map(|ord| self.items.get(place_of(*ord)).copied()).collect()
     }
+}
+
+/// Where the row of an `ord` is.
+fn place_of(ord: i64) -> usize {
+    usize::try_from(ord - 1).unwrap_or(usize::MAX)
 }
 
 fn triples(values: Values, all: &[(i64, i64, i64)]) -> Values {

@@ -74,15 +74,14 @@ CREATE TABLE priorities (
 );
 INSERT INTO priorities (priority) VALUES (0);
 
--- The log. Rows are appended in the order of their commit.
+-- The log. One index only: whatever is read of it is read by run.
 CREATE TABLE events (
-    pos       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     run       bigint NOT NULL,
     commit_no bigint NOT NULL,
     digest    bytea  NOT NULL,
-    body      bytea  NOT NULL
+    body      bytea  NOT NULL,
+    PRIMARY KEY (run, commit_no)
 );
-CREATE UNIQUE INDEX events_by_run ON events (run, commit_no);
 
 CREATE TABLE inbox (
     run     bigint NOT NULL,

@@ -1,0 +1,70 @@
+//! What PostgreSQL's planner makes of our statements when it knows least: a large table of which no statistics were ever
+//! gathered. Right after a start, or behind any invalidation, plans are made anew in just that state.
+
+use std::time::{Duration, Instant};
+
+use sqlx::{Executor, PgConnection, Row};
+
+use crate::kit::*;
+
+const MANY: i64 = 20_000;
+
+/// Runs that have ended, with a row of log each, and no statistics now or later.
+const FILL: &str = "ALTER TABLE executions SET (autovacuum_enabled = false);
+    ALTER TABLE events SET (autovacuum_enabled = false);
+    INSERT INTO executions (run, id, run_no, workflow, version, status, epoch, claims, forced, priority, queue, tags, needs,
+                            created_at, ended_at, input_digest, inbox_seq, format)
+    SELECT 1000000 + n, 'old-' || n, 1, 'flow', 1, 4, 1, 0, false, 0, '', '{}', '{}', 900, 900, '\\x00', 0, 1
+    FROM generate_series(1, 20000) n;
+    INSERT INTO events (run, commit_no, digest, body) SELECT 1000000 + n, 0, '\\x00', '\\x00' FROM generate_series(1, 20000) n";
+
+/// Makes every session plan anew.
+const INVALIDATE: &str = "ALTER TABLE executions SET (autovacuum_enabled = false);
+    ALTER TABLE events SET (autovacuum_enabled = false)";
+
+/// Rows inserted, and rows and index entries read, as far as sessions have told yet.
+async fn told(foreign: &mut PgConnection) -> (i64, i64) {
+    let row = foreign
+        .fetch_one(
+            "SELECT (SELECT sum(n_tup_ins) FROM pg_stat_user_tables WHERE schemaname = current_schema())::bigint,
+                    (SELECT sum(seq_tup_read) FROM pg_stat_user_tables WHERE schemaname = current_schema())::bigint
+                    + (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE schemaname = current_schema())::bigint",
+        )
+        .await
+        .unwrap();
+    (row.get(0), row.get(1))
+}
+
+#[test]
+fn a_commit_reads_what_it_is_about_and_not_a_whole_table_without_statistics() {
+    block_on(async {
+        let schema = Schema::fresh();
+        let mut world = World::new(Box::new(schema.open().await)).await;
+        let mut foreign = schema.foreign().await;
+        foreign.execute(FILL).await.unwrap();
+        world.started("first").await;
+        foreign.execute(INVALIDATE).await.unwrap();
+        foreign.execute("SELECT pg_stat_force_next_flush()").await.unwrap();
+        let (inserted, read) = told(&mut foreign).await;
+        let (began, mut commits) = (Instant::now(), 0);
+        // A session tells what it did about once a second.
+        let read = loop {
+            for _ in 0..5 {
+                let run = world.started(&format!("new-{commits}")).await;
+                world.done(step(run, 1)).await;
+                world.done(end(run, 2, 0)).await;
+                commits += 1;
+            }
+            let now = told(&mut foreign).await;
+            if now.0 > inserted + 8 {
+                break now.1 - read;
+            }
+            assert!(began.elapsed() < Duration::from_secs(20), "the session never told what it did");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        assert!(read < MANY, "{commits} runs of three commits read {read} rows");
+        world.store.close().await.unwrap();
+        drop(foreign);
+        schema.drop().await;
+    });
+}
