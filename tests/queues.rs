@@ -12,6 +12,7 @@ use std::{
 use parking_lot::Mutex;
 use stent::{Builder, Queue, Stent, prelude::*};
 use support::{Home, Rng, eventually, system};
+use tokio::sync::watch;
 
 /// What an outside monitor sees: who is at work, and the most there ever were.
 #[derive(Default)]
@@ -22,13 +23,19 @@ struct Monitor {
 }
 
 #[derive(Clone, Default)]
-struct Watched(Arc<Mutex<Monitor>>);
+struct Watched {
+    monitor: Arc<Mutex<Monitor>>,
+    /// The most there ever were at once…
+    peak: Arc<watch::Sender<u32>>,
+    /// …before which nobody leaves: that a limit is used up is no matter of speed then.
+    gate: u32,
+}
 
 struct Inside(Watched, [String; 2]);
 
 impl Watched {
     fn enter(&self, what: &str, key: &str) -> Inside {
-        let mut monitor = self.0.lock();
+        let mut monitor = self.monitor.lock();
         monitor.order.push(what.to_owned());
         let names = ["all".to_owned(), format!("key {key}")];
         for name in &names {
@@ -38,21 +45,28 @@ impl Watched {
             let peak = monitor.peak.entry(name.clone()).or_default();
             *peak = now.max(*peak);
         }
+        self.peak.send_replace(monitor.peak["all"]);
         Inside(self.clone(), names)
     }
 
+    async fn gate(&self) {
+        let mut peak = self.peak.subscribe();
+        // Whoever would wait for ever leaves, and the peak tells.
+        let _ = tokio::time::timeout(secs(10), peak.wait_for(|peak| *peak >= self.gate)).await;
+    }
+
     fn peak(&self, name: &str) -> u32 {
-        self.0.lock().peak.get(name).copied().unwrap_or(0)
+        self.monitor.lock().peak.get(name).copied().unwrap_or(0)
     }
 
     fn order(&self) -> Vec<String> {
-        self.0.lock().order.clone()
+        self.monitor.lock().order.clone()
     }
 }
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        let mut monitor = self.0.0.lock();
+        let mut monitor = self.0.monitor.lock();
         for name in &self.1 {
             *monitor.now.get_mut(name).unwrap() -= 1;
         }
@@ -136,6 +150,7 @@ fn node(home: &Home, watched: &Watched) -> Builder {
     let builder = home.open().workflow::<Batch>().workflow::<Single>().lease(secs(2)).passivate_after(millis(200));
     builder.activity(async move |call: Call<Work>| {
         let _inside = watched.enter(&call.what, &call.key);
+        watched.gate().await;
         tokio::time::sleep(Duration::from_millis(call.millis)).await;
         Ok(call.what.clone())
     })
@@ -150,7 +165,7 @@ fn a_limit_holds_for_all_nodes_together_and_everything_is_done_once() {
     for home in Home::shared() {
         system(async {
             let mut rng = Rng::from_env("limits");
-            let watched = Watched::default();
+            let watched = Watched { gate: 4, ..Watched::default() };
             let mut nodes = Vec::new();
             for _ in 0..3 {
                 let rules = Queue::named("q").concurrency(4).per_key(2);
@@ -171,7 +186,7 @@ fn a_limit_holds_for_all_nodes_together_and_everything_is_done_once() {
                 let expected: Vec<String> = (0..5).map(|n| format!("{number}-{n}")).collect();
                 assert_eq!(handle.result().await.unwrap(), expected);
             }
-            assert_eq!(watched.peak("all"), 4, "exactly the limit is used");
+            assert_eq!(watched.peak("all"), 4, "exactly the limit is used; there were {} starts", watched.order().len());
             assert!((0..4).all(|key| watched.peak(&format!("key k{key}")) <= 2));
             assert_eq!(watched.order().len(), 100, "each once");
             eventually("no permit is left", secs(5), async || {

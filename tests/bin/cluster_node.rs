@@ -105,6 +105,11 @@ impl Signal for Go {
     const NAME: &'static str = "cluster.go";
 }
 
+/// Puts a call into a queue, with the key of its execution: executions of equal last digits share one.
+fn queued<A: Activity>(call: stent::cx::Pending<A>, queue: &str, id: &str) -> stent::cx::Pending<A> {
+    if queue.is_empty() { call } else { call.queue(queue).queue_key(id.chars().next_back().unwrap_or('0')) }
+}
+
 /// What a careless change makes of it: the same name and version, and another first call.
 async fn changed<W: Workflow>(cx: &Cx<W>, plan: &Plan, queue: &str) -> Result<String, AppError> {
     cx.call(Flaky { failures: 0 }).await?;
@@ -114,13 +119,14 @@ async fn changed<W: Workflow>(cx: &Cx<W>, plan: &Plan, queue: &str) -> Result<St
 /// The work of every version: chained calls, an inline step, a sleep, a signal, a retry, an act at most once, two at once.
 async fn work<W: Workflow>(cx: &Cx<W>, plan: &Plan, queue: &str) -> Result<String, AppError> {
     let mut words = Vec::new();
-    for step in 0..plan.steps {
-        words.push(cx.call(Act { word: step.to_string(), pause_ms: plan.pause_ms }).queue(queue).await?);
-    }
     let id = cx.id().id.clone();
+    for step in 0..plan.steps {
+        words.push(queued(cx.call(Act { word: step.to_string(), pause_ms: plan.pause_ms }), queue, &id).await?);
+    }
+    let in_step = id.clone();
     let inline = cx
         .step("inline", async move || {
-            drop(Acting::start(&id, "inline", 0, 0));
+            drop(Acting::start(&in_step, "inline", 0, 0));
             Ok::<_, AppError>("inline".to_owned())
         })
         .await?;
@@ -132,13 +138,15 @@ async fn work<W: Workflow>(cx: &Cx<W>, plan: &Plan, queue: &str) -> Result<Strin
         cx.signal::<Go>().await?;
         words.push("go".to_owned());
     }
-    words.push(cx.call(Flaky { failures: 1 }).queue(queue).retry(Retry::fixed(millis(20)).jitter_percent(0)).await?);
-    words.push(match cx.call(Act { word: "once".into(), pause_ms: plan.pause_ms }).queue(queue).at_most_once().await {
+    let flaky = cx.call(Flaky { failures: 1 }).retry(Retry::fixed(millis(20)).jitter_percent(0));
+    words.push(queued(flaky, queue, &id).await?);
+    let once = cx.call(Act { word: "once".into(), pause_ms: plan.pause_ms }).at_most_once();
+    words.push(match queued(once, queue, &id).await {
         Ok(word) => word,
         Err(CallError::MaybeDone(_)) => "maybe".into(),
         Err(other) => return Err(other.into()),
     });
-    let act = |word: &str| cx.call(Act { word: word.into(), pause_ms: 1 }).queue(queue);
+    let act = |word: &str| queued(cx.call(Act { word: word.into(), pause_ms: 1 }), queue, &id);
     let (left, right) = futures_util::future::join(act("left"), act("right")).await;
     words.extend([left?, right?]);
     Ok(words.join(" "))
@@ -380,7 +388,11 @@ fn build(options: &HashMap<String, String>) -> Builder {
         .clock(Arc::new(clock))
         .build(options.get("build").map_or("cluster", String::as_str));
     if let Some(limit) = options.get("limit").filter(|limit| *limit != "0") {
-        builder = builder.queue(Queue::named("limited").concurrency(limit.parse().expect("a limit")));
+        let mut queue = Queue::named("limited").concurrency(limit.parse().expect("a limit"));
+        if let Some(per_key) = options.get("per_key").filter(|per_key| *per_key != "0") {
+            queue = queue.per_key(per_key.parse().expect("a limit"));
+        }
+        builder = builder.queue(queue);
     }
     if let Some(hints) = options.get("hints").filter(|url| !url.is_empty()) {
         builder = builder.hints(hints);

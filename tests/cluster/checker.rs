@@ -33,13 +33,15 @@ pub(crate) struct Expect {
     pub(crate) may_forget: bool,
     /// Acts at once in the whole cluster…
     pub(crate) limit: Option<usize>,
-    /// …of this queue, or of any.
+    /// …of this queue, or of any…
     pub(crate) queue: &'static str,
+    /// …and of one key.
+    pub(crate) per_key: Option<usize>,
 }
 
 impl Default for Expect {
     fn default() -> Self {
-        Expect { within: std::time::Duration::from_secs(60), may_forget: false, limit: None, queue: "" }
+        Expect { within: std::time::Duration::from_secs(60), may_forget: false, limit: None, queue: "", per_key: None }
     }
 }
 
@@ -115,9 +117,9 @@ impl Side {
         by_pid.values().map(|acts| peak(acts.iter().copied(), |_| u128::MAX)).max().unwrap_or(0)
     }
 
-    /// Returns the most acts of a queue that ran at once in all processes; `died` tells when a process was killed. One that
-    /// stands still does nothing: what it was at when it was frozen counts until then.
-    pub(crate) fn peak_of(&self, queue: &str, frozen: &[Frozen], died: impl Fn(u32) -> u128) -> usize {
+    /// Returns the most acts of a queue that ran at once in all processes, in all and of one key; `died` tells when a process was
+    /// killed. One that stands still does nothing: what it was at when it was frozen counts until then.
+    pub(crate) fn peaks_of(&self, queue: &str, frozen: &[Frozen], died: impl Fn(u32) -> u128) -> (usize, usize) {
         let of_queue = |act: &&Act| act.step != "inline" && (queue.is_empty() || act.id.starts_with("queued-"));
         let acts: Vec<Act> = self
             .acts
@@ -129,7 +131,9 @@ impl Side {
                 Act { end: Some(cut.map(|still| still.from).min().unwrap_or(end)), ..act.clone() }
             })
             .collect();
-        peak(acts.iter(), &died)
+        // As the node names them: executions of equal last digits share a key.
+        let of_key = |digit: char| peak(acts.iter().filter(|act| act.id.ends_with(digit)), &died);
+        (peak(acts.iter(), &died), ('0'..='9').map(of_key).max().unwrap_or(0))
     }
 
     /// Returns the most acts that ran at once in all processes; `died` tells when a process was killed.
@@ -302,8 +306,11 @@ pub(crate) fn judge(
     if let Some(limit) = expect.limit {
         let last = side.acts.iter().map(|act| act.start).max().unwrap_or(0);
         let last_of = |pid: u32| side.acts.iter().filter(|act| act.pid == pid).map(|act| act.start).max();
-        let peak = side.peak_of(expect.queue, thawed, |pid| last_of(pid).unwrap_or(last));
+        let (peak, of_key) = side.peaks_of(expect.queue, thawed, |pid| last_of(pid).unwrap_or(last));
+        println!("at most {peak} acts at once, {of_key} of one key");
         assert!(peak <= limit, "{peak} acts at once, the limit is {limit}");
+        let per_key = expect.per_key.unwrap_or(usize::MAX);
+        assert!(of_key <= per_key, "{of_key} acts of one key at once, the limit is {per_key}");
     }
 }
 

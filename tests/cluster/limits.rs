@@ -21,3 +21,15 @@ fn a_limit_of_a_queue_is_never_exceeded_whatever_happens_to_the_nodes() {
     assert!(chaos.faults > 0, "{chaos:?}");
     cluster.finish(Expect { limit: Some(5), queue: "limited", ..Expect::default() });
 }
+
+#[test]
+fn ten_means_ten_and_one_of_a_key_means_one_on_six_nodes_that_are_killed_and_frozen() {
+    let _turn = turn();
+    let mut rng = Rng::from_env("ten means ten");
+    let options = Options { workflows: "queued,load", limit: 10, per_key: 1, ..Options::default() };
+    let mut cluster = Cluster::on(Postgres::shared().database(), vec![options; 6]);
+    let job = Job { workflow: "queued", pause_ms: 30, ..Job::MIXED };
+    let chaos = unleash(&mut cluster, job, duration(), &Fault::OF_A_PROCESS, &mut rng, &mut |_, _| {});
+    assert!(chaos.faults > 0, "{chaos:?}");
+    cluster.finish(Expect { limit: Some(10), queue: "limited", per_key: Some(1), ..Expect::default() });
+}

@@ -27,6 +27,8 @@ pub(crate) struct Options {
     pub(crate) activities: u64,
     /// Of the queue `limited`, in the whole cluster; 0 means none.
     pub(crate) limit: usize,
+    /// The same for one key of it.
+    pub(crate) per_key: usize,
     /// The wall clock is that far off, in seconds.
     pub(crate) clock_off: i64,
     pub(crate) timezone: &'static str,
@@ -45,6 +47,7 @@ impl Default for Options {
             grace: Duration::from_secs(5),
             activities: 1_000,
             limit: 0,
+            per_key: 0,
             clock_off: 0,
             timezone: "UTC",
             build: "cluster",
@@ -125,6 +128,7 @@ impl Node {
             .arg(format!("grace_ms={}", options.grace.as_millis()))
             .arg(format!("activities={}", options.activities))
             .arg(format!("limit={}", options.limit))
+            .arg(format!("per_key={}", options.per_key))
             .arg(format!("shift_us={}", options.clock_off * 1_000_000))
             .arg(format!("build={}", options.build))
             .arg(format!("hints={}", options.hints))
