@@ -95,10 +95,12 @@ fn a_message_that_meets_a_passivation_or_an_end_on_another_node_is_never_slept_o
             let run = owner.started(&id).await;
             let ends = number % 2 == 0;
             let leaves = if ends { end(run, 1, 0) } else { sleep(run, 1, None, 0) };
+            // One or the other begins a little later each time, so that every step of the one meets every step of the other.
+            let later = Duration::from_micros(number / 4 * 300);
+            let (first, second) = if number / 2 % 2 == 0 { (Duration::ZERO, later) } else { (later, Duration::ZERO) };
             // Whoever has to wait for the other's lock is told so, and tries again.
             let leaving = async {
-                // A little later each time, so that every step of the one meets every step of the other.
-                tokio::time::sleep(Duration::from_micros(number / 2 * 150)).await;
+                tokio::time::sleep(first).await;
                 loop {
                     match owner.one(leaves.clone()).await {
                         Outcome::Waits => {}
@@ -107,6 +109,7 @@ fn a_message_that_meets_a_passivation_or_an_end_on_another_node_is_never_slept_o
                 }
             };
             let sending = async {
+                tokio::time::sleep(second).await;
                 loop {
                     match sender.send(&id, "m").await {
                         Outcome::Waits => {}

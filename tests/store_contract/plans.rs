@@ -4,6 +4,10 @@
 use std::time::{Duration, Instant};
 
 use sqlx::{Executor, PgConnection, Row};
+use stent::{
+    kernel::time::Timestamp,
+    store::{Queue, TaskRequest},
+};
 
 use crate::kit::*;
 
@@ -17,6 +21,13 @@ const FILL: &str = "ALTER TABLE executions SET (autovacuum_enabled = false);
     SELECT 1000000 + n, 'old-' || n, 1, 'flow', 1, 4, 1, 0, false, 0, '', '{}', '{}', 900, 900, '\\x00', 0, 1
     FROM generate_series(1, 20000) n;
     INSERT INTO events (run, commit_no, digest, body) SELECT 1000000 + n, 0, '\\x00', '\\x00' FROM generate_series(1, 20000) n";
+
+/// A hundred thousand tasks of one key, and behind them ten of each of fifty keys.
+const WAIT: &str = "ALTER TABLE tasks SET (autovacuum_enabled = false);
+    INSERT INTO tasks (run, position, attempt, rank, due_at, queue, lane, activity, needs, body)
+    SELECT 1000000 + n, 1, 1, n, 900, 'q', 'hot', 'act', '{}', '\\x00' FROM generate_series(1, 100000) n;
+    INSERT INTO tasks (run, position, attempt, rank, due_at, queue, lane, activity, needs, body)
+    SELECT 2000000 + n, 1, 1, 1000000 + n, 900, 'q', 'k' || n % 50, 'act', '{}', '\\x00' FROM generate_series(1, 500) n";
 
 /// Makes every session plan anew.
 const INVALIDATE: &str = "ALTER TABLE executions SET (autovacuum_enabled = false);
@@ -63,6 +74,45 @@ fn a_commit_reads_what_it_is_about_and_not_a_whole_table_without_statistics() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         };
         assert!(read < MANY, "{commits} runs of three commits read {read} rows");
+        world.store.close().await.unwrap();
+        drop(foreign);
+        schema.drop().await;
+    });
+}
+
+#[test]
+fn a_claim_behind_a_hundred_thousand_tasks_of_a_full_key_reads_what_it_takes_and_not_the_line() {
+    block_on(async {
+        let schema = Schema::fresh();
+        let mut world = World::new(Box::new(schema.open().await)).await;
+        let mut foreign = schema.foreign().await;
+        world.store.declare_queues(&[Queue::named("q").per_key(1)]).await.unwrap();
+        foreign.execute(WAIT).await.unwrap();
+        foreign.execute("SELECT pg_stat_force_next_flush()").await.unwrap();
+        let wish = TaskRequest {
+            by: world.incarnation,
+            now: Timestamp(world.now + 1_000_000),
+            limit: 1_000,
+            activities: vec!["act".into()],
+            queues: None,
+            tags: Vec::new(),
+        };
+        let (_, read) = told(&mut foreign).await;
+        let taken = world.store.take_tasks(wish.clone()).await.unwrap();
+        assert_eq!(taken.tasks.len(), 51, "one of each key");
+        let (began, mut looks) = (Instant::now(), 1);
+        // A session tells what it did about once a second; until then it looks again, and finds every key full.
+        let read = loop {
+            assert!(world.store.take_tasks(wish.clone()).await.unwrap().tasks.is_empty());
+            looks += 1;
+            let now = told(&mut foreign).await;
+            if now.1 > read + 51 {
+                break now.1 - read;
+            }
+            assert!(began.elapsed() < Duration::from_secs(20), "the session never told what it did");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        assert!(read < 1_000 * looks, "{looks} looks read {read} rows");
         world.store.close().await.unwrap();
         drop(foreign);
         schema.drop().await;

@@ -8,8 +8,8 @@
 //! reads anew after the wait; and what needs more is read by a later statement of the same transaction.
 //!
 //! Nothing is read but by a key. A plan may be made when a table has many rows and no statistics; what the planner then takes
-//! for a coarse key (an id without its run number) is looked up row by row, behind a `LATERAL … LIMIT`, or it would read the
-//! whole index for each batch.
+//! for a coarse key (an id without its run number) is looked up row by row, behind a `LIMIT`, or it would read the whole index
+//! for each batch. `EXISTS` and `IN` are such joins too.
 
 /// The columns that `rows::summary` reads, of `e` (executions); who owns it is the caller's to say.
 macro_rules! columns {
@@ -428,7 +428,7 @@ pub(super) const NODES: &str = concat!(
                                      > least(n.lease * interval '1 microsecond', interval '5 seconds')
                 THEN pg_try_advisory_xact_lock($1, n.node) ELSE false END, n.node
     FROM nodes n
-    WHERE n.state < 3 OR EXISTS (SELECT 1 FROM executions e WHERE e.owner = n.node AND e.owner IS NOT NULL) OR ",
+    WHERE n.state < 3 OR (SELECT true FROM executions e WHERE e.owner = n.node AND e.owner IS NOT NULL LIMIT 1) OR ",
     long_ago!(),
     " ORDER BY n.node"
 );
@@ -445,8 +445,8 @@ pub(super) const SWEEP: &str = concat!(
         SELECT n.node FROM nodes n
         WHERE n.state = 3 AND ",
     long_ago!(),
-    " AND NOT EXISTS (SELECT 1 FROM executions x WHERE x.owner = n.node AND x.owner IS NOT NULL)
-          AND NOT EXISTS (SELECT 1 FROM tasks t WHERE t.worker = n.node AND t.worker IS NOT NULL)
+    " AND (SELECT true FROM executions x WHERE x.owner = n.node AND x.owner IS NOT NULL LIMIT 1) IS NULL
+          AND (SELECT true FROM tasks t WHERE t.worker = n.node AND t.worker IS NOT NULL LIMIT 1) IS NULL
         LIMIT $2 FOR UPDATE SKIP LOCKED),
     no_lanes AS (DELETE FROM node_lanes l USING gone g WHERE l.node = g.node),
     no_nodes AS (DELETE FROM nodes n USING gone g WHERE n.node = g.node),

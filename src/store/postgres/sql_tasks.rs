@@ -92,11 +92,10 @@ pub(super) const HEADS_OF_LANES: &str = concat!(
         SELECT lane, 1 AS turn, nth FROM behind WHERE lane IS NOT NULL
         UNION ALL SELECT lane, 2, nth FROM before WHERE lane IS NOT NULL),
     chosen AS MATERIALIZED (
-        SELECT l.lane, l.turn, l.nth FROM lanes l
-        WHERE l.lane <> ALL ($8::text[]) AND EXISTS (
+        SELECT l.lane, l.turn, l.nth FROM lanes l CROSS JOIN LATERAL (
             SELECT 1 FROM tasks t WHERE t.queue = $1 AND t.lane = l.lane AND ",
     eligible!(),
-    ") ORDER BY l.turn, l.nth LIMIT $6)
+    " LIMIT 1) there WHERE l.lane <> ALL ($8::text[]) ORDER BY l.turn, l.nth LIMIT $6)
     SELECT h.run, h.position, h.attempt, h.lane, h.rank FROM chosen c CROSS JOIN LATERAL (
         SELECT t.run, t.position, t.attempt, t.lane, t.rank FROM tasks t WHERE t.queue = $1 AND t.lane = c.lane AND ",
     eligible!(),
