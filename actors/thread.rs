@@ -42,20 +42,27 @@ mod tests {
         }
     }
 
+    /// On a thread of its own: it stays inside for good.
+    fn elsewhere(test: impl FnOnce() + Send + 'static) {
+        std::thread::spawn(test).join().unwrap();
+    }
+
     #[test]
     fn what_is_left_on_an_arbiter_is_dropped_inside_its_runtime() {
         let (left, dropped) = mpsc::channel();
-        system().unwrap().block_on(async {
-            let arbiter = arbiter().unwrap();
-            let (began, begun) = tokio::sync::oneshot::channel();
-            arbiter.spawn(async move {
-                let _left = Left(left);
-                began.send(()).unwrap();
-                pending::<()>().await;
+        elsewhere(move || {
+            system().unwrap().block_on(async {
+                let arbiter = arbiter().unwrap();
+                let (began, begun) = tokio::sync::oneshot::channel();
+                arbiter.spawn(async move {
+                    let _left = Left(left);
+                    began.send(()).unwrap();
+                    pending::<()>().await;
+                });
+                begun.await.unwrap();
+                arbiter.stop();
+                arbiter.join().unwrap();
             });
-            begun.await.unwrap();
-            arbiter.stop();
-            arbiter.join().unwrap();
         });
         assert_eq!(dropped.try_recv(), Ok(true));
     }
@@ -63,15 +70,17 @@ mod tests {
     #[test]
     fn what_is_left_on_a_system_is_dropped_inside_its_runtime() {
         let (left, dropped) = mpsc::channel();
-        let runner = system().unwrap();
-        runner.block_on(async {
-            actix_rt::spawn(async move {
-                let _left = Left(left);
-                pending::<()>().await;
+        elsewhere(move || {
+            let runner = system().unwrap();
+            runner.block_on(async {
+                actix_rt::spawn(async move {
+                    let _left = Left(left);
+                    pending::<()>().await;
+                });
+                tokio::task::yield_now().await;
             });
-            tokio::task::yield_now().await;
+            drop(runner);
         });
-        drop(runner);
         assert_eq!(dropped.try_recv(), Ok(true));
     }
 }

@@ -49,6 +49,7 @@ mod schema;
 mod session;
 mod sql;
 mod sql_tasks;
+mod tails;
 mod tasks;
 mod transactions;
 mod trouble;

@@ -309,6 +309,7 @@ pub(crate) fn judge(
         let (peak, of_key) = side.peaks_of(expect.queue, thawed, |pid| last_of(pid).unwrap_or(last));
         println!("at most {peak} acts at once, {of_key} of one key");
         assert!(peak <= limit, "{peak} acts at once, the limit is {limit}");
+        assert!(peak > limit / 2, "{peak} acts at once: too few for a limit of {limit} to be of any matter");
         let per_key = expect.per_key.unwrap_or(usize::MAX);
         assert!(of_key <= per_key, "{of_key} acts of one key at once, the limit is {per_key}");
     }

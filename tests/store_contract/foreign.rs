@@ -4,7 +4,10 @@
 use std::time::{Duration, Instant};
 
 use sqlx::{Executor, PgConnection};
-use stent::{kernel::time::Timestamp, store::Outcome};
+use stent::{
+    kernel::time::Timestamp,
+    store::{Item, Outcome, Then, Turn},
+};
 
 use crate::kit::*;
 
@@ -77,7 +80,7 @@ fn a_run_that_a_foreign_transaction_has_locked_waits_alone() {
 }
 
 /// Two nodes on one schema.
-async fn two(schema: &Schema) -> [World; 2] {
+pub(crate) async fn two(schema: &Schema) -> [World; 2] {
     let first = World::new(Box::new(schema.open().await)).await;
     let mut second = World { store: Box::new(schema.open().await), incarnation: incarnation(2), now: 1_000 };
     second.store.register(&node(second.incarnation, 1_000)).await.unwrap();
@@ -131,6 +134,40 @@ fn a_message_that_meets_a_passivation_or_an_end_on_another_node_is_never_slept_o
         }
         assert!(moved > 0 && woken + refused > 0, "both orders were met: {moved} {woken} {refused}");
         for world in [&mut owner, &mut sender] {
+            world.store.close().await.unwrap();
+        }
+        schema.drop().await;
+    });
+}
+
+#[test]
+fn what_a_writer_remembers_of_a_log_is_never_followed_twice_nor_behind_its_end() {
+    block_on(async {
+        let schema = Schema::fresh();
+        let [mut first, mut second] = two(&schema).await;
+        let runs = [first.started("goes on").await, first.started("ends").await, first.started("is left alone").await];
+        for run in runs {
+            first.done(step(run, 1)).await;
+        }
+        second.done(step(runs[0], 2)).await;
+        second.done(end(runs[1], 2, 0)).await;
+        // It has written the rows before, and so does not look at them.
+        assert_eq!(first.one(end(runs[1], 2, 0)).await, Outcome::Conflict, "it has ended");
+        let outcomes = first.commit(runs.iter().map(|run| step(*run, 2)).collect()).await;
+        assert_eq!(outcomes, [Outcome::Conflict, Outcome::Conflict, Outcome::Done]);
+        assert_eq!(first.one(step(runs[1], 3)).await, Outcome::Conflict, "it has ended");
+        first.done(step(runs[0], 3)).await;
+        first.done(step(runs[2], 3)).await;
+        first.send("goes on", "m").await;
+        let consumes = |seq| Item::Turn(Box::new(Turn { consumed: vec![seq], ..turn(runs[0], 4, Then::Hold) }));
+        assert_eq!(first.one(consumes(2)).await, Outcome::MessageGone);
+        first.done(consumes(1)).await;
+        // A database of before the log lost its index by the order of commits.
+        let mut foreign = schema.foreign().await;
+        foreign.execute("ALTER TABLE events ADD COLUMN pos bigint GENERATED ALWAYS AS IDENTITY UNIQUE").await.unwrap();
+        first.done(step(runs[0], 5)).await;
+        drop(foreign);
+        for world in [&mut first, &mut second] {
             world.store.close().await.unwrap();
         }
         schema.drop().await;

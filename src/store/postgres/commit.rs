@@ -18,7 +18,9 @@ use super::{
     home::Witness,
     look::Seen,
     session::Session,
-    sql, tasks,
+    sql,
+    tails::Tails,
+    tasks,
     trouble::Trouble,
     turns::{self, Turns, Went},
     values::Values,
@@ -28,7 +30,7 @@ use crate::{
     store::{Batch, BatchAnswer, Item, Outcome, StoreError, Then, Yield, YieldReason, memory::refuse, queue::asked_for},
 };
 
-/// How often the short way is tried again before the general path is taken.
+/// How often the short way is tried again when its answer was lost, before the general path is taken.
 const TRIES: u32 = 4;
 
 /// How long a transaction waits for a lock, in milliseconds, once it is known that somebody keeps one.
@@ -44,6 +46,7 @@ const MOST_ALONE: usize = 8;
 pub(super) struct Writer {
     pub(super) session: Session,
     pub(super) floor: Floor,
+    tails: Tails,
     node: Option<(Incarnation, i32)>,
     /// Priorities that are known to be in their table.
     priorities: HashSet<i32>,
@@ -70,7 +73,15 @@ struct Decided {
 
 impl Writer {
     pub(super) fn new(session: Session) -> Writer {
-        Writer { session, floor: Floor::default(), node: None, priorities: HashSet::from([0]), held: Held::default(), round: 0 }
+        Writer {
+            session,
+            floor: Floor::default(),
+            tails: Tails::default(),
+            node: None,
+            priorities: HashSet::from([0]),
+            held: Held::default(),
+            round: 0,
+        }
     }
 
     /// Remembers a node that was just entered.
@@ -112,7 +123,7 @@ impl Writer {
             if turns.is_empty() && !commit.renew {
                 break;
             }
-            match turns.run(&mut self.session, &commit).await {
+            match turns.run(&mut self.session, &mut self.tails, &commit).await {
                 Ok(Went::Fenced) => return Ok(fenced(batch)),
                 Ok(Went::Done(done)) => {
                     commit.renew = false;
@@ -120,7 +131,7 @@ impl Writer {
                     open.retain(|place| outcomes[*place].is_none());
                     break;
                 }
-                Err(Trouble::Lost(_) | Trouble::Again(_)) if tries < TRIES => tries += 1,
+                Err(Trouble::Lost(_)) if tries < TRIES => tries += 1,
                 Err(Trouble::Store(error)) => return Err(Trouble::Store(error)),
                 Err(Trouble::Waits) => {
                     hurry = true;

@@ -203,6 +203,7 @@ impl Home {
                 ("plan_cache_mode", "force_generic_plan".to_owned()),
                 ("enable_seqscan", "off".to_owned()),
                 ("enable_mergejoin", "off".to_owned()),
+                ("enable_hashjoin", "off".to_owned()),
             ]);
         }
         settings

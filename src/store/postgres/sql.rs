@@ -5,11 +5,13 @@
 //! Rules that all of them keep. Whatever writes an owner or appends takes the fence first: `FOR KEY SHARE` on the row of its
 //! own lane, which a takeover waits for and changes. A statement sees one moment, however long it then waits for a lock:
 //! what it reads of *other* rows may be old by then, so it decides only by rows that it locks itself, which PostgreSQL
-//! reads anew after the wait; and what needs more is read by a later statement of the same transaction.
+//! reads anew after the wait, or by what never changes, a row of the log and its key; and what needs more is read by a later
+//! statement of the same transaction.
 //!
-//! Nothing is read but by a key. A plan may be made when a table has many rows and no statistics; what the planner then takes
-//! for a coarse key (an id without its run number) is looked up row by row, behind a `LIMIT`, or it would read the whole index
-//! for each batch. `EXISTS` and `IN` are such joins too.
+//! Nothing is read but by an index, row by row. A plan may be made while a table has many rows and no statistics, or while it is
+//! empty, and be kept while it grows. So the sessions that write know nested loops only (`home.rs`), and where a loop could go
+//! round the wrong way (`EXISTS` and `IN` are joins too) the inner side stands behind a `LIMIT`, or in a condition that is not
+//! turned into a join, `(x IN (SELECT …)) IS TRUE`, where it is a lookup in a table of hashes.
 
 /// The columns that `rows::summary` reads, of `e` (executions); who owns it is the caller's to say.
 macro_rules! columns {
@@ -108,10 +110,14 @@ macro_rules! turns {
             $consumed,
             "
     look AS MATERIALIZED (
+        SELECT t.* FROM free f CROSS JOIN t WHERE f.ok AND t.prev IS NULL",
+            $look,
+            "
+        UNION ALL
         SELECT t.* FROM free f CROSS JOIN t
         JOIN events v ON v.run = t.run AND v.commit_no = t.no - 1 AND v.digest = t.prev
         JOIN executions e ON e.run = t.run AND e.status < 4 AND (t.kind = 0 OR e.inbox_seq = t.seen)
-        WHERE f.ok",
+        WHERE f.ok AND t.prev IS NOT NULL",
             $look,
             "),
     settled AS (
@@ -157,9 +163,9 @@ macro_rules! turns {
 /// Turns of existing runs and beginnings of new ones, which it either writes with everything that belongs to them or does
 /// not touch. Beginnings are accepted all or none: who loses an id is told its current run as it was at its place in the
 /// batch, which only the general path knows. A turn whose row is there already fails the whole statement by the key of the log:
-/// so rare that nothing is looked up for it.
+/// so rare that nothing is looked up for it. Nor is it where the row before is known to be there.
 ///
-/// $1 node, $2 renew, $3 now, $4 format. Turns: $5 ord, $6 run, $7 commit number, $8 digest before, $9 kind (0 hold, 1 sleep,
+/// $1 node, $2 renew, $3 now, $4 format. Turns: $5 ord, $6 run, $7 commit number, $8 digest before or null, $9 kind (0 hold, 1 sleep,
 /// 2 end), $10 seen, $11 wake, $12 status, $13 digest, $14 body. Beginnings: $15 run, $16 id, $17 workflow, $18 version,
 /// $19 priority, $20 queue, $21 tags, $22 needs, $23 created, $24 wake, $25 deadline, $26 input, $27 status, $28 owned,
 /// $29 epoch, $30 ended, $31 digest, $32 body. Messages consumed: $33 ord, $34 run, $35 seq. Heartbeats settled: $36 ord,
@@ -173,18 +179,16 @@ pub(super) const TURNS: &str = turns!(
     look: " AND t.ord NOT IN (SELECT c.ord FROM c WHERE NOT c.there)",
     cleared: "
     eaten AS (
-        DELETE FROM inbox i USING c JOIN accepted a ON a.ord = c.ord AND a.kind < 2
-        WHERE i.run = c.run AND i.seq = c.seq RETURNING 1),
+        DELETE FROM inbox i USING c
+        WHERE i.run = c.run AND i.seq = c.seq AND (c.ord IN (SELECT a.ord FROM accepted a WHERE a.kind < 2)) IS TRUE RETURNING 1),
     calls AS (
         DELETE FROM heartbeats h USING unnest($36::bigint[], $37::bigint[], $38::bigint[]) AS d(ord, run, position)
-            JOIN accepted a ON a.ord = d.ord AND a.kind < 2
-        WHERE h.run = d.run AND h.position = d.position),
+        WHERE h.run = d.run AND h.position = d.position AND (d.ord IN (SELECT a.ord FROM accepted a WHERE a.kind < 2)) IS TRUE),
     results AS (
         DELETE FROM step_results r USING unnest($36::bigint[], $37::bigint[], $38::bigint[]) AS d(ord, run, position)
-            JOIN accepted a ON a.ord = d.ord
-        WHERE r.run = d.run AND r.position = d.position),",
+        WHERE r.run = d.run AND r.position = d.position AND (d.ord IN (SELECT a.ord FROM accepted a)) IS TRUE),",
     read: ",
-               (SELECT count(*) FROM c JOIN accepted a ON a.ord = c.ord AND a.kind < 2) AS read,
+               (SELECT count(*) FROM c WHERE (c.ord IN (SELECT a.ord FROM accepted a WHERE a.kind < 2)) IS TRUE) AS read,
                (SELECT count(*) FROM eaten) AS eaten"
 );
 

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 
 use sqlx::Row;
 
-use super::{commit::Commit, home::Witness, rows, session::Session, sql, trouble::Trouble, values::Values};
+use super::{commit::Commit, home::Witness, rows, session::Session, sql, tails::Tails, trouble::Trouble, values::Values};
 use crate::{
     kernel::{
         codec::Record,
@@ -23,10 +23,18 @@ use crate::{
 pub(super) struct Turns<'a> {
     /// The items behind the rows, in the order of the contract.
     items: Vec<usize>,
-    /// The rows: run, commit number, and what is appended.
-    rows: Vec<(RunKey, CommitNo, &'a Record)>,
+    /// What is appended.
+    rows: Vec<Appended<'a>>,
     turns: Vec<(i64, &'a Turn)>,
     begun: Vec<(i64, Begun<'a>)>,
+}
+
+struct Appended<'a> {
+    run: RunKey,
+    commit_no: CommitNo,
+    record: &'a Record,
+    /// Whether its run goes on here.
+    stays: bool,
 }
 
 struct Begun<'a> {
@@ -79,14 +87,15 @@ impl<'a> Turns<'a> {
         self.items.is_empty()
     }
 
-    fn row(&mut self, place: usize, run: RunKey, commit_no: CommitNo, record: &'a Record) -> i64 {
+    fn row(&mut self, place: usize, row: Appended<'a>) -> i64 {
         self.items.push(place);
-        self.rows.push((run, commit_no, record));
+        self.rows.push(row);
         i64::try_from(self.rows.len()).unwrap_or(i64::MAX)
     }
 
     fn turn(&mut self, place: usize, turn: &'a Turn) -> bool {
-        let ord = self.row(place, turn.run, turn.commit_no, &turn.record);
+        let stays = turn.then == Then::Hold;
+        let ord = self.row(place, Appended { run: turn.run, commit_no: turn.commit_no, record: &turn.record, stays });
         self.turns.push((ord, turn));
         true
     }
@@ -108,7 +117,7 @@ impl<'a> Turns<'a> {
         if row.new.id.run_no != 1 {
             return false;
         }
-        let ord = self.row(place, row.new.run, 0, record);
+        let ord = self.row(place, Appended { run: row.new.run, commit_no: 0, record, stays: row.owned });
         self.begun.push((ord, row));
         true
     }
@@ -118,10 +127,11 @@ impl<'a> Turns<'a> {
         self.turns.iter().all(|(_, turn)| turn.consumed.is_empty() && turn.settled.is_empty())
     }
 
-    fn values(&self, commit: &Commit<'_>) -> Values {
+    fn values(&self, commit: &Commit<'_>, tails: &Tails) -> Values {
         let of_turns = || self.turns.iter();
         let nothing = Digest([0; 32]);
-        let prev: Vec<Vec<u8>> = of_turns().map(|(_, turn)| turn.prev.unwrap_or(nothing).0.to_vec()).collect();
+        let prev = |turn: &Turn| (!tails.precede(turn)).then(|| turn.prev.unwrap_or(nothing).0.to_vec());
+        let prev: Vec<Option<Vec<u8>>> = of_turns().map(|(_, turn)| prev(turn)).collect();
         let (mut kinds, mut seen, mut wakes, mut states) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (_, turn) in of_turns() {
             let (kind, saw, wake_at, status) = match turn.then {
@@ -156,7 +166,7 @@ impl<'a> Turns<'a> {
     fn beginnings(&self, values: Values) -> Values {
         let rows = || self.begun.iter().map(|(_, row)| row);
         let news = || rows().map(|row| row.new);
-        let records = || self.begun.iter().filter_map(|(ord, _)| self.rows.get(place_of(*ord))).map(|(_, _, record)| *record);
+        let records = || self.begun.iter().filter_map(|(ord, _)| self.rows.get(place_of(*ord))).map(|row| row.record);
         values
             .with(news().map(|new| new.run.0).collect::<Vec<_>>())
             .with(news().map(|new| new.id.id.as_str()).collect::<Vec<_>>())
@@ -192,12 +202,14 @@ impl<'a> Turns<'a> {
     }
 
     /// Runs the statement. When its answer is lost, it is settled what it did, and what it did not do is open as before.
-    pub(super) async fn run(&self, session: &mut Session, commit: &Commit<'_>) -> Result<Went, Trouble> {
+    pub(super) async fn run(&self, session: &mut Session, tails: &mut Tails, commit: &Commit<'_>) -> Result<Went, Trouble> {
         session.ready().await?;
-        let answer = match session.rows(if self.is_plain() { sql::PLAIN } else { sql::TURNS }, self.values(commit)).await {
+        tails.of(session.backend());
+        let text = if self.is_plain() { sql::PLAIN } else { sql::TURNS };
+        let answer = match session.rows(text, self.values(commit, tails)).await {
             Ok(answer) => answer,
             Err(Trouble::Lost(reason)) => {
-                let done = self.settle(session).await?;
+                let done = self.settle(session, tails).await?;
                 return if done.is_empty() { Err(Trouble::Lost(reason)) } else { Ok(Went::Done(done)) };
             }
             Err(trouble) => return Err(trouble),
@@ -212,23 +224,27 @@ impl<'a> Turns<'a> {
             done.extend(self.begun.iter().map(|(ord, _)| *ord));
         }
         done.extend(row.try_get::<Option<Vec<i64>>, _>(2).map_err(sort)?.unwrap_or_default());
-        Ok(Went::Done(self.acknowledge(session, &done)))
+        Ok(Went::Done(self.acknowledge(session, tails, &done)))
     }
 
-    async fn settle(&self, session: &mut Session) -> Result<Vec<usize>, Trouble> {
+    async fn settle(&self, session: &mut Session, tails: &mut Tails) -> Result<Vec<usize>, Trouble> {
         let values = Values::default()
-            .with(self.rows.iter().map(|(run, _, _)| run.0).collect::<Vec<_>>())
-            .with(self.rows.iter().map(|(_, commit_no, _)| i64::from(*commit_no)).collect::<Vec<_>>())
-            .with(self.rows.iter().map(|(_, _, record)| &record.digest.0[..]).collect::<Vec<_>>());
+            .with(self.rows.iter().map(|row| row.run.0).collect::<Vec<_>>())
+            .with(self.rows.iter().map(|row| i64::from(row.commit_no)).collect::<Vec<_>>())
+            .with(self.rows.iter().map(|row| &row.record.digest.0[..]).collect::<Vec<_>>());
         let found = session.again(sql::APPENDED, values).await?;
         let done: Result<Vec<i64>, _> = found.iter().map(|row| row.try_get(0)).collect();
-        Ok(self.acknowledge(session, &done.map_err(|error| session.home.sort(&error))?))
+        tails.of(session.backend());
+        Ok(self.acknowledge(session, tails, &done.map_err(|error| session.home.sort(&error))?))
     }
 
-    /// Returns the items behind the rows of these places.
-    fn acknowledge(&self, session: &Session, done: &[i64]) -> Vec<usize> {
-        if let Some((run, commit_no, record)) = done.iter().max().and_then(|ord| self.rows.get(place_of(*ord))) {
-            session.home.acknowledged(Witness { run: *run, commit_no: *commit_no, digest: record.digest });
+    /// Takes note of rows that are in the log, and returns the items behind them.
+    fn acknowledge(&self, session: &Session, tails: &mut Tails, done: &[i64]) -> Vec<usize> {
+        for row in done.iter().filter_map(|ord| self.rows.get(place_of(*ord))) {
+            tails.note(row.run, row.commit_no, row.record.digest, row.stays);
+        }
+        if let Some(row) = done.iter().max().and_then(|ord| self.rows.get(place_of(*ord))) {
+            session.home.acknowledged(Witness { run: row.run, commit_no: row.commit_no, digest: row.record.digest });
         }
         done.iter().filter_map(|ord| self.items.get(place_of(*ord)).copied()).collect()
     }
