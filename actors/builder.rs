@@ -210,7 +210,7 @@ impl Builder {
                 let runner = match thread::system() {
                     Ok(runner) => runner,
                     Err(error) => {
-                        let _ = started.send(Err(Error::NoSystem(error.to_string())));
+                        let _ = started.send(Err(thread::none(error)));
                         return;
                     }
                 };
@@ -230,7 +230,7 @@ impl Builder {
                     }
                 });
             })
-            .map_err(|e| Error::NoSystem(e.to_string()))?;
+            .map_err(thread::none)?;
         answer.await.unwrap_or_else(|_| Err(Error::NoSystem("its thread ended while it was starting".to_owned())))
     }
 
@@ -245,7 +245,7 @@ impl Builder {
         }
         let door = Door::new(Arc::new(self.config), Arc::new(self.workflows));
         // An arbiter of its own: what blocks the application's thread must not keep the core from being mended.
-        let arbiter = thread::arbiter().map_err(|e| Error::NoSystem(e.to_string()))?;
+        let arbiter = thread::arbiter().map_err(thread::none)?;
         let (door_for_actor, escalated, setup) = (door.clone(), self.escalated, Arc::new(setup));
         let make = move |_: &mut actix::Context<Supervisor>| Supervisor::new(door_for_actor, setup, escalated);
         let door_at_exit = door.clone();

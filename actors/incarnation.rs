@@ -2,7 +2,7 @@
 //! that order and stopped in reverse. If one of them dies all are stopped and built anew from factories: one for all, and
 //! one recovery path, which is the crash path.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use actix::{Addr, Arbiter, Recipient};
 
@@ -82,8 +82,7 @@ impl Incarnation {
             move |exit| exited.do_send(Exited { actor, incarnation: id, exit })
         };
         // In the order in which they are stopped; also when the start fails or is given up half-way.
-        let started: io::Result<_> = (0..4).map(|_| thread::arbiter()).collect();
-        let arbiters = Arbiters(started.map_err(|e| Error::NoSystem(e.to_string()))?);
+        let arbiters = Arbiters((0..4).map(|_| thread::arbiter()).collect::<Result<_, _>>().map_err(thread::none)?);
         let [host, clockwork, keeper, writer] = [0, 1, 2, 3].map(|at| arbiters.0[at].handle());
 
         // The store belongs to the writer's thread: it is opened there and never leaves it.

@@ -7,6 +7,13 @@ use std::io;
 use actix::{Arbiter, System, SystemRunner};
 use tokio::runtime::{Builder, Runtime};
 
+use crate::error::Error;
+
+/// Says that a thread could not be had.
+pub(crate) fn none(error: io::Error) -> Error {
+    Error::NoSystem(error.to_string())
+}
+
 /// Starts an arbiter on which whatever is left at its end can be dropped.
 pub(crate) fn arbiter() -> io::Result<Arbiter> {
     Arbiter::try_with_tokio_rt(inside)

@@ -282,6 +282,12 @@ impl Turn {
     pub fn has_tasks(&self) -> bool {
         !self.tasks.is_empty() || !self.withdrawn.is_empty()
     }
+
+    /// Tells whether its row comes right behind this one.
+    #[must_use]
+    pub fn follows(&self, commit_no: CommitNo, digest: Digest) -> bool {
+        commit_no.checked_add(1) == Some(self.commit_no) && self.prev == Some(digest)
+    }
 }
 
 impl Item {

@@ -129,10 +129,9 @@ impl<'a> Plan<'a> {
         let now = self.batch.now;
         let known = self.seen.runs.get_mut(&turn.run.0).ok_or(Outcome::Conflict)?;
         let row = &mut known.summary;
-        let follows = match (known.tail, turn.prev) {
-            (Some((last, digest)), Some(prev)) => last.checked_add(1) == Some(turn.commit_no) && digest == prev,
-            (None, None) => turn.commit_no == 0,
-            _ => false,
+        let follows = match known.tail {
+            Some((last, digest)) => turn.follows(last, digest),
+            None => turn.prev.is_none() && turn.commit_no == 0,
         };
         if row.status.is_end() || !follows {
             return Err(Outcome::Conflict);

@@ -33,9 +33,7 @@ impl Tails {
 
     /// Tells whether a turn follows a row that was written here.
     pub(super) fn precede(&self, turn: &Turn) -> bool {
-        self.runs.get(&turn.run).is_some_and(|(commit_no, digest)| {
-            commit_no.checked_add(1) == Some(turn.commit_no) && turn.prev.as_ref() == Some(digest)
-        })
+        self.runs.get(&turn.run).is_some_and(|(commit_no, digest)| turn.follows(*commit_no, *digest))
     }
 
     /// Takes note of a row that is in the log. Of a run that does not stay nothing is kept.

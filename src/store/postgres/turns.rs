@@ -39,6 +39,7 @@ struct Appended<'a> {
 
 struct Begun<'a> {
     new: &'a NewRun,
+    record: &'a Record,
     status: i16,
     owned: bool,
     epoch: i64,
@@ -71,8 +72,8 @@ impl<'a> Turns<'a> {
                 },
                 Item::Enqueue(new, record) => {
                     let due = new.wake_at.unwrap_or(batch.now);
-                    let row = Begun { new, status: 1, owned: false, epoch: 0, wake_at: Some(due.0), ended_at: None };
-                    ids.insert(new.id.id.as_str()) && runs.insert(new.run) && turns.begin(place, row, record)
+                    let row = Begun { new, record, status: 1, owned: false, epoch: 0, wake_at: Some(due.0), ended_at: None };
+                    ids.insert(new.id.id.as_str()) && runs.insert(new.run) && turns.begin(place, row)
                 }
                 _ => true,
             };
@@ -101,7 +102,7 @@ impl<'a> Turns<'a> {
     }
 
     fn start(&mut self, place: usize, turn: &'a Turn, new: &'a NewRun, now: Timestamp) -> bool {
-        let held = Begun { new, status: 1, owned: true, epoch: 1, wake_at: None, ended_at: None };
+        let held = Begun { new, record: &turn.record, status: 1, owned: true, epoch: 1, wake_at: None, ended_at: None };
         let row = match turn.then {
             Then::Hold => held,
             Then::Passivate { seen: 0, wake_at } => Begun { owned: false, wake_at: wake_at.map(|at| at.0), ..held },
@@ -109,25 +110,21 @@ impl<'a> Turns<'a> {
             // Refused with a reason of its own.
             Then::Passivate { .. } | Then::End { .. } => return false,
         };
-        turn.consumed.is_empty() && self.begin(place, row, &turn.record)
+        turn.consumed.is_empty() && self.begin(place, row)
     }
 
-    fn begin(&mut self, place: usize, row: Begun<'a>, record: &'a Record) -> bool {
+    fn begin(&mut self, place: usize, row: Begun<'a>) -> bool {
         // A later run of an id depends on the run before it.
         if row.new.id.run_no != 1 {
             return false;
         }
-        let ord = self.row(place, Appended { run: row.new.run, commit_no: 0, record, stays: row.owned });
+        let ord = self.row(place, Appended { run: row.new.run, commit_no: 0, record: row.record, stays: row.owned });
         self.begun.push((ord, row));
         true
     }
 
-    /// Whether something else than the log and the run is to be written.
-    fn is_plain(&self) -> bool {
-        self.turns.iter().all(|(_, turn)| turn.consumed.is_empty() && turn.settled.is_empty())
-    }
-
-    fn values(&self, commit: &Commit<'_>, tails: &Tails) -> Values {
+    /// Returns the statement to run.
+    fn statement(&self, commit: &Commit<'_>, tails: &Tails) -> (&'static str, Values) {
         let of_turns = || self.turns.iter();
         let nothing = Digest([0; 32]);
         let prev = |turn: &Turn| (!tails.precede(turn)).then(|| turn.prev.unwrap_or(nothing).0.to_vec());
@@ -160,13 +157,13 @@ impl<'a> Turns<'a> {
             .with(of_turns().map(|(_, turn)| &turn.record.digest.0[..]).collect::<Vec<_>>())
             .with(of_turns().map(|(_, turn)| &turn.record.body[..]).collect::<Vec<_>>());
         let values = self.beginnings(values);
-        if self.is_plain() { values } else { self.cleared(values) }
+        let is_plain = of_turns().all(|(_, turn)| turn.consumed.is_empty() && turn.settled.is_empty());
+        if is_plain { (sql::PLAIN, values) } else { (sql::TURNS, self.cleared(values)) }
     }
 
     fn beginnings(&self, values: Values) -> Values {
         let rows = || self.begun.iter().map(|(_, row)| row);
         let news = || rows().map(|row| row.new);
-        let records = || self.begun.iter().filter_map(|(ord, _)| self.rows.get(place_of(*ord))).map(|row| row.record);
         values
             .with(news().map(|new| new.run.0).collect::<Vec<_>>())
             .with(news().map(|new| new.id.id.as_str()).collect::<Vec<_>>())
@@ -184,8 +181,8 @@ impl<'a> Turns<'a> {
             .with(rows().map(|row| row.owned).collect::<Vec<_>>())
             .with(rows().map(|row| row.epoch).collect::<Vec<_>>())
             .with(rows().map(|row| row.ended_at).collect::<Vec<_>>())
-            .with(records().map(|record| &record.digest.0[..]).collect::<Vec<_>>())
-            .with(records().map(|record| &record.body[..]).collect::<Vec<_>>())
+            .with(rows().map(|row| &row.record.digest.0[..]).collect::<Vec<_>>())
+            .with(rows().map(|row| &row.record.body[..]).collect::<Vec<_>>())
     }
 
     /// The messages consumed and the heartbeats settled.
@@ -205,8 +202,8 @@ impl<'a> Turns<'a> {
     pub(super) async fn run(&self, session: &mut Session, tails: &mut Tails, commit: &Commit<'_>) -> Result<Went, Trouble> {
         session.ready().await?;
         tails.of(session.backend());
-        let text = if self.is_plain() { sql::PLAIN } else { sql::TURNS };
-        let answer = match session.rows(text, self.values(commit, tails)).await {
+        let (text, values) = self.statement(commit, tails);
+        let answer = match session.rows(text, values).await {
             Ok(answer) => answer,
             Err(Trouble::Lost(reason)) => {
                 let done = self.settle(session, tails).await?;

@@ -102,8 +102,7 @@ impl Memory {
             Then::Hold => true,
             Then::Passivate { seen, .. } | Then::End { seen, .. } => run.inbox_seq == Some(seen),
         };
-        let follows = commit_no.checked_add(1) == Some(turn.commit_no) && turn.prev == Some(digest);
-        (follows && unmoved && turn.consumed.is_empty()).then_some(run)
+        (turn.follows(commit_no, digest) && unmoved && turn.consumed.is_empty()).then_some(run)
     }
 
     /// Returns what to write on, if it is known for this node.
