@@ -22,7 +22,7 @@ const FILL: &str = "
     INSERT INTO events (run, commit_no, digest, body) SELECT 1000000 + n, 0, '\\x00', '\\x00' FROM generate_series(1, 20000) n";
 
 /// A hundred thousand tasks of one key, and behind them ten of each of fifty keys.
-const WAIT: &str = "ALTER TABLE tasks SET (autovacuum_enabled = false);
+const WAIT: &str = "
     INSERT INTO tasks (run, position, attempt, rank, due_at, queue, lane, activity, needs, body)
     SELECT 1000000 + n, 1, 1, n, 900, 'q', 'hot', 'act', '{}', '\\x00' FROM generate_series(1, 100000) n;
     INSERT INTO tasks (run, position, attempt, rank, due_at, queue, lane, activity, needs, body)
@@ -106,8 +106,10 @@ fn a_claim_behind_a_hundred_thousand_tasks_of_a_full_key_reads_what_it_takes_and
         let mut world = World::new(Box::new(schema.open().await)).await;
         let mut foreign = schema.foreign().await;
         world.store.declare_queues(&[Queue::named("q").per_key(1)]).await.unwrap();
-        foreign.execute(WAIT).await.unwrap();
-        foreign.execute("SELECT pg_stat_force_next_flush()").await.unwrap();
+        foreign.execute("ALTER TABLE tasks SET (autovacuum_enabled = false)").await.unwrap();
+        let task = "INSERT INTO tasks (run, position, attempt, rank, due_at, queue, lane, activity, needs, body) \
+                    VALUES (1, 1, 1, 0, 900, 'q', 'first', 'act', '{}', '\\x00')";
+        foreign.execute(task).await.unwrap();
         let wish = TaskRequest {
             by: world.incarnation,
             now: Timestamp(world.now + 1_000_000),
@@ -116,6 +118,10 @@ fn a_claim_behind_a_hundred_thousand_tasks_of_a_full_key_reads_what_it_takes_and
             queues: None,
             tags: Vec::new(),
         };
+        let first = world.store.take_tasks(wish.clone()).await.unwrap();
+        assert_eq!(first.tasks.len(), 1);
+        foreign.execute(WAIT).await.unwrap();
+        foreign.execute("SELECT pg_stat_force_next_flush()").await.unwrap();
         let (_, read) = told(&mut foreign).await;
         let taken = world.store.take_tasks(wish.clone()).await.unwrap();
         assert_eq!(taken.tasks.len(), 51, "one of each key");

@@ -288,7 +288,8 @@ fn a_process_that_was_stopped_while_it_wrote_is_named_and_all_goes_on_once_it_do
     let loud = Loud::start(&path, 11);
     let pid = rustix::process::Pid::from_child(&loud.0);
     block_on(async {
-        let options = SqliteOptions { busy_timeout: Duration::from_millis(500), ..SqliteOptions::default() };
+        // Also as long as the other may need for what it is at once it goes on: a megabyte and its fsync, on a disk that others use.
+        let options = SqliteOptions { busy_timeout: Duration::from_secs(3), ..SqliteOptions::default() };
         let mut store = SqliteStore::open(&path, options).await.unwrap();
         store.register(&node(incarnation(1), 1_000)).await.unwrap();
         let mut world = World { store: Box::new(store), incarnation: incarnation(1), now: 1_000 };

@@ -10,8 +10,11 @@ use super::{
 use crate::store::StoreError;
 
 /// The migrations in order; the first makes schema 1.
-const MIGRATIONS: [&str; 2] =
-    [include_str!("../migrations/postgres/0001_first.sql"), include_str!("../migrations/postgres/0002_transactions.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("../migrations/postgres/0001_first.sql"),
+    include_str!("../migrations/postgres/0002_transactions.sql"),
+    include_str!("../migrations/postgres/0003_lanes.sql"),
+];
 
 const LOCK: &str = "SELECT pg_advisory_xact_lock($1, 0)";
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS _stent_migrations (version bigint PRIMARY KEY, applied_at timestamptz NOT NULL)";

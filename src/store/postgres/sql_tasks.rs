@@ -1,10 +1,41 @@
 //! The texts about shared queues; the rules of `sql.rs` hold here too. A claim locks the row of its queue in one statement and counts in
 //! a later one: what a statement counts is as old as its beginning, however long it then waited for the lock.
 
-/// What a node may take of: due, of its activities, with nothing that it lacks. $2 now, $3 activities, $4 tags.
+/// Waiting, and to be found through `tasks_waiting`: a statement names the condition of the one index that it goes by, so that
+/// the planner has no other.
+macro_rules! in_line {
+    () => {
+        "t.worker IS NULL AND t.rank >= -9223372036854775808"
+    };
+}
+
+/// Waiting, and to be found through `tasks_in_lanes`.
+macro_rules! in_lane {
+    () => {
+        "t.worker IS NULL AND t.lane >= ''"
+    };
+}
+
+/// What a node may take of what waits: due, of its activities, with nothing that it lacks. $2 now, $3 activities, $4 tags.
 macro_rules! eligible {
     () => {
-        "t.worker IS NULL AND NOT t.dropped AND t.due_at <= $2 AND t.activity = ANY ($3::text[]) AND t.needs <@ $4::text[]"
+        " AND NOT t.dropped AND t.due_at <= $2 AND t.activity = ANY ($3::text[]) AND t.needs <@ $4::text[]"
+    };
+}
+
+/// The names of the queues that have something waiting, and a null.
+macro_rules! waiting_queues {
+    () => {
+        concat!(
+            "WITH RECURSIVE q(name) AS ((SELECT t.queue FROM tasks t WHERE ",
+            in_line!(),
+            " ORDER BY t.queue LIMIT 1)
+            UNION ALL
+            SELECT (SELECT t.queue FROM tasks t WHERE ",
+            in_line!(),
+            " AND t.queue > q.name ORDER BY t.queue LIMIT 1)
+            FROM q WHERE q.name IS NOT NULL)"
+        )
     };
 }
 
@@ -46,13 +77,11 @@ pub(super) const BEAT: &str = "UPDATE tasks t SET details = k.details
     WHERE t.run = k.run AND t.position = k.position AND t.attempt = k.attempt";
 
 /// The queues that have something waiting, by name, and whether they have rules.
-pub(super) const WAITING: &str = "WITH RECURSIVE q(queue) AS (
-        (SELECT t.queue FROM tasks t WHERE t.worker IS NULL ORDER BY t.queue LIMIT 1)
-        UNION ALL
-        SELECT (SELECT t.queue FROM tasks t WHERE t.worker IS NULL AND t.queue > q.queue ORDER BY t.queue LIMIT 1)
-        FROM q WHERE q.queue IS NOT NULL)
-    SELECT q.queue, u.name IS NOT NULL, coalesce(u.paused, false) FROM q LEFT JOIN queues u ON u.name = q.queue
-    WHERE q.queue IS NOT NULL ORDER BY 1";
+pub(super) const WAITING: &str = concat!(
+    waiting_queues!(),
+    " SELECT q.name, u.name IS NOT NULL, coalesce(u.paused, false) FROM q LEFT JOIN queues u ON u.name = q.name
+    WHERE q.name IS NOT NULL ORDER BY 1"
+);
 
 /// $1 node, $2 lane. Answers the number of the transaction if the node may take anything.
 pub(super) const FENCE: &str = "WITH fence AS MATERIALIZED (
@@ -71,6 +100,7 @@ pub(super) const RUNNING: &str =
 /// $1 queue, $2 to $4 as above, $5 limit, $6 the lowest rank to look at.
 pub(super) const HEADS: &str = concat!(
     "SELECT t.run, t.position, t.attempt, t.lane, t.rank FROM tasks t WHERE t.queue = $1 AND t.rank >= $6 AND ",
+    in_line!(),
     eligible!(),
     " ORDER BY t.rank, t.run, t.position, t.attempt LIMIT $5 FOR UPDATE SKIP LOCKED"
 );
@@ -78,14 +108,22 @@ pub(super) const HEADS: &str = concat!(
 /// As `HEADS`, of each of up to $6 lanes behind $7, round and round, that are not among $8.
 pub(super) const HEADS_OF_LANES: &str = concat!(
     "WITH RECURSIVE behind(lane, nth) AS (
-        (SELECT t.lane, 1 FROM tasks t WHERE t.worker IS NULL AND t.queue = $1 AND t.lane > $7 ORDER BY t.lane LIMIT 1)
+        (SELECT t.lane, 1 FROM tasks t WHERE t.queue = $1 AND ",
+    in_lane!(),
+    " AND t.lane > $7 ORDER BY t.lane LIMIT 1)
         UNION ALL
-        SELECT (SELECT t.lane FROM tasks t WHERE t.worker IS NULL AND t.queue = $1 AND t.lane > b.lane ORDER BY t.lane LIMIT 1), b.nth + 1
+        SELECT (SELECT t.lane FROM tasks t WHERE t.queue = $1 AND ",
+    in_lane!(),
+    " AND t.lane > b.lane ORDER BY t.lane LIMIT 1), b.nth + 1
         FROM behind b WHERE b.lane IS NOT NULL AND b.nth < 2000),
     before(lane, nth) AS (
-        (SELECT t.lane, 1 FROM tasks t WHERE t.worker IS NULL AND t.queue = $1 AND t.lane <= $7 ORDER BY t.lane LIMIT 1)
+        (SELECT t.lane, 1 FROM tasks t WHERE t.queue = $1 AND ",
+    in_lane!(),
+    " AND t.lane <= $7 ORDER BY t.lane LIMIT 1)
         UNION ALL
-        SELECT (SELECT t.lane FROM tasks t WHERE t.worker IS NULL AND t.queue = $1 AND t.lane > b.lane AND t.lane <= $7
+        SELECT (SELECT t.lane FROM tasks t WHERE t.queue = $1 AND ",
+    in_lane!(),
+    " AND t.lane > b.lane AND t.lane <= $7
                 ORDER BY t.lane LIMIT 1), b.nth + 1
         FROM before b WHERE b.lane IS NOT NULL AND b.nth < 2000),
     lanes AS (
@@ -94,20 +132,21 @@ pub(super) const HEADS_OF_LANES: &str = concat!(
     chosen AS MATERIALIZED (
         SELECT l.lane, l.turn, l.nth FROM lanes l CROSS JOIN LATERAL (
             SELECT 1 FROM tasks t WHERE t.queue = $1 AND t.lane = l.lane AND ",
+    in_lane!(),
     eligible!(),
     " LIMIT 1) there WHERE l.lane <> ALL ($8::text[]) ORDER BY l.turn, l.nth LIMIT $6)
     SELECT h.run, h.position, h.attempt, h.lane, h.rank FROM chosen c CROSS JOIN LATERAL (
         SELECT t.run, t.position, t.attempt, t.lane, t.rank FROM tasks t WHERE t.queue = $1 AND t.lane = c.lane AND ",
+    in_lane!(),
     eligible!(),
     " ORDER BY t.rank, t.run, t.position, t.attempt LIMIT $5 FOR UPDATE SKIP LOCKED) h
     ORDER BY c.turn, c.nth, h.rank, h.run, h.position, h.attempt"
 );
 
-/// $1 runs, $2 positions, $3 attempts, $4 node. That nobody has it is said in a way that lets no partial index in: the plan of an
-/// empty table would go through all that waits, for each key.
+/// $1 runs, $2 positions, $3 attempts, $4 node. By key: the condition of no other index is named.
 pub(super) const TAKE: &str = "UPDATE tasks t SET worker = $4
     FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS k(run, position, attempt)
-    WHERE t.run = k.run AND t.position = k.position AND t.attempt = k.attempt AND coalesce(t.worker, -1) = -1 AND NOT t.dropped
+    WHERE t.run = k.run AND t.position = k.position AND t.attempt = k.attempt AND t.worker IS NULL AND NOT t.dropped
     RETURNING t.run, t.position, t.attempt, t.queue, t.activity, t.body";
 
 /// $1 name, $2 cursor, $3 tokens, $4 filled at.
@@ -149,18 +188,20 @@ pub(super) const STALE: &str = "SELECT * FROM (
 
 pub(super) const RULED: &str = "SELECT name FROM queues ORDER BY name";
 
-pub(super) const QUEUES: &str = "WITH RECURSIVE q(name) AS (
-        (SELECT t.queue FROM tasks t WHERE t.worker IS NULL ORDER BY t.queue LIMIT 1)
-        UNION ALL
-        SELECT (SELECT t.queue FROM tasks t WHERE t.worker IS NULL AND t.queue > q.name ORDER BY t.queue LIMIT 1)
-        FROM q WHERE q.name IS NOT NULL)
-    SELECT a.name, u.concurrency, u.per_key, u.rate, coalesce(u.period, 0), coalesce(u.fair, false), coalesce(u.paused, false),
-           (SELECT count(*) FROM tasks t WHERE t.queue = a.name AND t.worker IS NULL),
+pub(super) const QUEUES: &str = concat!(
+    waiting_queues!(),
+    " SELECT a.name, u.concurrency, u.per_key, u.rate, coalesce(u.period, 0), coalesce(u.fair, false), coalesce(u.paused, false),
+           (SELECT count(*) FROM tasks t WHERE t.queue = a.name AND ",
+    in_line!(),
+    "),
            (SELECT count(*) FROM tasks t WHERE t.queue = a.name AND t.worker IS NOT NULL),
-           (SELECT min(t.due_at) FROM tasks t WHERE t.queue = a.name AND t.worker IS NULL)
+           (SELECT min(t.due_at) FROM tasks t WHERE t.queue = a.name AND ",
+    in_line!(),
+    ")
     FROM (SELECT name FROM queues UNION SELECT name FROM q WHERE name IS NOT NULL
           UNION SELECT t.queue FROM tasks t WHERE t.worker IS NOT NULL) a
-    LEFT JOIN queues u ON u.name = a.name ORDER BY a.name";
+    LEFT JOIN queues u ON u.name = a.name ORDER BY a.name"
+);
 
 /// For snapshots.
 pub(super) const ALL_TASKS: &str =
