@@ -204,6 +204,7 @@ impl Home {
                 ("enable_seqscan", "off".to_owned()),
                 ("enable_mergejoin", "off".to_owned()),
                 ("enable_hashjoin", "off".to_owned()),
+                ("enable_bitmapscan", "off".to_owned()),
             ]);
         }
         settings
