@@ -114,6 +114,9 @@ impl Door {
 
     /// Returns the open incarnation, waiting through a restart.
     async fn links(&self) -> Result<Links, Error> {
+        if let Standing::Open(links) = &*self.standing.borrow() {
+            return Ok(links.clone());
+        }
         let mut standing = self.standing.subscribe();
         let settled = standing.wait_for(|standing| !matches!(standing, Standing::Starting));
         match tokio::time::timeout(PATIENCE, settled).await {

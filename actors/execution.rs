@@ -32,8 +32,7 @@ use super::{
 use crate::{
     hints::Hint,
     kernel::{
-        Blocked,
-        codec::{self, Record},
+        Blocked, codec,
         event::{Event, Fact, MessageBody, Outcome as End},
         id::{Attempt, Epoch, Position, RunId, RunKey},
         instance::panic_text,
@@ -42,7 +41,7 @@ use crate::{
         state::Rest,
         time::Timestamp,
     },
-    store::{Inbox, Item, NewRun, NewTask, Outcome, Status, Then, Turn, Unread, Yield, YieldReason},
+    store::{Inbox, Item, NewRun, Outcome, Status, Then, Turn, Unread, Yield, YieldReason},
 };
 
 /// How long a commit that somebody else stands in the way of waits before it is tried again: at first, and at last.
@@ -98,7 +97,7 @@ pub(crate) struct Execution {
     transactions: BTreeSet<Position>,
     /// Who waits for the first commit.
     reply: Option<oneshot::Sender<Begun>>,
-    /// The run's row, until it is durable.
+    /// The run's row, until it is on its way.
     start: Option<NewRun>,
     /// Behind a replay, everything that is open asks for its effect once.
     reopened: bool,
@@ -125,12 +124,10 @@ pub(crate) struct Execution {
 
 struct Recording {
     decision: Decision,
-    record: Record,
-    then: Then,
+    /// What the store was given: kept, because it may have to be given again.
+    turn: Arc<Turn>,
     /// It was refused because the inbox has moved, and is submitted again once the inbox was read.
     moved: bool,
-    /// Attempts that go into shared queues with it.
-    tasks: Vec<NewTask>,
 }
 
 impl Execution {
@@ -292,34 +289,31 @@ impl Execution {
             Ok(record) => record,
             Err(reason) => return self.give_back(YieldReason::Quarantined { reason: format!("{}: {reason}", self.id) }, ctx),
         };
-        let then = self.then(&decision);
-        let tasks = self.tasks_of(&decision.effects);
-        self.turned_at = self.engine.config.clock.boot();
-        self.submit(Recording { decision, record, then, moved: false, tasks });
-    }
-
-    fn submit(&mut self, recording: Recording) {
-        uphold!(OneInFlight, self.recording.is_none(), "{}: a second commit would be under way", self.id);
-        let Recording { decision, record, then, tasks, .. } = &recording;
         let withdrawn = decision.effects.iter().filter_map(|effect| match effect {
             Effect::Withdraw { position } => Some(*position),
             _ => None,
         });
         let turn = Turn {
             run: self.key,
-            start: self.start.clone(),
+            start: self.start.take(),
             commit_no: decision.commit.commit_no,
             prev: decision.commit.prev,
-            record: record.clone(),
-            then: then.clone(),
+            record,
+            then: self.then(&decision),
             consumed: decision.consumed.clone(),
-            settled: self.settled_rows(decision),
-            tasks: tasks.clone(),
+            settled: self.settled_rows(&decision),
+            tasks: self.tasks_of(&decision.effects),
             withdrawn: withdrawn.collect(),
         };
+        self.turned_at = self.engine.config.clock.boot();
+        self.submit(Box::new(Recording { decision, turn: Arc::new(turn), moved: false }));
+    }
+
+    fn submit(&mut self, recording: Box<Recording>) {
+        uphold!(OneInFlight, self.recording.is_none(), "{}: a second commit would be under way", self.id);
         let whom = Whom::Execution { run: self.key, generation: self.generation };
-        self.engine.record(Item::Turn(Box::new(turn)), whom);
-        self.recording = Some(Box::new(recording));
+        self.engine.record(Item::Turn(recording.turn.clone()), whom);
+        self.recording = Some(recording);
     }
 
     /// Rows beside the log of calls that are over: heartbeats, of which only calls that asked for them or left details have
@@ -418,14 +412,14 @@ impl Execution {
         let breath = std::mem::replace(&mut self.breath, BREATH);
         match outcome {
             Outcome::Done => self.on_recorded(*recording, ctx),
-            Outcome::InboxMoved => self.on_inbox_moved(*recording),
+            Outcome::InboxMoved => self.on_inbox_moved(recording),
             // Somebody else's transaction holds the run for a moment; nothing was written, and nothing has changed.
-            Outcome::Waits if self.start.is_none() => {
+            Outcome::Waits if recording.turn.start.is_none() => {
                 self.recording = Some(recording);
                 self.breath = longer(breath);
                 ctx.run_later(breath, |this, _| {
                     if let Some(recording) = this.recording.take_if(|_| !this.sealed) {
-                        this.submit(*recording);
+                        this.submit(recording);
                     }
                 });
             }
@@ -434,10 +428,9 @@ impl Execution {
     }
 
     fn on_recorded(&mut self, recording: Recording, ctx: &mut Context<Self>) {
-        let Recording { decision, record, then, tasks, .. } = recording;
-        tasks.iter().for_each(|task| self.engine.queued(&task.queue));
-        self.run.recorded(&decision.commit, record.digest);
-        self.start = None;
+        let Recording { decision, turn, .. } = recording;
+        turn.tasks.iter().for_each(|task| self.engine.queued(&task.queue));
+        self.run.recorded(&decision.commit, turn.record.digest);
         self.details.retain(|(at, ..)| *at != MARK);
         if let Some(reply) = self.reply.take() {
             let end = Some(self.engine.waiters.wait(self.key));
@@ -461,7 +454,7 @@ impl Execution {
         }
         self.forget_stale();
         failpoint!("execution.before_effects");
-        match then {
+        match turn.then {
             Then::End { .. } => self.ended(ctx),
             Then::Passivate { wake_at, .. } => self.leave(LeftHow::Passive { wake_at }, ctx),
             Then::Hold if self.departs() => {
@@ -512,9 +505,9 @@ impl Execution {
 
     /// A message came in that this run has not seen: it may neither sleep nor end before it has. The commit stays as it is;
     /// only what becomes of the run is decided anew, once the inbox has been read.
-    fn on_inbox_moved(&mut self, mut recording: Recording) {
+    fn on_inbox_moved(&mut self, mut recording: Box<Recording>) {
         recording.moved = true;
-        self.recording = Some(Box::new(recording));
+        self.recording = Some(recording);
         self.engine.executor.do_send(ReadInbox { run: self.key, generation: self.generation });
     }
 
@@ -525,17 +518,18 @@ impl Execution {
         // The inbox was read for another reason while a commit is in flight: that one is not submitted twice.
         let Some(mut recording) = self.recording.take_if(|recording| recording.moved) else { return self.idle(ctx) };
         recording.moved = false;
-        recording.then = match recording.then {
+        let turn = Arc::make_mut(&mut recording.turn);
+        turn.then = match turn.then {
             // What is unread then is dropped with the run's end; its senders were answered before it.
             Then::End { status, .. } => Then::End { status, seen: self.seen },
             Then::Passivate { .. } | Then::Hold => Then::Hold,
         };
-        self.submit(*recording);
+        self.submit(recording);
     }
 
     /// Turns messages into arrivals, each one once.
     fn fresh(&self, mail: Vec<Unread>) -> Vec<Arrival> {
-        let in_flight = self.recording.as_ref().map_or(&[][..], |recording| &recording.decision.consumed);
+        let in_flight = self.recording.as_ref().map_or(&[][..], |recording| &recording.turn.consumed);
         let known = |seq: u64| {
             in_flight.contains(&seq) || self.waiting.iter().any(|a| matches!(a, Arrival::Message { seq: s, .. } if *s == seq))
         };

@@ -5,7 +5,7 @@
 //! with back-off; after too many falls without progress it is quarantined.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashSet, VecDeque},
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -24,6 +24,7 @@ use super::{
     scheduler::{Nudge, Room},
 };
 use crate::{
+    fast::FastMap,
     kernel::{
         event::Started,
         id::{Epoch, Position, RunKey},
@@ -67,7 +68,7 @@ pub(crate) const MARK: Position = 0;
 /// The host of executions.
 pub(crate) struct Executor {
     engine: Rc<Engine>,
-    held: HashMap<RunKey, Held>,
+    held: FastMap<RunKey, Held>,
     generation: u64,
     keys: std::ops::Range<i64>,
     asking_keys: bool,
@@ -113,7 +114,7 @@ impl Executor {
     pub(crate) fn new(engine: Rc<Engine>, door: Arc<Door>) -> Executor {
         Executor {
             engine,
-            held: HashMap::new(),
+            held: FastMap::default(),
             generation: 0,
             keys: 0..0,
             asking_keys: false,

@@ -92,10 +92,10 @@ impl<W: Workflow> Handle<W> {
         };
         let undecodable = |e: crate::kernel::payload::CodecError| RunError::Unavailable(Error::Wait(e.to_string()));
         match &*outcome {
-            Outcome::Completed(output) => output.decode(&format!("the output of {}", W::NAME)).map_err(undecodable),
+            Outcome::Completed(output) => output.decode(format_args!("the output of {}", W::NAME)).map_err(undecodable),
             Outcome::Failed(failure) => Err(match (failure.kind(), failure.details()) {
                 (KIND_ERROR, Some(details)) => {
-                    RunError::Failed(details.decode(&format!("the error of {}", W::NAME)).map_err(undecodable)?)
+                    RunError::Failed(details.decode(format_args!("the error of {}", W::NAME)).map_err(undecodable)?)
                 }
                 _ => RunError::Broken(failure.clone()),
             }),
@@ -149,10 +149,18 @@ impl Stent {
 
     /// Starts an execution; see [`Dispatch`].
     ///
+    /// # Cancel safety
+    /// Dropped before it is answered, it may have started the execution or not: the same dispatch with the same id finds out.
+    ///
     /// # Errors
     /// [`Error::Dispatch`] says why it was not started.
     pub async fn dispatch<W: Workflow>(&self, dispatch: Dispatch<W>) -> Result<Handle<W>, Error> {
-        self.asked(self.supervisor.send(dispatch).await)
+        if tokio::runtime::Handle::try_current().is_err() {
+            // The door's patience needs tokio's clock, which the supervisor's thread has.
+            return self.asked(self.supervisor.send(dispatch).await);
+        }
+        let found = self.door.dispatch(dispatch.asked()?).await?;
+        Ok(Handle::new(found, self.door.clone()))
     }
 
     /// Returns a handle of the current run of an id, or `None` if there is none.

@@ -53,7 +53,7 @@ impl<W: Workflow> Dispatch<W> {
     #[expect(clippy::needless_pass_by_value, reason = "a workflow is a message: it is given away")]
     pub fn new(workflow: W) -> Self {
         Dispatch {
-            input: Payload::encode(&workflow, &format!("the input of {}", W::NAME)),
+            input: Payload::encode(&workflow, format_args!("the input of {}", W::NAME)),
             id: uuid::Uuid::now_v7().to_string(),
             if_in_use: IfInUse::default(),
             delay: None,
@@ -146,7 +146,7 @@ pub struct SendSignal {
 impl SendSignal {
     /// Makes a signal for the current run of an id.
     pub fn new<S: Signal>(id: impl Into<String>, signal: &S) -> SendSignal {
-        let body = Payload::encode(signal, &format!("the signal {}", S::NAME))
+        let body = Payload::encode(signal, format_args!("the signal {}", S::NAME))
             .map(|payload| MessageBody::Signal { name: S::NAME.to_owned(), payload });
         SendSignal { to: id.into(), message: uuid::Uuid::now_v7().to_string(), body }
     }

@@ -1,12 +1,15 @@
 //! Who waits for the end of a run. The table stands beside the public door and outlives incarnations: an end is told to it
 //! when it is durable, and a new incarnation refills it by one read of the runs that ended meanwhile.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::kernel::{event::Outcome, id::RunKey};
+use crate::{
+    fast::FastMap,
+    kernel::{event::Outcome, id::RunKey},
+};
 
 /// The end of one run, once it is known.
 pub(crate) type End = Option<Arc<Outcome>>;
@@ -14,7 +17,7 @@ pub(crate) type End = Option<Arc<Outcome>>;
 /// The waiters of this supervisor.
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {
-    runs: Mutex<HashMap<RunKey, watch::Sender<End>>>,
+    runs: Mutex<FastMap<RunKey, watch::Sender<End>>>,
 }
 
 impl Waiters {

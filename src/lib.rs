@@ -73,6 +73,7 @@ pub mod clock;
 mod config;
 pub mod cx;
 pub mod error;
+mod fast;
 pub mod hints;
 pub mod kernel;
 pub mod prelude;

@@ -67,11 +67,11 @@ impl Workflows {
 /// Returns how a workflow begins: from its encoded input to a future that gives its encoded end.
 pub(crate) fn begin<W: Workflow>() -> Begin {
     Arc::new(|input: &Payload, tape| {
-        let workflow: W = input.decode(&format!("the input of {}", W::NAME))?;
+        let workflow: W = input.decode(format_args!("the input of {}", W::NAME))?;
         let cx = Cx::<W>::new(tape);
         Ok(Box::pin(async move {
             match workflow.run(cx).await {
-                Ok(output) => Payload::encode(&output, &format!("the output of {}", W::NAME))
+                Ok(output) => Payload::encode(&output, format_args!("the output of {}", W::NAME))
                     .map_err(|e| Failure::new(KIND_CODEC, e.to_string()).into_final()),
                 Err(error) => Err(crate::cx::failure_of(&error, W::NAME)),
             }

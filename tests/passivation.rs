@@ -67,7 +67,7 @@ fn item(of: Move, run: RunKey) -> Item {
         Move::SleepUntil => Then::Passivate { wake_at: Some(NOW.after(hours(1))), seen: 0 },
         Move::End => Then::End { status: Status::Completed, seen: 0 },
     };
-    Item::Turn(Box::new(Turn {
+    Item::Turn(Arc::new(Turn {
         run,
         start: None,
         commit_no: 1,
@@ -112,7 +112,7 @@ async fn play(mut store: Box<dyn Store>, order: &[Move], cuts: u32) {
         deadline: None,
         input_digest: Digest([9; 32]),
     };
-    let first = Item::Turn(Box::new(Turn {
+    let first = Item::Turn(Arc::new(Turn {
         run,
         start: Some(row),
         commit_no: 0,

@@ -187,7 +187,9 @@ impl Handler<AttemptsEnded> for Executor {
     fn handle(&mut self, AttemptsEnded(mut ended): AttemptsEnded, _: &mut Context<Self>) {
         failpoint!("executor.attempts_ended");
         // Results of one run travel together, in their order; a run that is not live finds them in the table of attempts.
-        ended.sort_by_key(|ended| ended.run);
+        if !ended.is_sorted_by_key(|ended| ended.run) {
+            ended.sort_by_cached_key(|ended| ended.run);
+        }
         let mut ended = ended.into_iter().peekable();
         while let Some(first) = ended.next() {
             let run = first.run;

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use super::life::Ending;
 use crate::{
     actors::call::CallContext,
+    fast::RandomState,
     kernel::id::{Attempt, Position, RunKey},
 };
 
@@ -41,7 +42,7 @@ pub(crate) enum Begun {
 /// All attempts of this incarnation.
 #[derive(Default)]
 pub(crate) struct Attempts {
-    runs: DashMap<RunKey, BTreeMap<Position, Arc<CallContext>>>,
+    runs: DashMap<RunKey, BTreeMap<Position, Arc<CallContext>>, RandomState>,
     /// How many acts of a run go on although their attempts were settled; rare, hence one lock.
     abandoned: Mutex<HashMap<RunKey, usize>>,
 }

@@ -235,7 +235,7 @@ impl Wait {
             return Poll::Pending;
         };
         let decoded = match answer {
-            Some(Answer::Ended(Ok(output))) => output.decode(&format!("the output of {name}")).map(Ok),
+            Some(Answer::Ended(Ok(output))) => output.decode(format_args!("the output of {name}")).map(Ok),
             Some(Answer::Ended(Err(failure))) => error_of(failure, name).map(Err),
             _ => Ok(Err(CallError::Cancelled)),
         };
@@ -260,7 +260,7 @@ impl Drop for Wait {
 /// What the code hears of a recorded failure.
 fn error_of<E: DeserializeOwned>(failure: Failure, name: &str) -> Result<CallError<E>, crate::kernel::payload::CodecError> {
     Ok(match (failure.kind(), failure.details()) {
-        (KIND_ERROR, Some(details)) => CallError::Failed(details.decode(&format!("the error of {name}"))?),
+        (KIND_ERROR, Some(details)) => CallError::Failed(details.decode(format_args!("the error of {name}"))?),
         (KIND_TIMEOUT, _) => CallError::TimedOut(failure.message().to_owned()),
         (KIND_MAYBE_DONE, _) => CallError::MaybeDone(failure.message().to_owned()),
         (KIND_CANCELLED, _) => CallError::Cancelled,
@@ -269,7 +269,7 @@ fn error_of<E: DeserializeOwned>(failure: Failure, name: &str) -> Result<CallErr
 }
 
 pub(super) fn encode_input<A: Activity>(activity: &A, most: usize) -> Result<Payload, Failure> {
-    let payload = Payload::encode(activity, &format!("the input of {}", A::NAME))
+    let payload = Payload::encode(activity, format_args!("the input of {}", A::NAME))
         .map_err(|e| Failure::new(KIND_CODEC, e.to_string()).into_final())?;
     if payload.bytes.len() > most {
         let text =

@@ -216,7 +216,7 @@ fn other_store<C>(name: &str) -> Failure {
 
 fn encode<T: Durable>(result: Result<T, AppError>, name: &str) -> Result<Payload, Failure> {
     match result {
-        Ok(value) => Payload::encode(&value, &format!("the output of {name}"))
+        Ok(value) => Payload::encode(&value, format_args!("the output of {name}"))
             .map_err(|e| Failure::new(KIND_CODEC, e.to_string()).into_final()),
         Err(error) => Err(failure_of(&error, name)),
     }
@@ -225,7 +225,7 @@ fn encode<T: Durable>(result: Result<T, AppError>, name: &str) -> Result<Payload
 /// Turns a user's error into what is recorded of it.
 pub(crate) fn failure_of<E: DurableError>(error: &E, name: &str) -> Failure {
     let failure = Failure::new(KIND_ERROR, error.to_string()).with_causes(error.causes());
-    match Payload::encode(error, &format!("the error of {name}")) {
+    match Payload::encode(error, format_args!("the error of {name}")) {
         Ok(details) => failure.with_details(details),
         Err(e) => Failure::new(KIND_CODEC, format!("{failure} ({e})")).into_final(),
     }

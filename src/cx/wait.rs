@@ -109,7 +109,7 @@ impl<S: Signal> Future for Recv<S> {
         let answer = ready!(self.tape.poll(position, cx.waker()));
         self.state = RecvState::Over;
         match answer {
-            Some(Answer::Signal(_, payload)) => match payload.decode(&format!("the signal {}", S::NAME)) {
+            Some(Answer::Signal(_, payload)) => match payload.decode(format_args!("the signal {}", S::NAME)) {
                 Ok(signal) => Poll::Ready(Ok(signal)),
                 Err(undecodable) => {
                     self.tape.fault(Fault::Blocks(Misuse::Undecodable(undecodable)));

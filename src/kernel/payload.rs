@@ -16,6 +16,9 @@ use super::{id::Digest, instance::panic_text};
 /// How deep a decoded value may nest.
 pub const DECODE_DEPTH: usize = 128;
 
+/// The size of most values: their buffer need not grow.
+const USUAL: usize = 64;
+
 /// How the bytes of a [`Payload`] are to be read.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum Encoding {
@@ -62,9 +65,10 @@ impl Payload {
     ///
     /// # Errors
     /// [`CodecError`] with serde's reason when the type refuses to be serialised, or with the panic of its code.
-    pub fn encode<T: Serialize + ?Sized>(value: &T, what: &str) -> Result<Payload, CodecError> {
-        let encoded = caught(|| rmp_serde::to_vec_named(value).map_err(|e| e.to_string()));
-        let bytes = encoded.map_err(|reason| codec_error::<T>(what, "encoded", &reason))?;
+    pub fn encode<T: Serialize + ?Sized>(value: &T, what: impl fmt::Display) -> Result<Payload, CodecError> {
+        let mut bytes = Vec::with_capacity(USUAL);
+        let encoded = caught(|| rmp_serde::encode::write_named(&mut bytes, value).map_err(|e| e.to_string()));
+        encoded.map_err(|reason| codec_error::<T>(&what, "encoded", &reason))?;
         Ok(Payload { encoding: Encoding::MessagePack, bytes: bytes.into() })
     }
 
@@ -72,22 +76,22 @@ impl Payload {
     ///
     /// # Errors
     /// [`CodecError`] when the bytes are not a `T`, or with the panic of its code.
-    pub fn decode<T: DeserializeOwned>(&self, what: &str) -> Result<T, CodecError> {
+    pub fn decode<T: DeserializeOwned>(&self, what: impl fmt::Display) -> Result<T, CodecError> {
         match self.encoding {
             Encoding::MessagePack => {
                 let mut rest = &self.bytes[..];
                 let mut reader = rmp_serde::Deserializer::new(&mut rest);
                 reader.set_max_depth(DECODE_DEPTH);
                 let decoded = caught(|| T::deserialize(&mut reader).map_err(|e| e.to_string()));
-                let value = decoded.map_err(|reason| codec_error::<T>(what, "decoded", &reason))?;
+                let value = decoded.map_err(|reason| codec_error::<T>(&what, "decoded", &reason))?;
                 // rmp-serde accepts trailing bytes silently; for us they are damage.
                 if rest.is_empty() {
                     Ok(value)
                 } else {
-                    Err(codec_error::<T>(what, "decoded", &"bytes left over behind the value"))
+                    Err(codec_error::<T>(&what, "decoded", &"bytes left over behind the value"))
                 }
             }
-            Encoding::Json => Err(codec_error::<T>(what, "decoded", &"JSON payloads are not accepted by this release")),
+            Encoding::Json => Err(codec_error::<T>(&what, "decoded", &"JSON payloads are not accepted by this release")),
         }
     }
 
@@ -107,9 +111,9 @@ fn caught<T>(codec: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(codec)).unwrap_or_else(panicked)
 }
 
-fn codec_error<T: ?Sized>(what: &str, direction: &str, reason: &dyn fmt::Display) -> CodecError {
+fn codec_error<T: ?Sized>(what: &dyn fmt::Display, direction: &str, reason: &dyn fmt::Display) -> CodecError {
     CodecError {
-        what: what.to_owned(),
+        what: what.to_string(),
         direction: direction.to_owned(),
         type_name: std::any::type_name::<T>().to_owned(),
         reason: reason.to_string(),

@@ -119,15 +119,16 @@ struct Inner {
     commands: Vec<Command>,
     commands_of_fact: usize,
     bytes_of_fact: usize,
-    /// Ordered, because cancellation wakes them all and their order must be that of replay.
+    /// Ordered, because cancellation wakes them all and their order must be that of replay. So are the maps below, but for
+    /// another reason: they have few entries, mostly none, and a hash costs more than a look at those.
     open: BTreeMap<Position, Option<Waker>>,
-    answers: HashMap<Position, Answer>,
+    answers: BTreeMap<Position, Answer>,
     signals: HashMap<String, Mailbox>,
     signals_received: u64,
-    grants: HashMap<Position, Grant>,
-    step_wakers: HashMap<Position, Waker>,
+    grants: BTreeMap<Position, Grant>,
+    step_wakers: BTreeMap<Position, Waker>,
     step_results: Vec<(Position, Attempt, Result<Payload, Failure>)>,
-    closures: HashMap<Position, StepWork>,
+    closures: BTreeMap<Position, StepWork>,
     sagas: Sagas,
     fault: Option<Fault>,
 }

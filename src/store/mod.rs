@@ -220,7 +220,7 @@ pub struct BatchAnswer {
 #[derive(Clone, Debug)]
 pub enum Item {
     /// What one turn of one run records.
-    Turn(Box<Turn>),
+    Turn(Arc<Turn>),
     /// A run that is written without running its first turn here: unowned, due at `wake_at`.
     Enqueue(Box<NewRun>, Record),
     /// A message to an execution, from outside.

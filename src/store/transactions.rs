@@ -60,6 +60,8 @@ pub trait Transactions: Send + Sync {
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
+    use std::sync::Arc;
+
     use super::*;
     use crate::{
         kernel::{
@@ -95,7 +97,7 @@ mod tests {
             input_digest: Digest([0; 32]),
         });
         let prev = no.checked_sub(1).map(|before| Digest([before; 32]));
-        Item::Turn(Box::new(Turn {
+        Item::Turn(Arc::new(Turn {
             run: RUN,
             start,
             commit_no,

@@ -1,7 +1,10 @@
 //! Transactions of other programs on the same PostgreSQL server: one that holds an id or a run for long makes nobody wait
 //! but those who want just that, and what it decides is believed once it has ended.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use sqlx::{Executor, PgConnection};
 use stent::{
@@ -159,7 +162,7 @@ fn what_a_writer_remembers_of_a_log_is_never_followed_twice_nor_behind_its_end()
         first.done(step(runs[0], 3)).await;
         first.done(step(runs[2], 3)).await;
         first.send("goes on", "m").await;
-        let consumes = |seq| Item::Turn(Box::new(Turn { consumed: vec![seq], ..turn(runs[0], 4, Then::Hold) }));
+        let consumes = |seq| Item::Turn(Arc::new(Turn { consumed: vec![seq], ..turn(runs[0], 4, Then::Hold) }));
         assert_eq!(first.one(consumes(2)).await, Outcome::MessageGone);
         first.done(consumes(1)).await;
         // A database of before the log lost its index by the order of commits.

@@ -1,5 +1,7 @@
 //! Turns: the fence of the tail, ids, and what becomes of a run.
 
+use std::sync::Arc;
+
 use stent::{
     kernel::{id::RunKey, time::Timestamp},
     store::{Item, NewRun, Outcome, Status, Then},
@@ -40,10 +42,10 @@ fn an_append_is_refused_unless_it_names_the_last_row() {
         assert_eq!(world.one(step(run, 3)).await, Outcome::Conflict, "a gap");
         let mut other = turn(run, 2, Then::Hold);
         other.prev = Some(record(run, 0).digest);
-        assert_eq!(world.one(Item::Turn(Box::new(other))).await, Outcome::Conflict, "another digest");
+        assert_eq!(world.one(Item::Turn(Arc::new(other))).await, Outcome::Conflict, "another digest");
         let mut none = turn(run, 2, Then::Hold);
         none.prev = None;
-        assert_eq!(world.one(Item::Turn(Box::new(none))).await, Outcome::Conflict, "no digest");
+        assert_eq!(world.one(Item::Turn(Arc::new(none))).await, Outcome::Conflict, "no digest");
         assert_eq!(world.one(step(RunKey(99), 1)).await, Outcome::Conflict, "no such run");
         assert_eq!(world.one(step(RunKey(99), 0)).await, Outcome::Conflict, "no such run, from the beginning");
         assert_eq!(world.store.reader().snapshot().await.unwrap(), before);
@@ -119,7 +121,7 @@ fn a_run_goes_on_as_the_next_one_within_one_batch() {
         let mut new = NewRun { after: vec![Status::Continued], ..new_run(next, "a") };
         new.id.run_no = 2;
         let last = turn(run, 1, Then::End { status: Status::Continued, seen: 0 });
-        let outcomes = world.commit(vec![Item::Turn(Box::new(last)), start(new), send("a", "m")]).await;
+        let outcomes = world.commit(vec![Item::Turn(Arc::new(last)), start(new), send("a", "m")]).await;
         assert_eq!(outcomes[..2], [Outcome::Done, Outcome::Done]);
         assert_eq!(outcomes[2], Outcome::Sent { seq: 1, run: next, owner: Some(incarnation(1)) });
     });
@@ -170,7 +172,7 @@ fn what_no_store_can_keep_is_refused_alone() {
         let no_end = turn(run, 1, Then::End { status: Status::Paused, seen: 0 });
         let items = vec![
             start(nul),
-            Item::Turn(Box::new(no_end)),
+            Item::Turn(Arc::new(no_end)),
             start(new_run(other, &"x".repeat(256))),
             send("a", "m\0"),
             send("a", "m"),

@@ -1,5 +1,7 @@
 //! Builders of items, and a world: a store with a live node in it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use stent::{
     kernel::{
@@ -229,7 +231,7 @@ pub(crate) fn start(new: NewRun) -> Item {
 
 pub(crate) fn start_then(new: NewRun, then: Then) -> Item {
     let run = new.run;
-    Item::Turn(Box::new(Turn {
+    Item::Turn(Arc::new(Turn {
         run,
         start: Some(new),
         commit_no: 0,
@@ -259,16 +261,16 @@ pub(crate) fn turn(run: RunKey, commit_no: CommitNo, then: Then) -> Turn {
 }
 
 pub(crate) fn step(run: RunKey, commit_no: CommitNo) -> Item {
-    Item::Turn(Box::new(turn(run, commit_no, Then::Hold)))
+    Item::Turn(Arc::new(turn(run, commit_no, Then::Hold)))
 }
 
 pub(crate) fn sleep(run: RunKey, commit_no: CommitNo, wake_at: Option<i64>, seen: u64) -> Item {
     let wake_at = wake_at.map(Timestamp);
-    Item::Turn(Box::new(turn(run, commit_no, Then::Passivate { wake_at, seen })))
+    Item::Turn(Arc::new(turn(run, commit_no, Then::Passivate { wake_at, seen })))
 }
 
 pub(crate) fn end(run: RunKey, commit_no: CommitNo, seen: u64) -> Item {
-    Item::Turn(Box::new(turn(run, commit_no, Then::End { status: Status::Completed, seen })))
+    Item::Turn(Arc::new(turn(run, commit_no, Then::End { status: Status::Completed, seen })))
 }
 
 pub(crate) fn enqueue(new: NewRun) -> Item {

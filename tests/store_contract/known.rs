@@ -1,6 +1,8 @@
 //! What the writer believes to know about runs must never show: each case goes once through what it remembers and once
 //! through what has happened behind its back.
 
+use std::sync::Arc;
+
 use sqlx::{ConnectOptions, Connection, Executor, SqliteConnection, sqlite::SqliteConnectOptions};
 use stent::{
     kernel::id::RunKey,
@@ -73,7 +75,7 @@ fn a_batch_that_fails_behind_what_was_known_is_decided_anew_and_nothing_is_belie
         for commit_no in 2..5 {
             let mut poison = turn(b, 2, Then::Hold);
             poison.record.body = b"poison".as_slice().into();
-            let outcomes = world.commit(vec![step(a, commit_no), Item::Turn(Box::new(poison))]).await;
+            let outcomes = world.commit(vec![step(a, commit_no), Item::Turn(Arc::new(poison))]).await;
             assert_eq!(outcomes[0], Outcome::Done);
             assert!(matches!(outcomes[1], Outcome::Refused(_)), "{outcomes:?}");
         }
@@ -149,7 +151,7 @@ fn heartbeats_of_a_run_that_began_without_any_go_with_their_call_and_with_its_en
         world.commit(vec![heartbeat(run, 1, 1), heartbeat(run, 2, 1)]).await;
         let mut settling = turn(run, 1, Then::Hold);
         settling.settled = vec![1];
-        world.done(Item::Turn(Box::new(settling))).await;
+        world.done(Item::Turn(Arc::new(settling))).await;
         assert_eq!(world.rows("heartbeat").await.len(), 1);
         world.done(end(run, 2, 0)).await;
         assert_eq!(world.rows("heartbeat").await.len(), 0);

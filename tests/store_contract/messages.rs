@@ -1,5 +1,7 @@
 //! Inboxes: nothing is lost between a message and a run that is about to sleep or to end, and nothing is taken twice.
 
+use std::sync::Arc;
+
 use stent::{
     kernel::{id::RunKey, time::Timestamp},
     store::{Item, Outcome, Status, Then, Yield, YieldReason},
@@ -10,7 +12,7 @@ use crate::kit::*;
 fn consuming(run: RunKey, commit_no: u32, then: Then, consumed: &[u64]) -> Item {
     let mut turn = turn(run, commit_no, then);
     turn.consumed = consumed.to_vec();
-    Item::Turn(Box::new(turn))
+    Item::Turn(Arc::new(turn))
 }
 
 #[test]
@@ -165,7 +167,7 @@ fn the_last_heartbeat_of_a_call_is_kept_until_the_call_is_settled() {
         assert_eq!(kept, vec![(3, 1, "at 1".into()), (4, 2, "at 2".into())]);
         let mut turn = turn(run, 1, Then::Hold);
         turn.settled = vec![4, 9];
-        world.done(Item::Turn(Box::new(turn))).await;
+        world.done(Item::Turn(Arc::new(turn))).await;
         assert_eq!(world.store.reader().heartbeats(run).await.unwrap().len(), 1);
         world.done(sleep(run, 2, None, 0)).await;
         assert_eq!(world.one(heartbeat(run, 3, 2)).await, Outcome::NotOwned);

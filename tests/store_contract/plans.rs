@@ -1,7 +1,10 @@
 //! What PostgreSQL's planner makes of our statements when it knows least: an empty table that will grow, or a large one of
 //! which no statistics were ever gathered. Right after a start, or behind any invalidation, plans are made in just that state.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use sqlx::{Executor, PgConnection, Row};
 use stent::{
@@ -54,7 +57,7 @@ async fn lap(world: &mut World, other: &mut World, number: i64) {
     world.done(step(run, 2)).await;
     world.done(heartbeat(run, 3, 1)).await;
     world.send(&id, "m").await;
-    world.done(Item::Turn(Box::new(Turn { consumed: vec![1], settled: vec![3], ..turn(run, 3, Then::Hold) }))).await;
+    world.done(Item::Turn(Arc::new(Turn { consumed: vec![1], settled: vec![3], ..turn(run, 3, Then::Hold) }))).await;
     other.done(end(run, 4, 1)).await;
     let claimed = world.key().await;
     world.done(enqueue(new_run(claimed, &format!("claimed-{number}")))).await;

@@ -1,6 +1,8 @@
 //! One bad item fails alone. Kinds of poison that are decided as data stand beside one that no decision foresees: the
 //! database itself refuses a row, here by a trigger that another program has put there.
 
+use std::sync::Arc;
+
 use sqlx::{ConnectOptions, Connection, Executor, sqlite::SqliteConnectOptions};
 use stent::{
     kernel::id::RunKey,
@@ -26,7 +28,7 @@ fn poisoned_items_in_a_batch_of_500_fail_alone_each_with_its_own_outcome() {
         items[20] = step(held[20], 2);
         let mut vanished = turn(held[70], 1, Then::Hold);
         vanished.consumed = vec![1];
-        items[70] = Item::Turn(Box::new(vanished));
+        items[70] = Item::Turn(Arc::new(vanished));
         items[120] = release(held[120], 9, None);
         items[3] = end(held[3], 1, 0);
         items[300] = start(new_run(RunKey(first + 299), "held-0"));
@@ -85,7 +87,7 @@ async fn only_the_middle_one_fails(world: &mut World) {
         queues: None,
         tags: Vec::new(),
     };
-    let items = vec![step(a, 1), Item::Turn(Box::new(poison)), sleep(c, 1, Some(1), 0), send("b", "x"), step(RunKey(99), 1)];
+    let items = vec![step(a, 1), Item::Turn(Arc::new(poison)), sleep(c, 1, Some(1), 0), send("b", "x"), step(RunKey(99), 1)];
     let batch = Batch { claim: Some(claim), renew: true, ..world.batch(items) };
     let answer = world.store.commit(&batch).await.unwrap();
     assert_eq!(answer.outcomes[0], Outcome::Done);

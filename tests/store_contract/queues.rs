@@ -1,5 +1,7 @@
 //! Shared queues: a task is written with its turn, taken by one node within its queue's limits, and ended once.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use stent::{
     kernel::{
@@ -28,11 +30,11 @@ pub(crate) fn task(run: RunKey, position: u32, queue: &str) -> NewTask {
 }
 
 fn placed(run: RunKey, commit_no: u32, tasks: Vec<NewTask>) -> Item {
-    Item::Turn(Box::new(Turn { tasks, ..turn(run, commit_no, stent::store::Then::Hold) }))
+    Item::Turn(Arc::new(Turn { tasks, ..turn(run, commit_no, stent::store::Then::Hold) }))
 }
 
 fn withdrawn(run: RunKey, commit_no: u32, positions: Vec<u32>) -> Item {
-    Item::Turn(Box::new(Turn { withdrawn: positions, ..turn(run, commit_no, stent::store::Then::Hold) }))
+    Item::Turn(Arc::new(Turn { withdrawn: positions, ..turn(run, commit_no, stent::store::Then::Hold) }))
 }
 
 pub(crate) fn ended(key: TaskKey, by: Option<Incarnation>) -> Item {

@@ -4,6 +4,8 @@
 //!
 //! `STENT_SEED` runs one seed, `STENT_OPS` sets how many operations; a failure prints both.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use stent::{
     kernel::{
@@ -232,6 +234,7 @@ impl All {
                     if let Item::Turn(turn) = &mut item
                         && self.dice.once_in(15)
                     {
+                        let turn = Arc::make_mut(turn);
                         turn.consumed = vec![1];
                         turn.record = record(run, 0);
                     }
@@ -339,7 +342,7 @@ impl All {
         let tasks = if self.dice.once_in(3) { self.tasks(row.run) } else { Vec::new() };
         let withdrawn = if self.dice.once_in(6) { vec![u32::try_from(self.dice.below(4)).unwrap()] } else { Vec::new() };
         let run = row.run;
-        Item::Turn(Box::new(Turn { run, start: None, commit_no, prev, record, then, consumed, settled, tasks, withdrawn }))
+        Item::Turn(Arc::new(Turn { run, start: None, commit_no, prev, record, then, consumed, settled, tasks, withdrawn }))
     }
 
     fn tasks(&mut self, run: RunKey) -> Vec<NewTask> {

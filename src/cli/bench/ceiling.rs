@@ -1,7 +1,10 @@
 //! `ceiling`: what the store alone can do with the engine's rows, in the engine's key order, through the same statements.
 //! Records are made before the clock runs. Runs are staggered, so each commit holds beginnings, steps and ends alike.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use clap::Args;
 use serde_json::{Map, json};
@@ -129,7 +132,7 @@ fn batches(executions: u64, steps: u64, rows: u64, first: i64, by: Incarnation, 
         let mut items = Vec::with_capacity(flying.len());
         for chain in &mut flying {
             let key = RunKey(first + i64::try_from(chain.number).unwrap_or_default());
-            items.push(Item::Turn(Box::new(turn(chain, key, steps, by, now).map_err(Failure::Failed)?)));
+            items.push(Item::Turn(Arc::new(turn(chain, key, steps, by, now).map_err(Failure::Failed)?)));
             chain.row += 1;
         }
         flying.retain(|chain| chain.row <= steps);

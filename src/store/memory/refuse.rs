@@ -1,9 +1,10 @@
 //! What no store accepts, told from an item alone, before any store is asked: it keeps the stores alike in their answers,
 //! and keeps what would make a database refuse a whole batch out of the batch.
 
-use std::collections::HashSet;
-
-use crate::store::{Batch, Item, NewRun, NewTask, Then, YieldReason};
+use crate::{
+    fast::{FastSet, RandomState},
+    store::{Batch, Item, NewRun, NewTask, Then, YieldReason},
+};
 
 /// The longest row, message or details that is accepted. SQLite's own limit is 1 GB for a bound value, and one value
 /// carries a whole batch.
@@ -14,11 +15,11 @@ pub(crate) const LONGEST_NAME: usize = 255;
 
 /// Returns for each item why no store accepts it, or `None`.
 pub(crate) fn unacceptable(batch: &Batch) -> Vec<Option<String>> {
-    let mut turned = HashSet::new();
+    let mut turned = FastSet::with_capacity_and_hasher(batch.items.len(), RandomState::default());
     batch.items.iter().map(|item| reason(item, &mut turned)).collect()
 }
 
-fn reason(item: &Item, turned: &mut HashSet<i64>) -> Option<String> {
+fn reason(item: &Item, turned: &mut FastSet<i64>) -> Option<String> {
     match item {
         Item::Turn(turn) => {
             if !turned.insert(turn.run.0) {

@@ -6,6 +6,7 @@ use sqlx::Row;
 
 use super::{rows, session::Session, sql, trouble::Trouble, values::Values};
 use crate::{
+    fast::{FastMap, FastSet},
     kernel::id::{CommitNo, Digest},
     store::{Batch, Item, Summary, memory::lines::Beside},
 };
@@ -13,11 +14,11 @@ use crate::{
 /// What was read. `decide` goes on to change it as items are accepted, so that later items see what earlier ones did.
 #[derive(Default)]
 pub(super) struct Seen {
-    pub(super) runs: HashMap<i64, Known>,
+    pub(super) runs: FastMap<i64, Known>,
     /// The current runs of ids.
     pub(super) current: HashMap<String, i64>,
     /// Runs that somebody else has locked, or that came up since we locked.
-    foreign: HashSet<i64>,
+    foreign: FastSet<i64>,
     /// Messages, by run and number, of those that are about to be consumed.
     pub(super) present: HashSet<(i64, u64)>,
 }

@@ -3,10 +3,9 @@
 //! and whether somebody else has followed it already, the key of the log tells when the turn is written. So what is
 //! remembered may be old, and never wrong.
 
-use std::collections::HashMap;
-
 use super::home::Backend;
 use crate::{
+    fast::FastMap,
     kernel::id::{CommitNo, Digest, RunKey},
     store::Turn,
 };
@@ -19,7 +18,7 @@ const MOST: usize = 1 << 16;
 pub(super) struct Tails {
     /// The session. Another one may be with another server, which knows less: a failover.
     writer: Option<Backend>,
-    runs: HashMap<RunKey, (CommitNo, Digest)>,
+    runs: FastMap<RunKey, (CommitNo, Digest)>,
 }
 
 impl Tails {

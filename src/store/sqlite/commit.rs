@@ -205,9 +205,9 @@ impl Writer {
         let claims_only = claim.filter(|_| items.is_empty());
         if claim.is_none()
             && !items.iter().any(|item| batch.items[*item].has_tasks())
-            && let Some(answer) = self.known(batch, &items).await?
+            && self.known(batch, &items, &mut outcomes).await?
         {
-            return Ok(answer);
+            return Ok(answer(outcomes, Vec::new()));
         }
         let mut seen = self.look(batch, &items, Frame::Whole, claims_only).await?;
         let Some(node) = seen.node else { return self.fenced(batch).await };
@@ -231,24 +231,23 @@ impl Writer {
         Ok(answer(outcomes, claimed))
     }
 
-    /// Writes a batch about which everything is known; `None` when something is not, or turns out not to be so.
-    async fn known(&mut self, batch: &Batch, items: &[usize]) -> Result<Option<BatchAnswer>, Trouble> {
+    /// Writes a batch about which everything is known; `false` when something is not, or turns out not to be so.
+    async fn known(&mut self, batch: &Batch, items: &[usize], outcomes: &mut [Option<Outcome>]) -> Result<bool, Trouble> {
         let ground = self.memory.ground(batch.incarnation).filter(|_| !self.memory.is_disturbed());
-        let Some(ground) = ground else { return Ok(None) };
-        let Some(seen) = self.memory.recall(batch, items) else { return Ok(None) };
+        let Some(ground) = ground else { return Ok(false) };
+        let Some(seen) = self.memory.recall(batch, items) else { return Ok(false) };
         let Ground { node, version, changes, .. } = ground;
         let seen = Seen { node: Some(node), version, changes, ..seen };
         let mut plan = Plan::new(batch, self.inbox_limit, node, seen, HashMap::new());
-        let (mut outcomes, _) = sorted(batch);
         for &item in items {
             outcomes[item] = Some(plan.decide(item));
         }
         match self.write(batch, plan, Frame::Known, self.renewal(batch), None).await {
-            Ok(_) => Ok(Some(answer(outcomes, Vec::new()))),
+            Ok(_) => Ok(true),
             Err(Trouble::Statement(_)) => {
                 self.roll_back_leftovers().await;
                 self.open = true;
-                Ok(None)
+                Ok(false)
             }
             Err(trouble) => Err(trouble),
         }

@@ -11,6 +11,7 @@ use super::{
     script::{Answered, Frame, Values},
 };
 use crate::{
+    fast::{FastMap, FastSet},
     kernel::id::Incarnation,
     store::{Batch, ClaimRequest, FORMAT, Item, Summary, Then, memory::lines::Beside},
 };
@@ -42,11 +43,11 @@ pub(super) struct Seen {
     /// Turns, by item, that would consume what is not there.
     pub(super) gone: HashSet<usize>,
     /// Runs of turns that are known never to have had a heartbeat.
-    pub(super) bare: HashSet<i64>,
+    pub(super) bare: FastSet<i64>,
     /// Keys of new runs that are taken.
-    pub(super) taken: HashSet<i64>,
+    pub(super) taken: FastSet<i64>,
     /// The runs that items other than turns are about.
-    pub(super) runs: HashMap<i64, Known>,
+    pub(super) runs: FastMap<i64, Known>,
     /// The current runs of the ids that items are about.
     pub(super) current: HashMap<String, i64>,
     /// What could be claimed, in order, if the look asked for it.

@@ -6,10 +6,9 @@
 //! indexes, the counts, and an assertion ([`sql::KNOWN`](super::sql::KNOWN)) that the node lives and that no other connection
 //! has changed the file; if one of these fails, nothing was written and the batch is decided by a look.
 
-use std::collections::HashMap;
-
 use super::look::Seen;
 use crate::{
+    fast::FastMap,
     kernel::id::{CommitNo, Digest, Incarnation},
     store::{Batch, Item, NewRun, Then, Turn},
 };
@@ -20,7 +19,7 @@ const MOST: usize = 1 << 16;
 /// What is known of the runs that this writer has written or claimed.
 #[derive(Default)]
 pub(super) struct Memory {
-    runs: HashMap<i64, Run>,
+    runs: FastMap<i64, Run>,
     /// The file's data version for which `runs` holds.
     version: i64,
     ground: Option<Ground>,
@@ -180,6 +179,8 @@ impl Memory {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::{
         kernel::{codec::Record, id::RunKey, time::Timestamp},
@@ -204,7 +205,7 @@ mod tests {
     }
 
     fn recalls(memory: &Memory, turn: Turn) -> bool {
-        let items = vec![Item::Turn(Box::new(turn))];
+        let items = vec![Item::Turn(Arc::new(turn))];
         let incarnation = Incarnation(uuid::Uuid::nil());
         let batch = Batch { incarnation, now: Timestamp(0), renew: false, items, claim: None };
         memory.recall(&batch, &[0]).is_some()
