@@ -12,6 +12,8 @@ mod chain;
 mod cluster;
 mod cluster_node;
 mod deep;
+mod line;
+mod machine;
 mod place;
 mod recovery;
 mod recovery_child;

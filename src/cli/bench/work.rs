@@ -1,6 +1,15 @@
 //! What the workloads run: workflows and activities, trivial on purpose.
 
-use std::{fs::File, io::Write, path::Path, sync::Arc, time::Instant};
+use std::{
+    fs::File,
+    io::Write,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Instant,
+};
 
 use futures_util::future::join_all;
 use parking_lot::Mutex;
@@ -200,9 +209,21 @@ pub(super) fn sleeping(builder: Builder) -> Builder {
     builder.workflow::<Sleeper>()
 }
 
-/// Registers what `chain`, `latency` and `fanout` run.
+/// Registers what `chain`, `latency` and a node of `cluster` run.
 pub(super) fn plain(builder: Builder) -> Builder {
-    builder.workflow::<Steps>().workflow::<Wide>().activity(async |call: Call<Increment>| Ok(call.n + 1))
+    builder.workflow::<Steps>().activity(async |call: Call<Increment>| Ok(call.n + 1))
+}
+
+/// How many increments ran.
+pub(super) type Done = Arc<AtomicU64>;
+
+/// Registers what `fanout` runs.
+pub(super) fn counted(builder: Builder, done: &Done) -> Builder {
+    let done = done.clone();
+    builder.workflow::<Wide>().activity(move |call: Call<Increment>| {
+        done.fetch_add(1, Relaxed);
+        async move { Ok(call.n + 1) }
+    })
 }
 
 /// Registers what `deep` runs.
