@@ -18,6 +18,7 @@ mod place;
 mod recovery;
 mod recovery_child;
 mod report;
+mod signals;
 mod sleepers;
 mod work;
 
@@ -45,6 +46,8 @@ enum Workload {
     Recovery(recovery::Recovery),
     /// Executions sleep until one moment, and all wake up at it.
     Sleepers(sleepers::Sleepers),
+    /// Waiting executions, and a signal for each from outside.
+    Signals(signals::Signals),
     /// Several nodes on one server: the rate with one and more, then one is killed and one is frozen past its lease.
     Cluster(cluster::Cluster),
     /// Our own store without the engine: the same rows, key order and statements.
@@ -119,6 +122,7 @@ impl Bench {
             Workload::Recovery(recovery) => recovery.run().await,
             Workload::Ceiling(ceiling) => ceiling.run().await,
             Workload::RecoveryChild(child) => child.run().await,
+            Workload::Signals(signals) => signals.run().await,
             Workload::Sleepers(sleepers) => sleepers.run().await,
             Workload::Cluster(cluster) => cluster.run().await,
             Workload::ClusterNode(node) => node.run().await,

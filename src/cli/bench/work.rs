@@ -204,6 +204,35 @@ impl Workflow for Sleeper {
     }
 }
 
+/// A number from outside.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Number {
+    pub(super) n: u64,
+}
+
+impl Signal for Number {
+    const NAME: &'static str = "bench.number";
+}
+
+/// Waits for a [`Number`]; returns `n + 1`.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Waiting;
+
+impl Workflow for Waiting {
+    const NAME: &'static str = "bench.waiting";
+    type Output = u64;
+    type Error = AppError;
+
+    async fn run(self, cx: Cx<Self>) -> Result<u64, AppError> {
+        Ok(cx.signal::<Number>().await?.n + 1)
+    }
+}
+
+/// Registers what `signals` runs.
+pub(super) fn waiting(builder: Builder) -> Builder {
+    builder.workflow::<Waiting>()
+}
+
 /// Registers what `sleepers` runs.
 pub(super) fn sleeping(builder: Builder) -> Builder {
     builder.workflow::<Sleeper>()
