@@ -17,6 +17,7 @@ mod machine;
 mod place;
 mod recovery;
 mod recovery_child;
+mod repeat;
 mod report;
 mod signals;
 mod sleepers;
@@ -28,6 +29,10 @@ pub(super) struct Bench {
     /// Gives up after so many seconds: a result that does not come is a failure.
     #[arg(long, global = true, default_value_t = 900)]
     timeout: u64,
+    /// Measures so many times, each in a process and a database of its own, and prints the line of the median run, with the
+    /// rates of all. A file that --url names gets further ones beside it, `.2`, `.3` and so on.
+    #[arg(long, global = true, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    repeat: u64,
     #[command(subcommand)]
     workload: Workload,
 }
@@ -106,6 +111,9 @@ impl Level {
 
 impl Bench {
     pub(super) async fn run(self) -> Result<(), Failure> {
+        if self.repeat > 1 {
+            return repeat::run(self.repeat);
+        }
         let limit = self.timeout;
         match tokio::time::timeout(std::time::Duration::from_secs(limit), self.measured()).await {
             Ok(done) => done,
