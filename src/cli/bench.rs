@@ -11,6 +11,7 @@ mod ceiling;
 mod chain;
 mod cluster;
 mod cluster_node;
+mod compare;
 mod deep;
 mod line;
 mod machine;
@@ -57,6 +58,8 @@ enum Workload {
     Cluster(cluster::Cluster),
     /// Our own store without the engine: the same rows, key order and statements.
     Ceiling(ceiling::Ceiling),
+    /// Shows two files of results beside each other.
+    Compare(compare::Compare),
     /// The process that `recovery` kills.
     #[command(hide = true)]
     RecoveryChild(recovery_child::Child),
@@ -112,7 +115,10 @@ impl Level {
 impl Bench {
     pub(super) async fn run(self) -> Result<(), Failure> {
         if self.repeat > 1 {
-            return repeat::run(self.repeat);
+            return match self.workload {
+                Workload::Compare(_) => Err(Failure::Usage("--repeat: nothing is measured here".to_owned())),
+                _ => repeat::run(self.repeat),
+            };
         }
         let limit = self.timeout;
         match tokio::time::timeout(std::time::Duration::from_secs(limit), self.measured()).await {
@@ -131,6 +137,7 @@ impl Bench {
             Workload::Ceiling(ceiling) => ceiling.run().await,
             Workload::RecoveryChild(child) => child.run().await,
             Workload::Signals(signals) => signals.run().await,
+            Workload::Compare(compare) => compare.run(),
             Workload::Sleepers(sleepers) => sleepers.run().await,
             Workload::Cluster(cluster) => cluster.run().await,
             Workload::ClusterNode(node) => node.run().await,
