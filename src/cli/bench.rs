@@ -15,6 +15,7 @@ mod compare;
 mod deep;
 mod line;
 mod machine;
+mod page;
 mod place;
 mod recovery;
 mod recovery_child;
@@ -60,6 +61,8 @@ enum Workload {
     Ceiling(ceiling::Ceiling),
     /// Shows two files of results beside each other.
     Compare(compare::Compare),
+    /// Makes a page of Markdown from files of results.
+    Page(page::Page),
     /// The process that `recovery` kills.
     #[command(hide = true)]
     RecoveryChild(recovery_child::Child),
@@ -116,7 +119,7 @@ impl Bench {
     pub(super) async fn run(self) -> Result<(), Failure> {
         if self.repeat > 1 {
             return match self.workload {
-                Workload::Compare(_) => Err(Failure::Usage("--repeat: nothing is measured here".to_owned())),
+                Workload::Compare(_) | Workload::Page(_) => Err(Failure::Usage("--repeat: nothing is measured here".to_owned())),
                 _ => repeat::run(self.repeat),
             };
         }
@@ -138,6 +141,7 @@ impl Bench {
             Workload::RecoveryChild(child) => child.run().await,
             Workload::Signals(signals) => signals.run().await,
             Workload::Compare(compare) => compare.run(),
+            Workload::Page(page) => page.run(),
             Workload::Sleepers(sleepers) => sleepers.run().await,
             Workload::Cluster(cluster) => cluster.run().await,
             Workload::ClusterNode(node) => node.run().await,
