@@ -39,6 +39,8 @@ impl Report {
     pub(super) fn print(mut self, place: &Place) -> Result<(), Failure> {
         self.times.sort_unstable();
         let quantile = |q| quantile(&self.times, q).map(millis);
+        // Other processes' commits are not known here, which is not the same as none.
+        let counted = |count| (count > 0).then_some(count);
         let line = Line {
             system: "stent".to_owned(),
             store: place.name().to_owned(),
@@ -51,8 +53,8 @@ impl Report {
             p50_ms: quantile(0.5),
             p99_ms: quantile(0.99),
             rss_mb_peak: self.rss_mb,
-            commits: Some(self.stats.commits),
-            rows: Some(self.stats.rows),
+            commits: counted(self.stats.commits),
+            rows: counted(self.stats.rows),
             figures: self.figures,
             notes: self.notes,
             version: Some(version()),
