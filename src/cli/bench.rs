@@ -11,11 +11,17 @@ mod ceiling;
 mod chain;
 mod cluster;
 mod cluster_node;
+mod compare;
 mod deep;
+mod line;
+mod machine;
+mod page;
 mod place;
 mod recovery;
 mod recovery_child;
+mod repeat;
 mod report;
+mod signals;
 mod sleepers;
 mod work;
 
@@ -25,6 +31,10 @@ pub(super) struct Bench {
     /// Gives up after so many seconds: a result that does not come is a failure.
     #[arg(long, global = true, default_value_t = 900)]
     timeout: u64,
+    /// Measures so many times, each in a process and a database of its own, and prints the line of the median run, with the
+    /// rates of all. A file that --url names gets further ones beside it, `.2`, `.3` and so on.
+    #[arg(long, global = true, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    repeat: u64,
     #[command(subcommand)]
     workload: Workload,
 }
@@ -43,10 +53,16 @@ enum Workload {
     Recovery(recovery::Recovery),
     /// Executions sleep until one moment, and all wake up at it.
     Sleepers(sleepers::Sleepers),
+    /// Waiting executions, and a signal for each from outside.
+    Signals(signals::Signals),
     /// Several nodes on one server: the rate with one and more, then one is killed and one is frozen past its lease.
     Cluster(cluster::Cluster),
     /// Our own store without the engine: the same rows, key order and statements.
     Ceiling(ceiling::Ceiling),
+    /// Shows two files of results beside each other.
+    Compare(compare::Compare),
+    /// Makes a page of Markdown from files of results.
+    Page(page::Page),
     /// The process that `recovery` kills.
     #[command(hide = true)]
     RecoveryChild(recovery_child::Child),
@@ -101,6 +117,12 @@ impl Level {
 
 impl Bench {
     pub(super) async fn run(self) -> Result<(), Failure> {
+        if self.repeat > 1 {
+            return match self.workload {
+                Workload::Compare(_) | Workload::Page(_) => Err(Failure::Usage("--repeat: nothing is measured here".to_owned())),
+                _ => repeat::run(self.repeat),
+            };
+        }
         let limit = self.timeout;
         match tokio::time::timeout(std::time::Duration::from_secs(limit), self.measured()).await {
             Ok(done) => done,
@@ -117,6 +139,9 @@ impl Bench {
             Workload::Recovery(recovery) => recovery.run().await,
             Workload::Ceiling(ceiling) => ceiling.run().await,
             Workload::RecoveryChild(child) => child.run().await,
+            Workload::Signals(signals) => signals.run().await,
+            Workload::Compare(compare) => compare.run(),
+            Workload::Page(page) => page.run(),
             Workload::Sleepers(sleepers) => sleepers.run().await,
             Workload::Cluster(cluster) => cluster.run().await,
             Workload::ClusterNode(node) => node.run().await,

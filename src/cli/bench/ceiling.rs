@@ -12,7 +12,7 @@ use serde_json::{Map, json};
 use super::{
     Failure, Target,
     place::Place,
-    report::{Report, bar, per_second, round},
+    report::{Report, bar, peak_mb, per_second, round},
     work::{Increment, Steps},
 };
 use crate::{
@@ -67,6 +67,7 @@ impl Ceiling {
             unit: "chains/s",
             times: Vec::new(),
             stats: Stats { commits: bare.commits, rows: bare.rows, items: bare.rows, claims: 0, ..Stats::default() },
+            rss_mb: peak_mb(),
             figures,
             notes: "records are made before the clock runs".to_owned(),
         }

@@ -1,7 +1,10 @@
 //! `chain`, `latency` and `fanout`: from a dispatch to its verified result. One task keeps a window of executions in
 //! flight on the main thread, which does nothing else.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::Ordering::Relaxed,
+    time::{Duration, Instant},
+};
 
 use clap::Args;
 use futures_util::{StreamExt, stream::FuturesUnordered};
@@ -10,8 +13,8 @@ use serde_json::{Map, Value, json};
 use super::{
     Failure, Target, ceiling,
     place::Place,
-    report::{Report, as_f64, bar, grown, per_second, round},
-    work::{self, Steps, Wide},
+    report::{Report, as_f64, bar, grown, millis, peak_mb, per_second, round, watched},
+    work::{self, Done, Steps, Wide},
 };
 use crate::{Dispatch, Shutdown, Stent, Workflow};
 
@@ -65,6 +68,7 @@ impl Chain {
         let wall = began.elapsed();
         let stats = grown(before, stent.stats());
         stop(&stent).await?;
+        let rss_mb = peak_mb();
 
         let rate = per_second(executions, wall);
         let mut figures = Map::new();
@@ -87,6 +91,7 @@ impl Chain {
             unit: "executions/s",
             times,
             stats,
+            rss_mb,
             figures,
             notes: String::new(),
         }
@@ -116,6 +121,7 @@ impl Latency {
             unit: "executions/s",
             times,
             stats,
+            rss_mb: peak_mb(),
             figures: Map::new(),
             notes: format!("behind {} unmeasured ones", count.div_ceil(10)),
         }
@@ -128,15 +134,19 @@ impl Fanout {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let Fanout { target, width } = self;
         let place = Place::make(&target)?;
-        let stent = start(&place).await?;
+        let done = Done::default();
+        let stent = Stent::of(work::counted(place.builder(), &done).start().await?).await?;
         once(&stent, Wide { width: 10 }, 55).await?;
         let before = stent.stats();
-        let wall = once(&stent, Wide { width }, width * (width + 1) / 2).await?;
+        let bar = bar(10 + width, "activities");
+        let runs = once(&stent, Wide { width }, width * (width + 1) / 2);
+        let wall = watched(&bar, || done.load(Relaxed), runs).await?;
+        bar.finish_and_clear();
         let stats = grown(before, stent.stats());
         stop(&stent).await?;
         let mut figures = Map::new();
         figures.insert("activities_per_ms".to_owned(), Value::from(round(per_second(width, wall) / 1e3)));
-        figures.insert("wall_ms".to_owned(), json!(round(wall.as_secs_f64() * 1e3)));
+        figures.insert("wall_ms".to_owned(), json!(millis(wall)));
         figures.insert("commits_per_activity".to_owned(), json!(round(as_f64(stats.commits) / as_f64(width))));
         Report {
             workload: "fanout",
@@ -146,6 +156,7 @@ impl Fanout {
             unit: "activities/s",
             times: vec![wall],
             stats,
+            rss_mb: peak_mb(),
             figures,
             notes: "behind an unmeasured one of 10".to_owned(),
         }

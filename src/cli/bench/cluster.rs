@@ -12,6 +12,7 @@ use std::{
 };
 
 use clap::Args;
+use indicatif::ProgressBar;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Map, Value, json};
 
@@ -19,7 +20,7 @@ use super::{
     Failure, Target,
     chain::{stop, verified},
     place::Place,
-    report::{Report, per_second, round},
+    report::{Report, bar, millis, peak_mb, per_second, round},
     work::{EFFECTS, Effect, Paused},
 };
 use crate::{
@@ -74,15 +75,19 @@ impl Cluster {
         }
         let mut figures = Map::new();
         let (mut rate, mut wall) = (0.0, Duration::ZERO);
+        // By nodes' rates, and then: the load is there, others have taken over, the frozen one goes on, all have ended.
+        let stages = bar(self.nodes + 4, "stages");
         for nodes in 1..=self.nodes {
             let place = Place::make(&self.target)?;
             wall = self.chains(&place, nodes)?;
             rate = per_second(self.executions, wall);
             figures.insert(format!("rate_with_{nodes}"), json!(round(rate)));
             place.clear().await?;
+            stages.inc(1);
         }
         let place = Place::make(&self.target)?;
-        let verdict = self.faults(&place, &mut figures).await?;
+        let verdict = self.faults(&place, &mut figures, &stages).await?;
+        stages.finish_and_clear();
         Report {
             workload: "cluster",
             params: json!({"nodes": self.nodes, "executions": self.executions, "steps": self.steps,
@@ -92,6 +97,7 @@ impl Cluster {
             unit: "executions/s",
             times: Vec::new(),
             stats: Stats::default(),
+            rss_mb: peak_mb(),
             figures,
             notes: "rate: with all nodes; takeover: from the kill to the first effect of another node in an execution of the dead one"
                 .to_owned(),
@@ -118,7 +124,12 @@ impl Cluster {
     }
 
     /// One node is killed and one is frozen past its lease, under load.
-    async fn faults(&self, place: &Place, figures: &mut Map<String, Value>) -> Result<Result<(), Failure>, Failure> {
+    async fn faults(
+        &self,
+        place: &Place,
+        figures: &mut Map<String, Value>,
+        stages: &ProgressBar,
+    ) -> Result<Result<(), Failure>, Failure> {
         let (trace, acknowledged) = (place.beside(".effects"), place.beside(".acknowledged"));
         let executions = (self.executions / 10).max(self.nodes * 100);
         let share = |node: u64| Share {
@@ -132,6 +143,7 @@ impl Cluster {
         all.iter_mut().try_for_each(Node::go)?;
         let lines = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
         wait(|| lines(&trace).lines().count() as u64 > executions * EFFECTS / 5, "a fifth of the effects")?;
+        stages.inc(1);
 
         let mut killed = all.remove(0);
         let dead = killed.child.id();
@@ -142,13 +154,15 @@ impl Cluster {
         let behind = lines(&trace).lines().count();
         let taken = |text: &str| of(text).skip(behind).any(|e| e[3] != u64::from(dead) && begun.contains(&e[0]));
         wait(|| taken(&lines(&trace)), "that others go on with what the dead node had begun")?;
-        figures.insert("takeover_ms".to_owned(), json!(round(at.elapsed().as_secs_f64() * 1e3)));
+        figures.insert("takeover_ms".to_owned(), json!(millis(at.elapsed())));
 
+        stages.inc(1);
         let frozen = Pid::from_child(&all[0].child);
         let signal = |signal| kill_process(frozen, signal).map_err(|error| Failure::Failed(format!("a signal: {error}")));
         signal(Signal::STOP)?;
         tokio::time::sleep(Duration::from_millis(self.lease_ms * 2)).await;
         signal(Signal::CONT)?;
+        stages.inc(1);
 
         // A client: it has no workflow and runs nothing, and learns of every end.
         let client = Stent::of(place.builder().start().await?).await?;
@@ -164,6 +178,7 @@ impl Cluster {
             }
         }
         all.iter_mut().try_for_each(|node| node.hear("done"))?;
+        stages.inc(1);
         drop(all);
         stop(&client).await?;
         let again = repeated(place, &promised, &lines(&trace)).await?;

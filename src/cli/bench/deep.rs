@@ -7,10 +7,10 @@ use clap::Args;
 use serde_json::{Map, json};
 
 use super::{
-    Failure, Target,
+    Failure, Target, ceiling,
     chain::{stop, verified},
     place::Place,
-    report::{Report, bar, grown, per_second, round},
+    report::{Report, bar, grown, millis, peak_mb, per_second, round},
     work::{self, Finish, Long, Stamps},
 };
 use crate::{Dispatch, SendSignal, Stent};
@@ -25,11 +25,14 @@ pub(super) struct Deep {
     /// How many activities.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(10..=900_000))]
     depth: u64,
+    /// Leaves out the run of the bare store afterwards.
+    #[arg(long)]
+    no_ceiling: bool,
 }
 
 impl Deep {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let Deep { target, depth } = self;
+        let Deep { target, depth, no_ceiling } = self;
         let place = Place::make(&target)?;
         let stamps = Stamps::default();
         let stent = Stent::of(work::stamped(place.builder(), &stamps).start().await?).await?;
@@ -37,7 +40,7 @@ impl Deep {
         let began = Instant::now();
         stent.dispatch(Dispatch::new(Long { depth }).id(ID)).await?;
         asleep(&stent, &stamps, depth).await?;
-        let stats = grown(before, stent.stats());
+        let (stats, rss_mb) = (grown(before, stent.stats()), peak_mb());
         stop(&stent).await?;
 
         let stamps_before = stamps.lock().clone();
@@ -46,6 +49,7 @@ impl Deep {
             [first, .., last] => per_second(part.len() as u64 - 1, last.duration_since(*first)),
             _ => 0.0,
         };
+        let times = stamps_before.windows(2).map(|pair| pair[1].duration_since(pair[0])).collect();
         let wall = stamps_before.last().map_or(Duration::ZERO, |last| last.duration_since(began));
         let first = rate(&stamps_before[..tenth]);
         let last = rate(&stamps_before[stamps_before.len() - tenth..]);
@@ -67,18 +71,32 @@ impl Deep {
         figures.insert("first_tenth_steps_per_s".to_owned(), json!(round(first)));
         figures.insert("last_tenth_steps_per_s".to_owned(), json!(round(last)));
         figures.insert("last_of_first".to_owned(), json!(round(last / first)));
-        figures.insert("replay_ms".to_owned(), json!(round(replay.as_secs_f64() * 1e3)));
+        figures.insert("replay_ms".to_owned(), json!(millis(replay)));
         figures.insert("replay_events_per_s".to_owned(), json!(round(per_second(events, replay))));
+        let rate = per_second(depth, wall);
+        if !no_ceiling {
+            // One run has one row in each commit, whatever the store could do with more.
+            let beside = Place::make(&target.elsewhere())?;
+            let bare = ceiling::measure(&beside, 1, depth.min(2_000), 1).await?;
+            beside.clear().await?;
+            let rows = per_second(bare.rows, bare.wall);
+            figures.insert("ceiling_rows_per_s".to_owned(), json!(round(rows)));
+            figures.insert("share_of_ceiling".to_owned(), json!(round(rate / rows)));
+        }
         Report {
             workload: "deep",
             params: json!({"depth": depth}),
             wall,
-            rate: per_second(depth, wall),
+            rate,
             unit: "steps/s",
-            times: Vec::new(),
+            times,
             stats,
+            rss_mb,
             figures,
-            notes: format!("replay: from sending a signal to a sleeping run of {events} events to its result: three commits, claim, read, decode, replay"),
+            notes: format!(
+                "p50 and p99: from one step to the next. Replay: from sending a signal to a sleeping run of {events} events to its result: three commits, claim, read, \
+                 decode, replay"
+            ),
         }
         .print(&place)?;
         place.clear().await

@@ -117,6 +117,21 @@ impl Place {
         }
     }
 
+    /// Returns the folder of the database, if it is on a disk of this machine.
+    pub(super) fn data(&self) -> Option<&Path> {
+        match &self.kind {
+            Kind::File(file) => Some(file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))),
+            Kind::Memory(_) | Kind::Schema(_) => None,
+        }
+    }
+
+    /// Returns the size of the database's file, and of its log beside it, if it is a file.
+    pub(super) fn file_sizes(&self) -> Option<(u64, u64)> {
+        let Kind::File(file) = &self.kind else { return None };
+        let log = std::fs::metadata(self.beside("-wal")).map_or(0, |log| log.len());
+        Some((std::fs::metadata(file).ok()?.len(), log))
+    }
+
     /// Removes what was made on a server; a folder goes by itself.
     pub(super) async fn clear(&self) -> Result<(), Failure> {
         if let Kind::Schema(url) = &self.kind {

@@ -17,7 +17,7 @@ use super::{
     Failure, Target,
     chain::{stop, verified},
     place::Place,
-    report::{Report, bar, per_second, round},
+    report::{Report, bar, peak_mb, per_second, round},
     work::{self, EFFECTS, Effect, Effects, Paused},
 };
 use crate::{
@@ -113,6 +113,7 @@ impl Recovery {
             unit: "executions/s",
             times: Vec::new(),
             stats,
+            rss_mb: peak_mb(),
             figures,
             notes: "wall: from the restart until every run that was in the store at the kill is done, their pauses included"
                 .to_owned(),

@@ -1,8 +1,12 @@
 //! `sleepers`: very many executions sleep until one moment. While they do they should cost nothing; then all are due at once.
-//! How late each wakes is the difference between that moment and the recorded time of its last commit's turn.
+//! How late each wakes is the difference between that moment and the time that it returns, which is that of its last turn.
+//!
+//! A million must fit, so the client keeps nothing of an execution: while the wave is measured it reads a counter, and behind it
+//! it goes through the store and checks each result there.
 
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use clap::Args;
 use futures_util::{StreamExt, stream};
 use serde_json::{Map, json};
@@ -11,10 +15,21 @@ use super::{
     Failure, Target,
     chain::stop,
     place::Place,
-    report::{Report, as_f64, bar, grown, per_second, round},
+    report::{Report, as_f64, bar, grown, millis, peak_mb, per_second, resident_mb, round},
     work::{self, Sleeper},
 };
-use crate::{Dispatch, Handle, Stent};
+use crate::{
+    Dispatch, List, Stent,
+    kernel::{
+        codec::{self, Record},
+        event::{Command, Event, Outcome},
+        id::CommitNo,
+    },
+    store::{Filter, Status, Summary},
+};
+
+/// How many dispatches are in flight at once.
+const WINDOW: usize = 500;
 
 /// Executions sleep until one moment, and all wake up at it.
 #[derive(Args, Debug)]
@@ -25,8 +40,13 @@ pub(super) struct Sleepers {
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=2_000_000))]
     executions: u64,
     /// For how many seconds the last of them sleeps at least; shorter sleeps than 10 s stay in memory.
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value = "30s", value_parser = seconds)]
     sleep: u64,
+}
+
+/// Reads `30` or `30s`.
+fn seconds(text: &str) -> Result<u64, std::num::ParseIntError> {
+    text.strip_suffix('s').unwrap_or(text).parse()
 }
 
 impl Sleepers {
@@ -38,34 +58,46 @@ impl Sleepers {
         let idle = resident_mb();
         // All are asked to sleep until one moment, which is far enough away for all of them to be asleep by then.
         let filling = Duration::from_micros(150 * executions);
-        let until = chrono::Utc::now() + chrono::Duration::from_std(filling + Duration::from_secs(sleep)).unwrap_or_default();
-        let handles = dispatched(&stent, executions, until.timestamp_micros()).await?;
-        let asleep = Instant::now();
-        let left = (until - chrono::Utc::now()).to_std().unwrap_or_default();
+        let until = Utc::now() + chrono::Duration::from_std(filling + Duration::from_secs(sleep)).unwrap_or_default();
+        let began = Instant::now();
+        dispatched(&stent, executions, until).await?;
+        let filled = began.elapsed();
+        let fallen = stent.stats();
+        let left = left(until);
         if left.is_zero() {
             return Err(Failure::Failed("the moment came before all were asleep; give a longer --sleep".to_owned()));
         }
-        tokio::time::sleep(left / 2).await;
-        let resting = resident_mb();
+        doze(left / 2).await;
+        let (resting, sizes) = (resident_mb(), place.file_sizes());
         let quiet = stent.stats();
-        tokio::time::sleep((until - chrono::Utc::now()).to_std().unwrap_or_default()).await;
+        doze(self::left(until)).await;
         let woken = Instant::now();
-        let lags = ends(handles, until.timestamp_micros()).await?;
-        let wave = woken.elapsed();
-        let stats = grown(before, stent.stats());
+        let wave = awake(&stent, quiet.rows, executions).await?.duration_since(woken);
+        let (stats, rss_mb) = (grown(before, stent.stats()), peak_mb());
         stop(&stent).await?;
+        let lags = ends(&place, executions, until.timestamp_micros()).await?;
 
         let longest = lags.iter().max().copied().unwrap_or_default();
         let mut figures = Map::new();
+        figures.insert("dispatches_per_s".to_owned(), json!(round(per_second(executions, filled))));
         figures.insert("rss_mb_before".to_owned(), json!(idle));
         figures.insert("rss_mb_asleep".to_owned(), json!(resting));
         if let (Some(idle), Some(resting)) = (idle, resting) {
             let bytes = (resting - idle).max(0.0) * 1024.0 * 1024.0 / as_f64(executions);
-            figures.insert("bytes_each".to_owned(), json!(round(bytes)));
+            figures.insert("bytes_each".to_owned(), json!(bytes.round()));
         }
-        figures.insert("asleep_for_s".to_owned(), json!(round(woken.duration_since(asleep).as_secs_f64())));
-        figures.insert("commits_while_asleep".to_owned(), json!(quiet.commits.saturating_sub(before.commits)));
-        figures.insert("lag_max_ms".to_owned(), json!(round(longest.as_secs_f64() * 1e3)));
+        figures.insert("held_while_asleep".to_owned(), json!(quiet.held));
+        let each = |bytes: u64| json!((as_f64(bytes) / as_f64(executions)).round());
+        if let Some((file, log)) = sizes {
+            figures.insert("disk_bytes_each_asleep".to_owned(), each(file));
+            figures.insert("wal_bytes_each_asleep".to_owned(), each(log));
+        }
+        if let Some((file, log)) = place.file_sizes() {
+            figures.insert("disk_bytes_each".to_owned(), each(file + log));
+        }
+        figures.insert("asleep_for_s".to_owned(), json!(round(left.as_secs_f64())));
+        figures.insert("commits_while_asleep".to_owned(), json!(quiet.commits - fallen.commits));
+        figures.insert("lag_max_ms".to_owned(), json!(millis(longest)));
         figures.insert("wave_s".to_owned(), json!(round(wave.as_secs_f64())));
         Report {
             workload: "sleepers",
@@ -75,49 +107,102 @@ impl Sleepers {
             unit: "wake-ups/s",
             times: lags,
             stats,
+            rss_mb,
             figures,
-            notes: "p50 and p99: from the moment that all sleep until to the turn that goes on; none is early".to_owned(),
+            notes: "p50 and p99: from the moment that all sleep until to the turn that goes on; none is early. disk_bytes_each: \
+                    when all have ended"
+                .to_owned(),
         }
         .print(&place)?;
         place.clear().await
     }
 }
 
-async fn dispatched(stent: &Stent, executions: u64, until: i64) -> Result<Vec<Handle<Sleeper>>, Failure> {
-    let bar = bar(executions, "asleep");
-    let asked = stream::iter(0..executions).map(async |_| stent.dispatch(Dispatch::new(Sleeper { until })).await);
-    let mut asked = std::pin::pin!(asked.buffer_unordered(500));
-    let mut handles = Vec::new();
-    while let Some(handle) = asked.next().await {
-        handles.push(handle?);
-        bar.inc(1);
-    }
-    bar.finish_and_clear();
-    Ok(handles)
+/// Returns how long it is until then.
+fn left(until: DateTime<Utc>) -> Duration {
+    (until - Utc::now()).to_std().unwrap_or_default()
 }
 
-/// Waits for all; returns how late each went on.
-async fn ends(handles: Vec<Handle<Sleeper>>, until: i64) -> Result<Vec<Duration>, Failure> {
-    let bar = bar(handles.len() as u64, "awake");
-    let ends = stream::iter(handles).map(async |handle| match handle.result().await {
-        Ok(woken) if woken >= until => Ok(Duration::from_micros((woken - until).unsigned_abs())),
-        Ok(woken) => Err(Failure::Failed(format!("{} woke {} us early", handle.id(), until - woken))),
-        Err(error) => Err(Failure::Failed(format!("{} has no result: {error}", handle.id()))),
-    });
-    let mut ends = std::pin::pin!(ends.buffer_unordered(usize::MAX));
-    let mut lags = Vec::new();
-    while let Some(lag) = ends.next().await {
-        lags.push(lag?);
+/// Lets time pass before the eyes of whoever looks.
+async fn doze(time: Duration) {
+    let bar = bar(time.as_secs(), "seconds asleep");
+    let end = Instant::now() + time;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return bar.finish_and_clear();
+        }
+        tokio::time::sleep(left.min(Duration::from_secs(1))).await;
+        bar.inc(1);
+    }
+}
+
+/// Dispatches them all. Nobody waits for any: its handle is dropped as soon as it is there.
+async fn dispatched(stent: &Stent, executions: u64, until: DateTime<Utc>) -> Result<(), Failure> {
+    let bar = bar(executions, "asleep");
+    let until = until.timestamp_micros();
+    let asked = stream::iter(0..executions).map(async |_| stent.dispatch(Dispatch::new(Sleeper { until })).await.map(drop));
+    let mut asked = std::pin::pin!(asked.buffer_unordered(WINDOW));
+    while let Some(told) = asked.next().await {
+        told?;
         bar.inc(1);
     }
     bar.finish_and_clear();
+    Ok(())
+}
+
+/// Waits until all have ended; returns when it was so. Whoever sleeps has one row to go, that of its end: while there are fewer,
+/// the store need not be asked, which would slow down what is measured.
+async fn awake(stent: &Stent, rows: u64, executions: u64) -> Result<Instant, Failure> {
+    let bar = bar(executions, "awake");
+    loop {
+        let done = stent.stats().rows.saturating_sub(rows);
+        bar.set_position(done);
+        let at = Instant::now();
+        if done >= executions && stent.list(List::new().status(Status::Active).limit(1)).await?.is_empty() {
+            bar.finish_and_clear();
+            return Ok(at);
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Checks each result as it is in the store; returns how late each went on.
+async fn ends(place: &Place, executions: u64, until: i64) -> Result<Vec<Duration>, Failure> {
+    let bar = bar(executions, "checked");
+    let mut store = place.store().await?;
+    let reader = store.reader();
+    let mut lags = Vec::new();
+    let mut filter = Filter { limit: 1_000, ..Filter::default() };
+    loop {
+        let page = reader.list(&filter).await?;
+        let Some(last) = page.last() else { break };
+        filter.before = Some(last.run);
+        for run in &page {
+            let tail = reader.tail(run.run).await?;
+            let woken = tail.as_ref().and_then(|(commit_no, record)| result(run, *commit_no, record));
+            match woken {
+                Some(woken) if woken >= until => lags.push(Duration::from_micros((woken - until).unsigned_abs())),
+                Some(woken) => return Err(Failure::Failed(format!("{} woke {} us early", run.id.id, until - woken))),
+                None => return Err(Failure::Failed(format!("{} has no result: it is {}", run.id.id, run.status.as_str()))),
+            }
+        }
+        bar.inc(page.len() as u64);
+    }
+    store.close().await?;
+    bar.finish_and_clear();
+    if lags.len() as u64 != executions {
+        return Err(Failure::Failed(format!("{} executions are in the store, not {executions}", lags.len())));
+    }
     Ok(lags)
 }
 
-/// Returns the resident size of this process, in MB, where the system tells.
-fn resident_mb() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
-    let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(round(as_f64(kilobytes) / 1024.0))
+/// Returns what a run returned, if it has.
+fn result(run: &Summary, commit_no: CommitNo, record: &Record) -> Option<i64> {
+    let last = codec::decode(&run.id, commit_no, record).ok()?.events.pop()?;
+    let Event::Command(Command::End { outcome }) = last else { return None };
+    match *outcome {
+        Outcome::Completed(value) if run.status == Status::Completed => value.decode("a result").ok(),
+        _ => None,
+    }
 }

@@ -1,6 +1,15 @@
 //! What the workloads run: workflows and activities, trivial on purpose.
 
-use std::{fs::File, io::Write, path::Path, sync::Arc, time::Instant};
+use std::{
+    fs::File,
+    io::Write,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Instant,
+};
 
 use futures_util::future::join_all;
 use parking_lot::Mutex;
@@ -195,14 +204,55 @@ impl Workflow for Sleeper {
     }
 }
 
+/// A number from outside.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Number {
+    pub(super) n: u64,
+}
+
+impl Signal for Number {
+    const NAME: &'static str = "bench.number";
+}
+
+/// Waits for a [`Number`]; returns `n + 1`.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Waiting;
+
+impl Workflow for Waiting {
+    const NAME: &'static str = "bench.waiting";
+    type Output = u64;
+    type Error = AppError;
+
+    async fn run(self, cx: Cx<Self>) -> Result<u64, AppError> {
+        Ok(cx.signal::<Number>().await?.n + 1)
+    }
+}
+
+/// Registers what `signals` runs.
+pub(super) fn waiting(builder: Builder) -> Builder {
+    builder.workflow::<Waiting>()
+}
+
 /// Registers what `sleepers` runs.
 pub(super) fn sleeping(builder: Builder) -> Builder {
     builder.workflow::<Sleeper>()
 }
 
-/// Registers what `chain`, `latency` and `fanout` run.
+/// Registers what `chain`, `latency` and a node of `cluster` run.
 pub(super) fn plain(builder: Builder) -> Builder {
-    builder.workflow::<Steps>().workflow::<Wide>().activity(async |call: Call<Increment>| Ok(call.n + 1))
+    builder.workflow::<Steps>().activity(async |call: Call<Increment>| Ok(call.n + 1))
+}
+
+/// How many increments ran.
+pub(super) type Done = Arc<AtomicU64>;
+
+/// Registers what `fanout` runs.
+pub(super) fn counted(builder: Builder, done: &Done) -> Builder {
+    let done = done.clone();
+    builder.workflow::<Wide>().activity(move |call: Call<Increment>| {
+        done.fetch_add(1, Relaxed);
+        async move { Ok(call.n + 1) }
+    })
 }
 
 /// Registers what `deep` runs.
