@@ -3,7 +3,7 @@
 use std::{cmp::Ordering, collections::BTreeMap, fmt::Write, path::Path};
 
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::{Failure, report};
 
@@ -17,7 +17,8 @@ struct Line {
     store: String,
     durability: String,
     workload: String,
-    params: Map<String, Value>,
+    /// Sorted by name: the programs print them in different orders.
+    params: BTreeMap<String, Value>,
     rate: f64,
     #[serde(default)]
     unit: String,
@@ -111,7 +112,7 @@ fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
     }
 }
 
-fn params(params: &Map<String, Value>) -> String {
+fn params(params: &BTreeMap<String, Value>) -> String {
     let words: Vec<String> = params.iter().map(|(name, value)| format!("{} {value}", name.replace('_', " "))).collect();
     words.join(", ")
 }
