@@ -401,7 +401,7 @@ impl Door {
                 let id = id.clone();
                 async move {
                     match reader.find(&id, None).await? {
-                        Some(summary) => loading::read(&*reader, summary.run).await,
+                        Some(summary) => reader.run(summary.run).await,
                         None => Ok(None),
                     }
                 }

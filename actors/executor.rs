@@ -19,7 +19,7 @@ use super::{
     door::Door,
     engine::Engine,
     execution::{Begun, Behind, Execution, Home, Mail},
-    loading::{self, Loaded, Unopened},
+    loading::{self, Unopened},
     persistence::{Read, ReserveKeys, Whom},
     scheduler::{Nudge, Room},
 };
@@ -31,7 +31,7 @@ use crate::{
         run::Run,
         time::Timestamp,
     },
-    store::{Item, NewRun, Outcome, Reader, Unread, Yield, YieldReason},
+    store::{Item, NewRun, Outcome, Reader, StoreError, Stored, Unread, Yield, YieldReason},
 };
 
 mod leaving;
@@ -56,8 +56,10 @@ const KEYS_RETRY: Duration = Duration::from_millis(100);
 /// How often a run is looked at whose act outlives the life that began it.
 const LINGERS: Duration = Duration::from_millis(50);
 
-/// So many logs are read at once; the others wait their turn.
-const MOST_LOADING: usize = 128;
+/// So many runs are read in one go…
+const READ_TOGETHER: usize = 64;
+/// …and so many times at once; the others wait their turn.
+const MOST_LOADING: usize = 3;
 
 /// So many falls without progress, and the run is quarantined.
 const MOST_FALLS: u32 = 5;
@@ -82,7 +84,7 @@ pub(crate) struct Executor {
     /// Runs that are being given back.
     yielding: HashSet<RunKey>,
     /// Runs that were claimed too often without progress, to be opened one at a time.
-    examined: VecDeque<(RunKey, Ticket, Loaded)>,
+    examined: VecDeque<(RunKey, Ticket, Stored)>,
     examining: bool,
     draining: bool,
     door: Arc<Door>,
@@ -266,37 +268,46 @@ impl Executor {
     }
 
     fn read_next(&mut self, ctx: &mut Context<Self>) {
-        while self.loading < MOST_LOADING {
-            let Some((run, ticket)) = self.unread.pop_front() else { return };
+        while self.loading < MOST_LOADING && !self.unread.is_empty() {
+            let together = self.unread.len().min(READ_TOGETHER);
+            let (runs, tickets): (Vec<RunKey>, Vec<Ticket>) = self.unread.drain(..together).unzip();
             self.loading += 1;
-            let read = Read::new(move |reader: Rc<dyn Reader>| async move { loading::read(&*reader, run).await });
+            let wanted = runs.clone();
+            let read = Read::new(move |reader: Rc<dyn Reader>| async move { Ok(loading::read(&*reader, &wanted).await) });
             let asked = self.engine.persistence.send(read).into_actor(self);
             ctx.spawn(asked.map(move |loaded, this, ctx| {
                 this.loading -= 1;
-                match loaded {
-                    Ok(Ok(Some(loaded))) if ticket.claims > MOST_FALLS => {
-                        this.examined.push_back((run, ticket, loaded));
-                        this.examine(ctx);
+                // Else Persistence is gone, and with it this incarnation.
+                if let Ok(Ok(loaded)) = loaded {
+                    for ((run, ticket), loaded) in runs.into_iter().zip(tickets).zip(loaded) {
+                        this.on_read(run, ticket, loaded, ctx);
                     }
-                    Ok(Ok(Some(loaded))) => this.open(run, ticket, loaded, ctx),
-                    Ok(Ok(None)) => {
-                        tracing::error!(run = run.0, "a claimed run has no row; this is a bug");
-                        this.held.remove(&run);
-                    }
-                    Ok(Err(error)) => {
-                        tracing::warn!(run = run.0, %error, "a run could not be read; it is tried again");
-                        // With a back-off, but without a count: it is not the run's fault.
-                        this.fall(run, Ticket { falls: ticket.falls.max(1), ..ticket }, ctx);
-                    }
-                    // Persistence is gone, and with it this incarnation.
-                    Err(_) => {}
                 }
                 this.read_next(ctx);
             }));
         }
     }
 
-    fn open(&mut self, run: RunKey, ticket: Ticket, loaded: Loaded, ctx: &mut Context<Self>) {
+    fn on_read(&mut self, run: RunKey, ticket: Ticket, loaded: Result<Option<Stored>, StoreError>, ctx: &mut Context<Self>) {
+        match loaded {
+            Ok(Some(loaded)) if ticket.claims > MOST_FALLS => {
+                self.examined.push_back((run, ticket, loaded));
+                self.examine(ctx);
+            }
+            Ok(Some(loaded)) => self.open(run, ticket, loaded, ctx),
+            Ok(None) => {
+                tracing::error!(run = run.0, "a claimed run has no row; this is a bug");
+                self.held.remove(&run);
+            }
+            Err(error) => {
+                tracing::warn!(run = run.0, %error, "a run could not be read; it is tried again");
+                // With a back-off, but without a count: it is not the run's fault.
+                self.fall(run, Ticket { falls: ticket.falls.max(1), ..ticket }, ctx);
+            }
+        }
+    }
+
+    fn open(&mut self, run: RunKey, ticket: Ticket, loaded: Stored, ctx: &mut Context<Self>) {
         let mail = match self.held.get_mut(&run) {
             Some(Held::Loading { generation, mail }) if *generation == ticket.generation => std::mem::take(mail),
             _ => return,

@@ -2,8 +2,6 @@
 
 use std::collections::HashSet;
 
-use bytes::Bytes;
-
 use crate::{
     kernel::{
         Blocked,
@@ -14,21 +12,8 @@ use crate::{
         state::State,
     },
     registry::Workflows,
-    store::{Inbox, Reader, StoreError, Summary, TaskRow},
+    store::{Reader, StoreError, Stored},
 };
-
-/// So many rows are read at once.
-const PAGE: u32 = 2_000;
-
-/// Everything the store knows of a run.
-pub(crate) struct Loaded {
-    pub(crate) summary: Summary,
-    pub(crate) log: Vec<(CommitNo, Record)>,
-    pub(crate) inbox: Inbox,
-    pub(crate) heartbeats: Vec<(u32, u32, Bytes)>,
-    /// Its attempts in shared queues.
-    pub(crate) tasks: Vec<TaskRow>,
-}
 
 /// Why a run cannot be opened here. It stays as it is.
 #[derive(Debug, thiserror::Error)]
@@ -55,29 +40,24 @@ impl Unopened {
     }
 }
 
-/// Reads a run. The log before the inbox: a message that was consumed between the two is in neither, and the commit that
-/// consumed it makes the next append of this memory a conflict.
-pub(crate) async fn read(reader: &dyn Reader, run: RunKey) -> Result<Option<Loaded>, StoreError> {
-    let Some(summary) = reader.summaries(&[run]).await?.into_iter().next() else { return Ok(None) };
-    let mut log = Vec::new();
-    loop {
-        let from = CommitNo::try_from(log.len()).unwrap_or(CommitNo::MAX);
-        let page = reader.history(run, from, PAGE).await?;
-        let full = page.len() >= PAGE as usize;
-        log.extend(page);
-        if !full {
-            break;
-        }
+/// Reads runs, several in one go: what was read of each, in the order asked for.
+pub(crate) async fn read(reader: &dyn Reader, runs: &[RunKey]) -> Vec<Result<Option<Stored>, StoreError>> {
+    // Where that fails each is read alone: one that is damaged keeps nobody else waiting.
+    let together = reader.runs(runs).await.unwrap_or_default();
+    let mut together = together.into_iter().peekable();
+    let mut all = Vec::with_capacity(runs.len());
+    for run in runs {
+        all.push(match together.next_if(|stored| stored.summary.run == *run) {
+            Some(stored) => Ok(Some(stored)),
+            None => reader.run(*run).await,
+        });
     }
-    // Tasks before the inbox: one that ends between the two is in the inbox then.
-    let (tasks, heartbeats) = futures_util::future::try_join(reader.tasks(run), reader.heartbeats(run)).await?;
-    let inbox = reader.inbox(run).await?;
-    Ok(Some(Loaded { summary, log, inbox, heartbeats, tasks }))
+    all
 }
 
 /// Replays a run.
 pub(crate) fn open(
-    loaded: &Loaded,
+    loaded: &Stored,
     workflows: &Workflows,
     activities: &HashSet<String>,
     is_shared: &dyn Fn(&str) -> bool,

@@ -34,6 +34,7 @@ pub mod queue;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 mod status;
+mod stored;
 // Half of it is for databases.
 #[cfg_attr(not(any(feature = "sqlite", feature = "postgres")), allow(dead_code))]
 mod transactions;
@@ -45,6 +46,7 @@ pub use node::{NewNode, NodeRow, NodeState, Renewed, Warden};
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use outbox::Enqueued;
 pub use status::Status;
+pub use stored::Stored;
 pub use transactions::{Ended, StepOf, Stop, Transactions, Work};
 
 /// A boxed future that need not be `Send`: a store lives on Persistence's own thread.
@@ -53,6 +55,9 @@ pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + 'a
 /// Opens a [`Warden`] on the thread that will use it; again for each that is wanted. The one that renews holds the proof that
 /// its node lives; another one looks after the others.
 pub type OpenWarden = Arc<dyn Fn() -> Answer<'static, Box<dyn Warden>> + Send + Sync>;
+
+/// So many rows of a log are read at once.
+const PAGE: u32 = 2_000;
 
 /// The newest record format that this release writes and reads; a run of a newer one is not claimed.
 pub const FORMAT: u32 = 1;
@@ -143,6 +148,41 @@ pub trait Reader {
 
     /// Returns the summaries of these runs; unknown ones are left out.
     fn summaries(&self, runs: &[RunKey]) -> Answer<'_, Vec<Summary>>;
+
+    /// Returns everything of a run. The log comes before the inbox: a message that was consumed between the two is in neither,
+    /// and the commit that consumed it makes the next append of whoever has read this a conflict. Tasks come before the
+    /// inbox too: one that ends between the two is in the inbox then.
+    fn run(&self, run: RunKey) -> Answer<'_, Option<Stored>> {
+        Box::pin(async move {
+            let Some(summary) = self.summaries(&[run]).await?.into_iter().next() else { return Ok(None) };
+            let mut stored = Stored::new(summary);
+            loop {
+                let from = CommitNo::try_from(stored.log.len()).unwrap_or(CommitNo::MAX);
+                let page = self.history(run, from, PAGE).await?;
+                let full = page.len() >= PAGE as usize;
+                stored.log.extend(page);
+                if !full {
+                    break;
+                }
+            }
+            (stored.tasks, stored.heartbeats) = futures_util::future::try_join(self.tasks(run), self.heartbeats(run)).await?;
+            stored.inbox = self.inbox(run).await?;
+            Ok(Some(stored))
+        })
+    }
+
+    /// The same for several runs, each once, in the order in which they are first asked for. Unknown ones are left out, and so may be some whose logs are too long
+    /// to be read along with others: [`run`](Reader::run) reads those.
+    fn runs(&self, runs: &[RunKey]) -> Answer<'_, Vec<Stored>> {
+        let runs = stored::distinct(runs);
+        Box::pin(async move {
+            let mut all = Vec::with_capacity(runs.len());
+            for run in runs {
+                all.extend(self.run(run).await?);
+            }
+            Ok(all)
+        })
+    }
 
     /// Returns one page of runs, newest first.
     fn list(&self, filter: &Filter) -> Answer<'_, Vec<Summary>>;

@@ -22,7 +22,7 @@ use self::{
 };
 use super::{
     Answer, Batch, BatchAnswer, Filter, Inbox, NewNode, NodeRow, OpenWarden, Outcome, Queue, QueueState, Reader, Renewed,
-    StaleTask, Store, StoreError, Summary, TakenTasks, TaskRequest, TaskRow, Transactions, Warden,
+    StaleTask, Store, StoreError, Stored, Summary, TakenTasks, TaskRequest, TaskRow, Transactions, Warden, stored,
 };
 use crate::{
     hints::OpenHints,
@@ -45,6 +45,7 @@ mod options;
 mod outbox;
 mod read;
 mod rows;
+mod runs;
 mod schema;
 mod session;
 mod sql;
@@ -370,6 +371,11 @@ impl Reader for PostgresReader {
     fn summaries(&self, runs: &[RunKey]) -> Answer<'_, Vec<Summary>> {
         let runs = runs.to_vec();
         async move { self.read_summaries(&runs).await }.boxed_local()
+    }
+
+    fn runs(&self, runs: &[RunKey]) -> Answer<'_, Vec<Stored>> {
+        let runs = stored::distinct(runs);
+        async move { self.read_runs(&runs).await }.boxed_local()
     }
 
     fn list(&self, filter: &Filter) -> Answer<'_, Vec<Summary>> {

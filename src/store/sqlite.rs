@@ -33,7 +33,8 @@ use self::{
 };
 use super::{
     Answer, Batch, BatchAnswer, Durability, Filter, Inbox, NewNode, NodeRow, NodeState, Outcome, Queue, QueueState, Reader,
-    Renewed, StaleTask, Store, StoreError, Summary, TakenTasks, TaskRequest, TaskRow, Transactions, Warden, memory::INBOX_LIMIT,
+    Renewed, StaleTask, Store, StoreError, Stored, Summary, TakenTasks, TaskRequest, TaskRow, Transactions, Warden,
+    memory::INBOX_LIMIT, stored,
 };
 use crate::{
     hints::OpenHints,
@@ -54,6 +55,7 @@ mod outbox;
 mod read;
 mod recall;
 mod rows;
+mod runs;
 mod schema;
 mod script;
 mod sql;
@@ -415,6 +417,11 @@ impl Reader for SqliteReader {
     fn summaries(&self, runs: &[RunKey]) -> Answer<'_, Vec<Summary>> {
         let runs = runs.to_vec();
         async move { self.read_summaries(&runs).await }.boxed_local()
+    }
+
+    fn runs(&self, runs: &[RunKey]) -> Answer<'_, Vec<Stored>> {
+        let runs = stored::distinct(runs);
+        async move { self.read_runs(&runs).await }.boxed_local()
     }
 
     fn list(&self, filter: &Filter) -> Answer<'_, Vec<Summary>> {

@@ -463,6 +463,7 @@ impl All {
         alike!(inbox(run));
         alike!(heartbeats(run));
         alike!(summaries(&runs));
+        alike!(runs(&runs));
         alike!(list(&filter));
         alike!(owned(who));
         alike!(tasks(run));

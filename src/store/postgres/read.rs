@@ -28,7 +28,7 @@ use crate::{
 
 /// The read side of a store.
 pub(super) struct PostgresReader {
-    home: Arc<Home>,
+    pub(super) home: Arc<Home>,
     idle: RefCell<Vec<PgConnection>>,
     permits: Semaphore,
     pub(super) closed: Cell<bool>,
@@ -51,7 +51,10 @@ impl PostgresReader {
     }
 
     /// Runs statements on one connection, which must all see the same moment if they are more than one.
-    async fn on_one<T>(&self, mut work: impl AsyncFnMut(&mut PgConnection) -> Result<T, Trouble>) -> Result<T, StoreError> {
+    pub(super) async fn on_one<T>(
+        &self,
+        mut work: impl AsyncFnMut(&mut PgConnection) -> Result<T, Trouble>,
+    ) -> Result<T, StoreError> {
         if self.closed.get() {
             return Err(StoreError::Closed);
         }
@@ -245,6 +248,6 @@ fn all_lines(tables: &[Vec<PgRow>]) -> Result<Vec<String>, sqlx::Error> {
     Ok(all)
 }
 
-fn summary(row: &PgRow) -> Result<Summary, sqlx::Error> {
+pub(super) fn summary(row: &PgRow) -> Result<Summary, sqlx::Error> {
     rows::summary(row).map(|(summary, _)| summary)
 }

@@ -79,7 +79,7 @@ fn head(row: &PgRow) -> Result<Head, sqlx::Error> {
     Ok(Head { key: key(row)?, lane: row.try_get(3)?, rank: row.try_get(4)? })
 }
 
-fn task_row(row: &PgRow) -> Result<TaskRow, sqlx::Error> {
+pub(super) fn task_row(row: &PgRow) -> Result<TaskRow, sqlx::Error> {
     Ok(TaskRow { key: key(row)?, queue: row.try_get(3)?, worker: node(row, 4)?, dropped: row.try_get(5)? })
 }
 

@@ -172,6 +172,6 @@ impl SqliteReader {
     }
 }
 
-fn summary(row: &sqlx::sqlite::SqliteRow) -> Result<Summary, sqlx::Error> {
+pub(super) fn summary(row: &sqlx::sqlite::SqliteRow) -> Result<Summary, sqlx::Error> {
     rows::summary(row).map(|(summary, _)| summary)
 }

@@ -167,11 +167,16 @@ impl Grid {
         length(self.rows)
     }
 
-    /// Returns for how many rows the statements are written: a few sizes, so that there are few of them to prepare.
+    /// Returns for how many rows the statements are written: a few sizes (1, 2, 3, 4, 6, 8, 12, 16, 24, …), so that there are few
+    /// of them to prepare, and few rows that only fill up.
     pub(super) fn size(&self) -> usize {
         match self.rows {
             0 => 0,
-            rows if rows <= Grid::MOST => rows.next_power_of_two(),
+            rows if rows <= Grid::MOST => {
+                let power = rows.next_power_of_two();
+                let less = power / 4 * 3;
+                if less >= rows { less } else { power }
+            }
             rows => rows.next_multiple_of(Grid::MOST),
         }
     }

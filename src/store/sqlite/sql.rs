@@ -359,6 +359,20 @@ pub(super) const SUMMARIES: &str = concat!(
     LEFT JOIN nodes n ON n.node = e.owner ORDER BY k.key;"
 );
 
+/// $1 runs, $2 rows of logs at most. The order is that of `Reader::run`: what is consumed or ended between two of them is noticed
+/// by the next commit. CROSS JOIN keeps the order of the runs.
+pub(super) const RUNS: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM json_each($1) k CROSS JOIN executions e ON e.run = k.value LEFT JOIN nodes n ON n.node = e.owner ORDER BY k.key;
+    SELECT v.run, v.commit_no, v.digest, v.body FROM json_each($1) k CROSS JOIN events v ON v.run = k.value LIMIT (SELECT $2);
+    SELECT t.run, t.position, t.attempt, t.queue, n.incarnation, t.dropped
+    FROM json_each($1) k CROSS JOIN tasks t ON t.run = k.value LEFT JOIN nodes n ON n.node = t.worker;
+    SELECT h.run, h.position, h.attempt, h.details FROM json_each($1) k CROSS JOIN heartbeats h ON h.run = k.value;
+    SELECT e.run, e.inbox_seq, i.seq, i.message, i.body, i.sent_at
+    FROM json_each($1) k CROSS JOIN executions e ON e.run = k.value LEFT JOIN inbox i ON i.run = e.run;"
+);
+
 /// $1 workflow, $2 states or null, $3 tag, $4 the last of the page before, $5 limit.
 pub(super) const LIST: &str = concat!(
     "SELECT ",
@@ -528,6 +542,7 @@ pub(super) const ALL: &[(&str, &str)] = &[
     ("inbox", INBOX),
     ("find", FIND),
     ("summaries", SUMMARIES),
+    ("runs", RUNS),
     ("list", LIST),
     ("owned", OWNED),
     ("next_wake", NEXT_WAKE),

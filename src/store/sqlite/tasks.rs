@@ -83,7 +83,7 @@ fn state(row: &SqliteRow) -> Result<QueueState, sqlx::Error> {
     })
 }
 
-fn task_row(row: &SqliteRow) -> Result<TaskRow, sqlx::Error> {
+pub(super) fn task_row(row: &SqliteRow) -> Result<TaskRow, sqlx::Error> {
     Ok(TaskRow { key: key(row)?, queue: row.try_get(3)?, worker: node(row, 4)?, dropped: row.try_get(5)? })
 }
 

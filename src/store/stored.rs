@@ -1,0 +1,178 @@
+//! A run as the store keeps it, whole: what a node reads when it takes one up. Many are taken up at once (a wave of sleepers, what
+//! a dead node has left), so databases read many in one go, and here their rows are put together again.
+
+use bytes::Bytes;
+
+use super::{Inbox, Summary, TaskRow};
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+use crate::{fast::FastMap, store::Unread};
+use crate::{
+    fast::FastSet,
+    kernel::{
+        codec::Record,
+        id::{Attempt, CommitNo, Position, RunKey},
+    },
+};
+
+/// Everything that a store keeps of one run.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Stored {
+    /// Its row.
+    pub summary: Summary,
+    /// Its whole log.
+    pub log: Vec<(CommitNo, Record)>,
+    /// Its unread messages.
+    pub inbox: Inbox,
+    /// Kept heartbeat details.
+    pub heartbeats: Vec<(Position, Attempt, Bytes)>,
+    /// Its attempts in shared queues.
+    pub tasks: Vec<TaskRow>,
+}
+
+impl Stored {
+    pub(super) fn new(summary: Summary) -> Stored {
+        Stored { summary, log: Vec::new(), inbox: Inbox::default(), heartbeats: Vec::new(), tasks: Vec::new() }
+    }
+}
+
+/// Returns each run once, in the order in which they are first asked for.
+pub(super) fn distinct(runs: &[RunKey]) -> Vec<RunKey> {
+    let mut seen = FastSet::default();
+    runs.iter().copied().filter(|run| seen.insert(*run)).collect()
+}
+
+/// At most so many rows of logs are read in one go; of one run alone more. One that has more than that is read page by page.
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+const MOST_ROWS: usize = 8_192;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+const MOST_OF_ONE: usize = 65_536;
+
+/// Runs that are being put together, from statements that each tell rows of all of them, run after run.
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub(super) struct Gathering {
+    runs: Vec<Stored>,
+    places: FastMap<RunKey, usize>,
+    rows: usize,
+    most: usize,
+    /// The place of the last row of a log.
+    last: usize,
+}
+
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+impl Gathering {
+    /// Returns how many rows of logs are to be read for so many runs.
+    pub(super) fn most(runs: usize) -> i64 {
+        i64::try_from(if runs == 1 { MOST_OF_ONE } else { MOST_ROWS }).unwrap_or(i64::MAX)
+    }
+
+    pub(super) fn of(summaries: Vec<Summary>, most: i64) -> Gathering {
+        let places = summaries.iter().enumerate().map(|(place, summary)| (summary.run, place)).collect();
+        let most = usize::try_from(most).unwrap_or(0);
+        Gathering { runs: summaries.into_iter().map(Stored::new).collect(), places, rows: 0, most, last: 0 }
+    }
+
+    fn run(&mut self, run: RunKey) -> Option<&mut Stored> {
+        self.runs.get_mut(*self.places.get(&run)?)
+    }
+
+    pub(super) fn record(&mut self, run: RunKey, commit_no: CommitNo, record: Record) {
+        self.rows += 1;
+        if let Some(place) = self.places.get(&run) {
+            self.last = *place;
+            self.runs[*place].log.push((commit_no, record));
+        }
+    }
+
+    pub(super) fn task(&mut self, task: TaskRow) {
+        if let Some(run) = self.run(task.key.run) {
+            run.tasks.push(task);
+        }
+    }
+
+    pub(super) fn heartbeat(&mut self, run: RunKey, (position, attempt, details): (Position, Attempt, Bytes)) {
+        if let Some(run) = self.run(run) {
+            run.heartbeats.push((position, attempt, details));
+        }
+    }
+
+    pub(super) fn inbox(&mut self, run: RunKey, seq: u64, unread: Option<Unread>) {
+        if let Some(run) = self.run(run) {
+            run.inbox.seq = seq;
+            run.inbox.unread.extend(unread);
+        }
+    }
+
+    /// Returns the runs that are all there: not the one that was being read when there were enough rows, nor those behind it.
+    pub(super) fn finish(mut self) -> Vec<Stored> {
+        if self.rows >= self.most {
+            self.runs.truncate(self.last);
+        }
+        for run in &mut self.runs {
+            run.log.sort_unstable_by_key(|(commit_no, _)| *commit_no);
+            run.inbox.unread.sort_unstable_by_key(|unread| unread.seq);
+            run.tasks.sort_unstable_by_key(|task| (task.key.position, task.key.attempt));
+            run.heartbeats.sort_unstable_by_key(|(position, attempt, _)| (*position, *attempt));
+        }
+        self.runs
+    }
+}
+
+#[cfg(all(test, any(feature = "sqlite", feature = "postgres")))]
+mod tests {
+    use super::*;
+    use crate::{
+        kernel::{
+            id::{Digest, RunId},
+            time::Timestamp,
+        },
+        store::Status,
+    };
+
+    fn summary(run: i64) -> Summary {
+        Summary {
+            run: RunKey(run),
+            id: RunId { id: run.to_string(), run_no: 1 },
+            workflow: "flow".into(),
+            version: 1,
+            status: Status::Active,
+            owner: None,
+            epoch: 0,
+            wake_at: None,
+            priority: 0,
+            queue: String::new(),
+            tags: Vec::new(),
+            needs: Vec::new(),
+            created_at: Timestamp(0),
+            ended_at: None,
+            deadline: None,
+            input_digest: Digest([0; 32]),
+            inbox_seq: 0,
+            blocked_build: None,
+            reason: None,
+        }
+    }
+
+    /// Reads three runs of two rows each as a statement would that stops behind so many rows.
+    fn read(most: usize) -> Vec<(i64, usize)> {
+        let mut gathering = Gathering::of((1..=3).map(summary).collect(), i64::try_from(most).unwrap());
+        for row in (0..6_u32).take(most) {
+            let record = Record { digest: Digest([0; 32]), body: Bytes::new() };
+            gathering.record(RunKey(i64::from(row / 2 + 1)), row % 2, record);
+        }
+        gathering.finish().into_iter().map(|run| (run.summary.run.0, run.log.len())).collect()
+    }
+
+    #[test]
+    fn no_run_is_told_of_whose_log_may_go_on_behind_what_was_read() {
+        assert_eq!(read(7), [(1, 2), (2, 2), (3, 2)]);
+        assert_eq!(read(6), [(1, 2), (2, 2)], "the third may have more");
+        assert_eq!(read(5), [(1, 2), (2, 2)]);
+        assert_eq!(read(3), [(1, 2)]);
+        assert_eq!(read(1), []);
+    }
+
+    #[test]
+    fn a_run_that_is_asked_for_twice_is_read_once() {
+        assert_eq!(distinct(&[7, 3, 7, 3, 9].map(RunKey)), [7, 3, 9].map(RunKey));
+    }
+}
