@@ -11,6 +11,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::{
     decide::{self, Plan},
+    lock,
     look::{self, Seen},
     recall::{Ground, Memory, Note},
     rows::Table,
@@ -163,7 +164,9 @@ impl Writer {
 
     async fn failed(&mut self, trouble: Trouble) -> StoreError {
         let mut error = trouble.into_store();
-        if let (StoreError::Busy { reason }, Some(pid)) = (&mut error, self.turns.holder()) {
+        if let StoreError::Busy { reason } = &mut error
+            && let Some(pid) = lock::writer(Path::new(&self.path))
+        {
             *reason =
                 format!("process {pid} has been writing to {} for long; if it was stopped, let it go on or end it", self.path);
         }

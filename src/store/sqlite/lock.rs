@@ -12,7 +12,7 @@
 
 use std::{
     ffi::OsString,
-    fs::{File, OpenOptions, TryLockError},
+    fs::{File, Metadata, OpenOptions, TryLockError},
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -95,16 +95,32 @@ impl Gate {
         }
     }
 
-    /// Returns which process holds the lock, where the system tells: Linux does.
+    /// Returns which process holds the lock, where the system tells.
     pub(super) fn holder(&self) -> Option<u32> {
-        let inode = format!(":{}", std::os::unix::fs::MetadataExt::ino(&self.file.metadata().ok()?));
-        // `1: FLOCK ADVISORY WRITE <pid> <device>:<inode> 0 EOF`; who waits has an arrow behind the number.
-        std::fs::read_to_string("/proc/locks").ok()?.lines().find_map(|line| {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            let [_, "FLOCK", _, "WRITE", pid, at, ..] = words[..] else { return None };
-            if at.ends_with(&inode) { pid.parse().ok() } else { None }
-        })
+        holder("FLOCK", &self.file.metadata().ok()?, 0)
     }
+}
+
+/// Where SQLite keeps its lock for writing in the file beside the log: the first byte of its locks (`WAL_WRITE_LOCK`, see "WAL-Index
+/// File Format" in SQLite's documentation).
+const WRITE_LOCK: u64 = 120;
+
+/// Returns which other process holds SQLite's lock for writing, where the system tells.
+pub(super) fn writer(database: &Path) -> Option<u32> {
+    let shared = std::fs::metadata(beside(database, "-shm")).ok()?;
+    holder("POSIX", &shared, WRITE_LOCK).filter(|pid| *pid != std::process::id())
+}
+
+/// Returns which process holds a lock for writing on a byte of a file, where the system tells: Linux does.
+fn holder(kind: &str, file: &Metadata, byte: u64) -> Option<u32> {
+    let inode = format!(":{}", std::os::unix::fs::MetadataExt::ino(file));
+    // `1: FLOCK ADVISORY WRITE <pid> <device>:<inode> <first> <last or EOF>`; who waits has an arrow behind the number.
+    std::fs::read_to_string("/proc/locks").ok()?.lines().find_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [_, found, _, "WRITE", pid, at, first, last] = words[..] else { return None };
+        let locked = first.parse().ok()?..=last.parse().unwrap_or(u64::MAX);
+        if found == kind && at.ends_with(&inode) && locked.contains(&byte) { pid.parse().ok() } else { None }
+    })
 }
 
 /// The proof that a node lives: held from before its row is written.

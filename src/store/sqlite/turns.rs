@@ -45,11 +45,6 @@ impl Turns {
     pub(super) fn give_up(&mut self) {
         self.held = None;
     }
-
-    /// Returns which process has the turn that could not be had.
-    pub(super) fn holder(&self) -> Option<u32> {
-        if self.held.is_some() { None } else { self.turn.holder() }
-    }
 }
 
 /// A turn under way.
