@@ -64,12 +64,11 @@ pub(crate) fn open(
     verify: bool,
 ) -> Result<Run, Unopened> {
     let id = &loaded.summary.id;
-    let log = decode(id, &loaded.log)?;
     let (workflow, version) = (&loaded.summary.workflow, loaded.summary.version);
     let Some(begin) = workflows.get(workflow, version) else {
         return Err(Unopened::Unregistered { run: id.clone(), workflow: workflow.clone(), version });
     };
-    let mut run = Run::replay(id, log, begin, verify)?;
+    let mut run = Run::replay(id, decoded(id, &loaded.log).map(|commit| commit.map_err(Unopened::from)), begin, verify)?;
     let told = loaded.inbox.unread.iter().filter_map(|unread| match &unread.body {
         MessageBody::Task { position, attempt, .. } => Some((*position, *attempt)),
         _ => None,
@@ -82,7 +81,8 @@ pub(crate) fn open(
 /// Sums a log up without its code.
 pub(crate) fn fold(id: &RunId, log: &[(CommitNo, Record)]) -> Result<Option<State>, Unreadable> {
     let mut state: Option<State> = None;
-    for (commit, _) in decode(id, log)? {
+    for commit in decoded(id, log) {
+        let (commit, _) = commit?;
         for event in &commit.events {
             match (event, &mut state) {
                 (Event::Fact(Fact::Started(started)), None) => state = Some(State::new((**started).clone())),
@@ -98,6 +98,6 @@ pub(crate) fn fold(id: &RunId, log: &[(CommitNo, Record)]) -> Result<Option<Stat
     Ok(state)
 }
 
-fn decode(id: &RunId, log: &[(CommitNo, Record)]) -> Result<Vec<(Commit, Digest)>, Unreadable> {
-    log.iter().map(|(commit_no, record)| Ok((codec::decode(id, *commit_no, record)?, record.digest))).collect()
+fn decoded(id: &RunId, log: &[(CommitNo, Record)]) -> impl Iterator<Item = Result<(Commit, Digest), Unreadable>> {
+    log.iter().map(|(commit_no, record)| Ok((codec::decode(id, *commit_no, record)?, record.digest)))
 }

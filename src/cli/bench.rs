@@ -13,6 +13,7 @@ mod cluster;
 mod cluster_node;
 mod compare;
 mod deep;
+mod kernel;
 mod line;
 mod machine;
 mod page;
@@ -59,6 +60,8 @@ enum Workload {
     Cluster(cluster::Cluster),
     /// Our own store without the engine: the same rows, key order and statements.
     Ceiling(ceiling::Ceiling),
+    /// The kernel alone: one turn, one encoding, one decoding, one replayed commit.
+    Kernel(kernel::Kernel),
     /// Shows two files of results beside each other.
     Compare(compare::Compare),
     /// Makes a page of Markdown from files of results.
@@ -138,6 +141,7 @@ impl Bench {
             Workload::Deep(deep) => deep.run().await,
             Workload::Recovery(recovery) => recovery.run().await,
             Workload::Ceiling(ceiling) => ceiling.run().await,
+            Workload::Kernel(kernel) => kernel.run().await,
             Workload::RecoveryChild(child) => child.run().await,
             Workload::Signals(signals) => signals.run().await,
             Workload::Compare(compare) => compare.run(),

@@ -162,24 +162,27 @@ impl Run {
         })
     }
 
-    /// Rebuilds a run from its log and compares each command that the code asks for with the one that is recorded.
-    pub(crate) fn replay(
+    /// Rebuilds a run from its log and compares each command that the code asks for with the one that is recorded. A commit is
+    /// decoded when its turn has come and dropped behind it: a long log is never in memory decoded as a whole.
+    pub(crate) fn replay<E: From<Blocked>>(
         id: &RunId,
-        log: impl IntoIterator<Item = (Commit, Digest)>,
+        log: impl IntoIterator<Item = Result<(Commit, Digest), E>>,
         begin: &Begin,
         twin: bool,
-    ) -> Result<Run, Blocked> {
+    ) -> Result<Run, E> {
         let bad = |what: &str| Blocked::BadLog { run: id.clone(), what: what.to_owned() };
-        let mut log = log.into_iter().peekable();
-        let started = match log.peek().map(|(commit, _)| (commit.events.first(), commit.time)) {
+        let mut log = log.into_iter();
+        let first = log.next().transpose()?;
+        let started = match first.as_ref().map(|(commit, _)| (commit.events.first(), commit.time)) {
             Some((Some(Event::Fact(Fact::Started(started))), at)) => ((**started).clone(), at),
-            _ => return Err(bad("it does not begin with a start")),
+            _ => return Err(bad("it does not begin with a start").into()),
         };
         let mut run = Run::new(id.clone(), started.0, begin, twin, started.1)?;
-        for (commit, digest) in log {
+        for next in first.map(Ok).into_iter().chain(log) {
+            let (commit, digest) = next?;
             let follows = commit.commit_no == run.next_commit && commit.prev == run.tail;
             if !follows || commit.time < run.last_time || commit.epoch < run.last_epoch {
-                return Err(bad(&format!("commit {} does not follow its predecessor", commit.commit_no)));
+                return Err(bad(&format!("commit {} does not follow its predecessor", commit.commit_no)).into());
             }
             run.replay_commit(&commit)?;
             run.recorded(&commit, digest);

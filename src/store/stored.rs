@@ -65,10 +65,15 @@ impl Gathering {
         i64::try_from(if runs == 1 { MOST_OF_ONE } else { MOST_ROWS }).unwrap_or(i64::MAX)
     }
 
-    pub(super) fn of(summaries: Vec<Summary>, most: i64) -> Gathering {
-        let places = summaries.iter().enumerate().map(|(place, summary)| (summary.run, place)).collect();
+    pub(super) fn new(most: i64) -> Gathering {
         let most = usize::try_from(most).unwrap_or(0);
-        Gathering { runs: summaries.into_iter().map(Stored::new).collect(), places, rows: 0, most, last: 0 }
+        Gathering { runs: Vec::new(), places: FastMap::default(), rows: 0, most, last: 0 }
+    }
+
+    /// Begins a run; all are begun before any other row.
+    pub(super) fn begin(&mut self, summary: Summary) {
+        self.places.insert(summary.run, self.runs.len());
+        self.runs.push(Stored::new(summary));
     }
 
     fn run(&mut self, run: RunKey) -> Option<&mut Stored> {
@@ -154,7 +159,8 @@ mod tests {
 
     /// Reads three runs of two rows each as a statement would that stops behind so many rows.
     fn read(most: usize) -> Vec<(i64, usize)> {
-        let mut gathering = Gathering::of((1..=3).map(summary).collect(), i64::try_from(most).unwrap());
+        let mut gathering = Gathering::new(i64::try_from(most).unwrap());
+        (1..=3).for_each(|run| gathering.begin(summary(run)));
         for row in (0..6_u32).take(most) {
             let record = Record { digest: Digest([0; 32]), body: Bytes::new() };
             gathering.record(RunKey(i64::from(row / 2 + 1)), row % 2, record);

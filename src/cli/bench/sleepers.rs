@@ -1,5 +1,5 @@
-//! `sleepers`: very many executions sleep until one moment. While they do they should cost nothing; then all are due at once.
-//! How late each wakes is the difference between that moment and the time that it returns, which is that of its last turn.
+//! `sleepers`: very many executions sleep until one moment, or are due one after the other from that moment on. While they sleep
+//! they should cost nothing. How late each wakes is what it returns: the difference between its moment and its last turn.
 //!
 //! A million must fit, so the client keeps nothing of an execution: while the wave is measured it reads a counter, and behind it
 //! it goes through the store and checks each result there.
@@ -42,6 +42,9 @@ pub(super) struct Sleepers {
     /// For how many seconds the last of them sleeps at least; shorter sleeps than 10 s stay in memory.
     #[arg(long, default_value = "30s", value_parser = seconds)]
     sleep: u64,
+    /// Over how many seconds they become due, evenly; 0 for all at one moment.
+    #[arg(long, default_value = "0", value_parser = seconds)]
+    spread: u64,
 }
 
 /// Reads `30` or `30s`.
@@ -51,7 +54,7 @@ fn seconds(text: &str) -> Result<u64, std::num::ParseIntError> {
 
 impl Sleepers {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let Sleepers { target, executions, sleep } = self;
+        let Sleepers { target, executions, sleep, spread } = self;
         let place = Place::make(&target)?;
         let stent = Stent::of(work::sleeping(place.builder()).start().await?).await?;
         let before = stent.stats();
@@ -60,7 +63,7 @@ impl Sleepers {
         let filling = Duration::from_micros(150 * executions);
         let until = Utc::now() + chrono::Duration::from_std(filling + Duration::from_secs(sleep)).unwrap_or_default();
         let began = Instant::now();
-        dispatched(&stent, executions, until).await?;
+        dispatched(&stent, executions, until, spread).await?;
         let filled = began.elapsed();
         let fallen = stent.stats();
         let left = left(until);
@@ -75,7 +78,7 @@ impl Sleepers {
         let wave = awake(&stent, quiet.rows, executions).await?.duration_since(woken);
         let (stats, rss_mb) = (grown(before, stent.stats()), peak_mb());
         stop(&stent).await?;
-        let lags = ends(&place, executions, until.timestamp_micros()).await?;
+        let lags = ends(&place, executions).await?;
 
         let longest = lags.iter().max().copied().unwrap_or_default();
         let mut figures = Map::new();
@@ -101,7 +104,7 @@ impl Sleepers {
         figures.insert("wave_s".to_owned(), json!(round(wave.as_secs_f64())));
         Report {
             workload: "sleepers",
-            params: json!({"executions": executions, "sleep_s": sleep}),
+            params: json!({"executions": executions, "sleep_s": sleep, "spread_s": spread}),
             wall: wave,
             rate: per_second(executions, wave),
             unit: "wake-ups/s",
@@ -109,9 +112,10 @@ impl Sleepers {
             stats,
             rss_mb,
             figures,
-            notes: "p50 and p99: from the moment that all sleep until to the turn that goes on; none is early. disk_bytes_each: \
+            notes:
+                "p50 and p99: from the moment that one sleeps until to the turn that goes on; none is early. disk_bytes_each: \
                     when all have ended"
-                .to_owned(),
+                    .to_owned(),
         }
         .print(&place)?;
         place.clear().await
@@ -138,10 +142,13 @@ async fn doze(time: Duration) {
 }
 
 /// Dispatches them all. Nobody waits for any: its handle is dropped as soon as it is there.
-async fn dispatched(stent: &Stent, executions: u64, until: DateTime<Utc>) -> Result<(), Failure> {
+async fn dispatched(stent: &Stent, executions: u64, until: DateTime<Utc>, spread: u64) -> Result<(), Failure> {
     let bar = bar(executions, "asleep");
-    let until = until.timestamp_micros();
-    let asked = stream::iter(0..executions).map(async |_| stent.dispatch(Dispatch::new(Sleeper { until })).await.map(drop));
+    let moment = |number: u64| {
+        let later = i64::try_from(spread * 1_000_000 * number / executions).unwrap_or_default();
+        Sleeper { until: until.timestamp_micros() + later }
+    };
+    let asked = stream::iter(0..executions).map(async |number| stent.dispatch(Dispatch::new(moment(number))).await.map(drop));
     let mut asked = std::pin::pin!(asked.buffer_unordered(WINDOW));
     while let Some(told) = asked.next().await {
         told?;
@@ -168,7 +175,7 @@ async fn awake(stent: &Stent, rows: u64, executions: u64) -> Result<Instant, Fai
 }
 
 /// Checks each result as it is in the store; returns how late each went on.
-async fn ends(place: &Place, executions: u64, until: i64) -> Result<Vec<Duration>, Failure> {
+async fn ends(place: &Place, executions: u64) -> Result<Vec<Duration>, Failure> {
     let bar = bar(executions, "checked");
     let mut store = place.store().await?;
     let reader = store.reader();
@@ -182,8 +189,8 @@ async fn ends(place: &Place, executions: u64, until: i64) -> Result<Vec<Duration
             let tail = reader.tail(run.run).await?;
             let woken = tail.as_ref().and_then(|(commit_no, record)| result(run, *commit_no, record));
             match woken {
-                Some(woken) if woken >= until => lags.push(Duration::from_micros((woken - until).unsigned_abs())),
-                Some(woken) => return Err(Failure::Failed(format!("{} woke {} us early", run.id.id, until - woken))),
+                Some(late) if late >= 0 => lags.push(Duration::from_micros(late.unsigned_abs())),
+                Some(late) => return Err(Failure::Failed(format!("{} woke {} us early", run.id.id, -late))),
                 None => return Err(Failure::Failed(format!("{} has no result: it is {}", run.id.id, run.status.as_str()))),
             }
         }

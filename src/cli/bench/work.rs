@@ -187,7 +187,7 @@ impl Effects {
     }
 }
 
-/// Sleeps until a moment, in microseconds since the Unix epoch; returns when it went on.
+/// Sleeps until a moment, in microseconds since the Unix epoch; returns how many microseconds later it went on.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Sleeper {
     pub(super) until: i64,
@@ -200,7 +200,7 @@ impl Workflow for Sleeper {
 
     async fn run(self, cx: Cx<Self>) -> Result<i64, AppError> {
         cx.sleep_until(chrono::DateTime::from_timestamp_micros(self.until).unwrap_or_default()).await?;
-        Ok(cx.now().timestamp_micros())
+        Ok(cx.now().timestamp_micros() - self.until)
     }
 }
 

@@ -338,7 +338,7 @@ fn a_log_with_a_gap_or_in_another_order_is_refused() {
     let commits: Vec<_> = (0..2_u32)
         .map(|n| (codec::decode(&world.id, n, &world.log[n as usize]).unwrap(), world.log[n as usize].digest))
         .collect();
-    let replay = |log: Vec<_>| Run::replay(&world.id, log, &world.begin, false).err();
+    let replay = |log: Vec<_>| Run::replay::<Blocked>(&world.id, log.into_iter().map(Ok), &world.begin, false).err();
     let damaged = |change: &dyn Fn(&mut Vec<Stored>)| {
         let mut log = commits.clone();
         change(&mut log);

@@ -291,7 +291,7 @@ impl World {
             let commit = codec::decode(&self.id, u32::try_from(n).unwrap(), record).unwrap();
             (commit, record.digest)
         });
-        Run::replay(&self.id, log.collect::<Vec<_>>(), &self.begin, self.twin)
+        Run::replay(&self.id, log.map(Ok).collect::<Vec<_>>(), &self.begin, self.twin)
     }
 
     /// Drops the living workflow and replays it; attempts live on.

@@ -52,7 +52,10 @@ impl PostgresReader {
 
 fn gathered(tables: &[Vec<PgRow>], most: i64) -> Result<Vec<Stored>, sqlx::Error> {
     let [summaries, logs, tasks, heartbeats, inboxes] = tables else { return Ok(Vec::new()) };
-    let mut gathering = Gathering::of(summaries.iter().map(read::summary).collect::<Result<_, _>>()?, most);
+    let mut gathering = Gathering::new(most);
+    for row in summaries {
+        gathering.begin(read::summary(row)?);
+    }
     for row in logs {
         let (commit_no, record) = rows::record(row, 1)?;
         gathering.record(RunKey(row.try_get(0)?), commit_no, record);

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use sqlx::Row;
+use sqlx::{Row, sqlite::SqliteRow};
 
 use super::{
     SqliteReader, read, rows,
@@ -25,23 +25,25 @@ impl SqliteReader {
     async fn gathered(&self, runs: &[RunKey]) -> Result<Vec<Stored>, sqlx::Error> {
         let most = Gathering::most(runs.len());
         let values = Values::default().with(read::keys(runs))?.with(most)?;
-        let mut tables = script::run(&mut *self.pool.acquire().await?, sql::RUNS, values).await?.into_iter();
-        let mut next = || tables.next().unwrap_or_default().rows;
-        let mut gathering = Gathering::of(next().iter().map(read::summary).collect::<Result<_, _>>()?, most);
-        for row in next() {
-            let (commit_no, record) = rows::record(&row, 1)?;
-            gathering.record(RunKey(row.try_get(0)?), commit_no, record);
-        }
-        for row in next() {
-            gathering.task(tasks::task_row(&row)?);
-        }
-        for row in next() {
-            gathering.heartbeat(RunKey(row.try_get(0)?), rows::heartbeat(&row, 1)?);
-        }
-        for row in next() {
-            let unread = row.try_get::<Option<i64>, _>(2)?.map(|_| rows::unread(&row, 2)).transpose()?;
-            gathering.inbox(RunKey(row.try_get(0)?), rows::large(&row, 1)?, unread);
-        }
+        let mut gathering = Gathering::new(most);
+        let take = |statement, row: SqliteRow| {
+            let run = RunKey(row.try_get(0)?);
+            match statement {
+                0 => gathering.begin(read::summary(&row)?),
+                1 => {
+                    let (commit_no, record) = rows::record(&row, 1)?;
+                    gathering.record(run, commit_no, record);
+                }
+                2 => gathering.task(tasks::task_row(&row)?),
+                3 => gathering.heartbeat(run, rows::heartbeat(&row, 1)?),
+                _ => {
+                    let unread = row.try_get::<Option<i64>, _>(2)?.map(|_| rows::unread(&row, 2)).transpose()?;
+                    gathering.inbox(run, rows::large(&row, 1)?, unread);
+                }
+            }
+            Ok(())
+        };
+        script::each(&mut *self.pool.acquire().await?, sql::RUNS, values, take).await?;
         Ok(gathering.finish())
     }
 }

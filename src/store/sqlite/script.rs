@@ -86,6 +86,24 @@ pub(super) async fn run(
     Ok(answers)
 }
 
+/// Runs a script and hands over each row as it comes, with the place of its statement: nothing piles up but what is kept.
+pub(super) async fn each(
+    connection: &mut SqliteConnection,
+    text: impl SqlSafeStr,
+    values: Values,
+    mut take: impl FnMut(usize, SqliteRow) -> Result<(), sqlx::Error>,
+) -> Result<(), sqlx::Error> {
+    let mut statement = 0;
+    let mut stream = connection.fetch_many(sqlx::query_with(text, values.all));
+    while let Some(step) = stream.try_next().await? {
+        match step {
+            Either::Right(row) => take(statement, row)?,
+            Either::Left(_) => statement += 1,
+        }
+    }
+    Ok(())
+}
+
 /// Runs a script of which only the rows of one statement are of interest.
 pub(super) async fn rows(
     connection: &mut SqliteConnection,
