@@ -316,6 +316,15 @@ impl Execution {
         self.recording = Some(recording);
     }
 
+    /// The same, once more: what is kept beside the log of a call that is over may have come only since.
+    fn submit_again(&mut self, mut recording: Box<Recording>) {
+        let settled = self.settled_rows(&recording.decision);
+        if settled != recording.turn.settled {
+            Arc::make_mut(&mut recording.turn).settled = settled;
+        }
+        self.submit(recording);
+    }
+
     /// Rows beside the log of calls that are over: heartbeats, of which only calls that asked for them or left details have
     /// any, and results of transactional steps. One that was given up may commit a moment later; its row goes with the run's end.
     fn settled_rows(&self, decision: &Decision) -> Vec<Position> {
@@ -419,7 +428,7 @@ impl Execution {
                 self.breath = longer(breath);
                 ctx.run_later(breath, |this, _| {
                     if let Some(recording) = this.recording.take_if(|_| !this.sealed) {
-                        this.submit(recording);
+                        this.submit_again(recording);
                     }
                 });
             }
@@ -524,7 +533,7 @@ impl Execution {
             Then::End { status, .. } => Then::End { status, seen: self.seen },
             Then::Passivate { .. } | Then::Hold => Then::Hold,
         };
-        self.submit(recording);
+        self.submit_again(recording);
     }
 
     /// Turns messages into arrivals, each one once.

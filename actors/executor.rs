@@ -58,8 +58,8 @@ const LINGERS: Duration = Duration::from_millis(50);
 
 /// So many runs are read in one go…
 const READ_TOGETHER: usize = 64;
-/// …and so many times at once; the others wait their turn.
-const MOST_LOADING: usize = 3;
+/// …and so many times at once, and as many again of single ones; the others wait their turn.
+const MOST_READING: usize = 2;
 
 /// So many falls without progress, and the run is quarantined.
 const MOST_FALLS: u32 = 5;
@@ -78,7 +78,10 @@ pub(crate) struct Executor {
     unkeyed: VecDeque<Start>,
     /// Claimed runs whose logs wait to be read.
     unread: VecDeque<(RunKey, Ticket)>,
-    loading: usize,
+    reading: usize,
+    /// Those that are to be read alone: a long log, or one that could not be read along with others.
+    alone: VecDeque<(RunKey, Ticket)>,
+    reading_alone: usize,
     /// Runs that the last look found owned and not held; twice in a row is a loss.
     suspects: HashSet<RunKey>,
     /// Runs that are being given back.
@@ -122,7 +125,9 @@ impl Executor {
             asking_keys: false,
             unkeyed: VecDeque::new(),
             unread: VecDeque::new(),
-            loading: 0,
+            reading: 0,
+            alone: VecDeque::new(),
+            reading_alone: 0,
             suspects: HashSet::new(),
             yielding: HashSet::new(),
             examined: VecDeque::new(),
@@ -263,47 +268,70 @@ impl Executor {
             _ => Vec::new(),
         };
         self.held.insert(run, Held::Loading { generation: ticket.generation, mail });
-        self.unread.push_back((run, ticket));
+        // What could not be read before, or fell, does not do so to others.
+        let line = if ticket.falls > 0 { &mut self.alone } else { &mut self.unread };
+        line.push_back((run, ticket));
         self.read_next(ctx);
     }
 
     fn read_next(&mut self, ctx: &mut Context<Self>) {
-        while self.loading < MOST_LOADING && !self.unread.is_empty() {
+        while self.reading < MOST_READING && !self.unread.is_empty() {
             let together = self.unread.len().min(READ_TOGETHER);
-            let (runs, tickets): (Vec<RunKey>, Vec<Ticket>) = self.unread.drain(..together).unzip();
-            self.loading += 1;
-            let wanted = runs.clone();
-            let read = Read::new(move |reader: Rc<dyn Reader>| async move { Ok(loading::read(&*reader, &wanted).await) });
-            let asked = self.engine.persistence.send(read).into_actor(self);
-            ctx.spawn(asked.map(move |loaded, this, ctx| {
-                this.loading -= 1;
-                // Else Persistence is gone, and with it this incarnation.
-                if let Ok(Ok(loaded)) = loaded {
-                    for ((run, ticket), loaded) in runs.into_iter().zip(tickets).zip(loaded) {
-                        this.on_read(run, ticket, loaded, ctx);
-                    }
-                }
-                this.read_next(ctx);
-            }));
+            let wanted = self.unread.drain(..together).collect();
+            self.reading += 1;
+            self.read(wanted, false, ctx);
+        }
+        while self.reading_alone < MOST_READING
+            && let Some(wanted) = self.alone.pop_front()
+        {
+            self.reading_alone += 1;
+            self.read(vec![wanted], true, ctx);
         }
     }
 
-    fn on_read(&mut self, run: RunKey, ticket: Ticket, loaded: Result<Option<Stored>, StoreError>, ctx: &mut Context<Self>) {
-        match loaded {
-            Ok(Some(loaded)) if ticket.claims > MOST_FALLS => {
-                self.examined.push_back((run, ticket, loaded));
-                self.examine(ctx);
+    fn read(&mut self, wanted: Vec<(RunKey, Ticket)>, alone: bool, ctx: &mut Context<Self>) {
+        let runs: Vec<RunKey> = wanted.iter().map(|(run, _)| *run).collect();
+        let read = Read::new(move |reader: Rc<dyn Reader>| async move { loading::read(&*reader, &runs, alone).await });
+        let asked = self.engine.persistence.send(read).into_actor(self);
+        ctx.spawn(asked.map(move |read, this, ctx| {
+            *(if alone { &mut this.reading_alone } else { &mut this.reading }) -= 1;
+            match read {
+                Ok(Ok(stored)) => this.on_read(wanted, stored, alone, ctx),
+                // One that is damaged keeps nobody else waiting.
+                Ok(Err(StoreError::Corrupt { .. })) if !alone => this.alone.extend(wanted),
+                Ok(Err(error)) => this.could_not_read(wanted, &error, ctx),
+                // The read panicked, or Persistence is gone and with it this incarnation.
+                Err(error) => this.could_not_read(wanted, &error, ctx),
             }
-            Ok(Some(loaded)) => self.open(run, ticket, loaded, ctx),
-            Ok(None) => {
-                tracing::error!(run = run.0, "a claimed run has no row; this is a bug");
-                self.held.remove(&run);
+            this.read_next(ctx);
+        }));
+    }
+
+    fn on_read(&mut self, wanted: Vec<(RunKey, Ticket)>, stored: Vec<Stored>, alone: bool, ctx: &mut Context<Self>) {
+        let mut stored = stored.into_iter().peekable();
+        for (run, ticket) in wanted {
+            match stored.next_if(|stored| stored.summary.run == run) {
+                Some(loaded) if ticket.claims > MOST_FALLS => {
+                    self.examined.push_back((run, ticket, loaded));
+                    self.examine(ctx);
+                }
+                Some(loaded) => self.open(run, ticket, loaded, ctx),
+                // Its log is too long to be read along with others.
+                None if !alone => self.alone.push_back((run, ticket)),
+                None => {
+                    tracing::error!(run = run.0, "a claimed run has no row; this is a bug");
+                    self.held.remove(&run);
+                }
             }
-            Err(error) => {
-                tracing::warn!(run = run.0, %error, "a run could not be read; it is tried again");
-                // With a back-off, but without a count: it is not the run's fault.
-                self.fall(run, Ticket { falls: ticket.falls.max(1), ..ticket }, ctx);
-            }
+        }
+    }
+
+    fn could_not_read(&mut self, wanted: Vec<(RunKey, Ticket)>, error: &dyn std::fmt::Display, ctx: &mut Context<Self>) {
+        let runs: Vec<i64> = wanted.iter().map(|(run, _)| run.0).collect();
+        tracing::warn!(?runs, %error, "runs could not be read; it is tried again");
+        for (run, ticket) in wanted {
+            // With a back-off, but without a count: it is not the run's fault.
+            self.fall(run, Ticket { falls: ticket.falls.max(1), ..ticket }, ctx);
         }
     }
 

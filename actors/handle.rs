@@ -150,17 +150,13 @@ impl Stent {
     /// Starts an execution; see [`Dispatch`].
     ///
     /// # Cancel safety
-    /// Dropped before it is answered, it may have started the execution or not: the same dispatch with the same id finds out.
+    /// Once it was polled the execution is started, whether or not its answer is waited for: the same dispatch with the same id
+    /// finds out.
     ///
     /// # Errors
     /// [`Error::Dispatch`] says why it was not started.
     pub async fn dispatch<W: Workflow>(&self, dispatch: Dispatch<W>) -> Result<Handle<W>, Error> {
-        if tokio::runtime::Handle::try_current().is_err() {
-            // The door's patience needs tokio's clock, which the supervisor's thread has.
-            return self.asked(self.supervisor.send(dispatch).await);
-        }
-        let found = self.door.dispatch(dispatch.asked()?).await?;
-        Ok(Handle::new(found, self.door.clone()))
+        self.asked(self.supervisor.send(dispatch).await)
     }
 
     /// Returns a handle of the current run of an id, or `None` if there is none.

@@ -40,19 +40,12 @@ impl Unopened {
     }
 }
 
-/// Reads runs, several in one go: what was read of each, in the order asked for.
-pub(crate) async fn read(reader: &dyn Reader, runs: &[RunKey]) -> Vec<Result<Option<Stored>, StoreError>> {
-    // Where that fails each is read alone: one that is damaged keeps nobody else waiting.
-    let together = reader.runs(runs).await.unwrap_or_default();
-    let mut together = together.into_iter().peekable();
-    let mut all = Vec::with_capacity(runs.len());
-    for run in runs {
-        all.push(match together.next_if(|stored| stored.summary.run == *run) {
-            Some(stored) => Ok(Some(stored)),
-            None => reader.run(*run).await,
-        });
+/// Reads runs in one go, those that can be; or one alone, whatever its length.
+pub(crate) async fn read(reader: &dyn Reader, runs: &[RunKey], alone: bool) -> Result<Vec<Stored>, StoreError> {
+    match runs {
+        [run] if alone => Ok(reader.run(*run).await?.into_iter().collect()),
+        runs => reader.runs(runs).await,
     }
-    all
 }
 
 /// Replays a run.

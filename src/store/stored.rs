@@ -41,11 +41,10 @@ pub(super) fn distinct(runs: &[RunKey]) -> Vec<RunKey> {
     runs.iter().copied().filter(|run| seen.insert(*run)).collect()
 }
 
-/// At most so many rows of logs are read in one go; of one run alone more. One that has more than that is read page by page.
+/// At most so many rows of logs are read in one go, as many as a page of one log has. A run whose log goes on behind them is read
+/// alone, page by page.
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
-const MOST_ROWS: usize = 8_192;
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
-const MOST_OF_ONE: usize = 65_536;
+pub(super) const MOST_ROWS: usize = super::PAGE as usize;
 
 /// Runs that are being put together, from statements that each tell rows of all of them, run after run.
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
@@ -60,13 +59,8 @@ pub(super) struct Gathering {
 
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 impl Gathering {
-    /// Returns how many rows of logs are to be read for so many runs.
-    pub(super) fn most(runs: usize) -> i64 {
-        i64::try_from(if runs == 1 { MOST_OF_ONE } else { MOST_ROWS }).unwrap_or(i64::MAX)
-    }
-
-    pub(super) fn new(most: i64) -> Gathering {
-        let most = usize::try_from(most).unwrap_or(0);
+    /// Begins with nothing; so many rows of logs will be read at most.
+    pub(super) fn new(most: usize) -> Gathering {
         Gathering { runs: Vec::new(), places: FastMap::default(), rows: 0, most, last: 0 }
     }
 
@@ -159,7 +153,7 @@ mod tests {
 
     /// Reads three runs of two rows each as a statement would that stops behind so many rows.
     fn read(most: usize) -> Vec<(i64, usize)> {
-        let mut gathering = Gathering::new(i64::try_from(most).unwrap());
+        let mut gathering = Gathering::new(most);
         (1..=3).for_each(|run| gathering.begin(summary(run)));
         for row in (0..6_u32).take(most) {
             let record = Record { digest: Digest([0; 32]), body: Bytes::new() };

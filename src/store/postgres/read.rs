@@ -50,7 +50,7 @@ impl PostgresReader {
         }
     }
 
-    /// Runs statements on one connection, which must all see the same moment if they are more than one.
+    /// Runs statements on one connection; such as must see the same moment open a transaction for it.
     pub(super) async fn on_one<T>(
         &self,
         mut work: impl AsyncFnMut(&mut PgConnection) -> Result<T, Trouble>,

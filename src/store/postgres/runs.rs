@@ -9,10 +9,13 @@ use super::{
 };
 use crate::{
     kernel::id::RunKey,
-    store::{StoreError, Stored, stored::Gathering},
+    store::{
+        StoreError, Stored,
+        stored::{Gathering, MOST_ROWS},
+    },
 };
 
-// $1 runs. The lateral joins keep the order of the runs, and are never turned round.
+// $1 runs. The lateral joins keep the order of the runs, and are never turned round; the last statement may tell them in any.
 
 /// $2 rows at most.
 const LOGS: &str = "SELECT k.run, v.commit_no, v.digest, v.body FROM unnest($1::bigint[]) AS k(run) CROSS JOIN LATERAL (
@@ -33,7 +36,7 @@ const INBOXES: &str = "SELECT e.run, e.inbox_seq, i.seq, i.message, i.body, i.se
 impl PostgresReader {
     pub(super) async fn read_runs(&self, runs: &[RunKey]) -> Result<Vec<Stored>, StoreError> {
         let keys: Vec<i64> = runs.iter().map(|run| run.0).collect();
-        let most = Gathering::most(runs.len());
+        let most = i64::try_from(MOST_ROWS).unwrap_or(i64::MAX);
         let of_runs = || Values::default().with(keys.clone());
         // In the order of `Reader::run`: what is consumed or ended between two of them is noticed by the next commit.
         let tables = self.on_one(async |connection| {
@@ -45,14 +48,14 @@ impl PostgresReader {
             Ok(tables)
         });
         let tables = tables.await?;
-        let gathered = gathered(&tables, most);
+        let gathered = gathered(&tables);
         gathered.map_err(|error| self.home.sort(&error).into_store(&self.home.server))
     }
 }
 
-fn gathered(tables: &[Vec<PgRow>], most: i64) -> Result<Vec<Stored>, sqlx::Error> {
+fn gathered(tables: &[Vec<PgRow>]) -> Result<Vec<Stored>, sqlx::Error> {
     let [summaries, logs, tasks, heartbeats, inboxes] = tables else { return Ok(Vec::new()) };
-    let mut gathering = Gathering::new(most);
+    let mut gathering = Gathering::new(MOST_ROWS);
     for row in summaries {
         gathering.begin(read::summary(row)?);
     }

@@ -167,8 +167,10 @@ impl Writer {
         if let StoreError::Busy { reason } = &mut error
             && let Some(pid) = lock::writer(Path::new(&self.path))
         {
-            *reason =
-                format!("process {pid} has been writing to {} for long; if it was stopped, let it go on or end it", self.path);
+            *reason = format!(
+                "process {pid} is writing to {}, and it was waited for; if it was stopped, let it go on or end it",
+                self.path
+            );
         }
         self.roll_back_leftovers().await;
         self.give_up_turn();
@@ -330,9 +332,14 @@ impl Writer {
             return Ok(Rows::new());
         }
         wanted[script::COUNTS] |= frame == Frame::Known;
+        let frame = if frame == Frame::Known && script::alone(&wanted, sizes) { Frame::Alone } else { frame };
         let text = self.scripts.write(frame, wanted, sizes);
         let answers = script::run(&mut self.connection, text, values).await.map_err(|error| self.sort(error))?;
+        if frame == Frame::Alone && answers.first().is_none_or(|answer| answer.changed == 0) {
+            return Err(Trouble::Statement("memory is not to be trusted".to_owned()));
+        }
         self.memory.count(match frame {
+            Frame::Alone => Some(total),
             Frame::Whole | Frame::Known if script::counted(&wanted) => Some(total),
             // The statement before the COMMIT has counted.
             Frame::Whole | Frame::Known => answers.iter().rev().nth(1).and_then(|answer| answer.rows.first()?.try_get(0).ok()),

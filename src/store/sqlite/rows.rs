@@ -167,16 +167,12 @@ impl Grid {
         length(self.rows)
     }
 
-    /// Returns for how many rows the statements are written: a few sizes (1, 2, 3, 4, 6, 8, 12, 16, 24, …), so that there are few
-    /// of them to prepare, and few rows that only fill up.
+    /// Returns for how many rows the statements are written: a few sizes, so that there are few of them to prepare. Sizes between the
+    /// powers of two were tried, and made no difference.
     pub(super) fn size(&self) -> usize {
         match self.rows {
             0 => 0,
-            rows if rows <= Grid::MOST => {
-                let power = rows.next_power_of_two();
-                let less = power / 4 * 3;
-                if less >= rows { less } else { power }
-            }
+            rows if rows <= Grid::MOST => rows.next_power_of_two(),
             rows => rows.next_multiple_of(Grid::MOST),
         }
     }
@@ -259,7 +255,7 @@ pub(super) fn number(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-fn length(bytes: usize) -> i64 {
+pub(super) fn length(bytes: usize) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 

@@ -11,7 +11,10 @@ use super::{
 };
 use crate::{
     kernel::id::RunKey,
-    store::{StoreError, Stored, stored::Gathering},
+    store::{
+        StoreError, Stored,
+        stored::{Gathering, MOST_ROWS},
+    },
 };
 
 impl SqliteReader {
@@ -23,9 +26,8 @@ impl SqliteReader {
     }
 
     async fn gathered(&self, runs: &[RunKey]) -> Result<Vec<Stored>, sqlx::Error> {
-        let most = Gathering::most(runs.len());
-        let values = Values::default().with(read::keys(runs))?.with(most)?;
-        let mut gathering = Gathering::new(most);
+        let values = Values::default().with(read::keys(runs))?.with(rows::length(MOST_ROWS))?;
+        let mut gathering = Gathering::new(MOST_ROWS);
         let take = |statement, row: SqliteRow| {
             let run = RunKey(row.try_get(0)?);
             match statement {

@@ -120,6 +120,8 @@ pub(super) enum Frame {
     Whole,
     /// A batch as a whole that was decided from memory: it has no look, and begins as it writes.
     Known,
+    /// The same where there is nothing but rows of the log: one statement, which is its own transaction.
+    Alone,
     /// One item of a batch, inside the transaction of the batch.
     Single,
     /// Nothing: the transaction goes on.
@@ -175,7 +177,7 @@ impl Scripts {
     pub(super) fn look(&mut self, frame: Frame, wanted: [bool; LOOK.len()]) -> AssertSqlSafe<Arc<str>> {
         let text = self.script(true, frame, &wanted, [0; GRIDS], || {
             let begin = match frame {
-                Frame::Whole | Frame::Known => sql::BEGIN,
+                Frame::Whole | Frame::Known | Frame::Alone => sql::BEGIN,
                 Frame::Single => sql::SAVEPOINT,
                 Frame::Open => "",
             };
@@ -193,7 +195,9 @@ impl Scripts {
             let mut ahead = 0;
             for (place, part) in WRITE.into_iter().enumerate().filter(|(place, _)| wanted[*place]) {
                 match place.checked_sub(FIRST_GRID).and_then(|grid| sizes.get(grid)) {
+                    Some(size) if frame == Frame::Alone => ahead += grid(&mut text, sql::WRITE_EVENTS_ALONE, *size, frame),
                     Some(size) => ahead += grid(&mut text, part, *size, frame),
+                    None if frame == Frame::Alone => {}
                     None if place == COUNTS && frame == Frame::Known => text.push_str(sql::KNOWN),
                     None => text.push_str(part),
                 }
@@ -205,7 +209,7 @@ impl Scripts {
             text.push_str(match frame {
                 Frame::Whole | Frame::Known => sql::COMMIT,
                 Frame::Single => sql::RELEASE,
-                Frame::Open => "",
+                Frame::Open | Frame::Alone => "",
             });
             behind(&text, ahead)
         });
@@ -227,6 +231,12 @@ impl Scripts {
         let script = self.0.entry((look, frame, mask(wanted), sizes)).or_insert_with(|| text().into());
         Arc::clone(script)
     }
+}
+
+/// Tells whether a batch is nothing but rows of the log, few enough for one statement.
+pub(super) fn alone(wanted: &[bool; WRITE.len()], sizes: [usize; GRIDS]) -> bool {
+    let log = |place| place == FIRST_GRID + 1 || place == COUNTS;
+    sizes[1] > 0 && sizes[1] <= Grid::MOST && (0..WRITE.len()).all(|place| log(place) || !wanted[place])
 }
 
 /// Tells whether it is known how many rows these statements change.
@@ -298,6 +308,7 @@ mod tests {
             assert_eq!(counted(&wanted), !rows_unknown, "{text}");
         }
         assert_eq!(WRITE[COUNTS], sql::ASSERT_TURNS);
+        assert_eq!(WRITE[FIRST_GRID + 1], sql::WRITE_EVENTS);
         for (place, text) in WRITE.into_iter().enumerate() {
             assert_eq!(text.contains('?'), (FIRST_GRID..FIRST_GRID + GRIDS).contains(&place), "{text}");
         }

@@ -58,6 +58,29 @@ macro_rules! packed {
     };
 }
 
+macro_rules! events {
+    () => {
+        "INSERT INTO events (run, commit_no, digest, body)
+        SELECT column1, column2, substr($2, column3, 32), substr($2, column3 + 32, column4)
+        FROM (VALUES (?, ?, ?, ?)) WHERE column1 IS NOT NULL"
+    };
+}
+
+/// The node $1 is $22 and lives.
+macro_rules! lives {
+    () => {
+        "EXISTS (SELECT 1 FROM nodes n JOIN node_lanes l ON l.node = n.node AND l.lane = 0
+                 WHERE n.node = $1 AND n.incarnation = $22 AND n.live AND l.live)"
+    };
+}
+
+/// No other connection has written since version $23.
+macro_rules! unchanged {
+    () => {
+        "(SELECT data_version FROM pragma_data_version) = $23"
+    };
+}
+
 macro_rules! assert_count {
     ($parameter:literal) => {
         concat!("SELECT json('wrote ' || changes() || ' rows of ' || ", $parameter, ") WHERE changes() <> ", $parameter, ";")
@@ -149,9 +172,11 @@ pub(super) const WRITE_RUNS: &str =
     FROM (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)) WHERE column1 IS NOT NULL;";
 
 /// Columns: run, commit number, offset of the digest with the body behind it, length of the body.
-pub(super) const WRITE_EVENTS: &str = "INSERT INTO events (run, commit_no, digest, body)
-    SELECT column1, column2, substr($2, column3, 32), substr($2, column3 + 32, column4)
-    FROM (VALUES (?, ?, ?, ?)) WHERE column1 IS NOT NULL;";
+pub(super) const WRITE_EVENTS: &str = concat!(events!(), ";");
+
+/// The same for a batch that is nothing else and was decided from memory: a transaction by itself, which needs no begin and no
+/// commit around it. It writes all of its rows, or none if the ground is not what it was.
+pub(super) const WRITE_EVENTS_ALONE: &str = concat!(events!(), " AND ", lives!(), " AND ", unchanged!(), ";");
 
 /// Runs that sleep or end with their turn. Columns: run, status or null for as it is, wake, end.
 pub(super) const WRITE_SETTLED: &str =
@@ -169,10 +194,13 @@ pub(super) const ASSERT_TURNS: &str =
 
 /// The same for a batch that was decided from memory, and that the ground it stands on is what it was: the node $22 lives,
 /// and no other connection has written. Failing here is as good as failing at the beginning: nothing is committed.
-pub(super) const KNOWN: &str = "SELECT json('memory is not to be trusted') WHERE total_changes() <> $9
-    OR NOT EXISTS (SELECT 1 FROM nodes n JOIN node_lanes l ON l.node = n.node AND l.lane = 0
-                   WHERE n.node = $1 AND n.incarnation = $22 AND n.live AND l.live)
-    OR (SELECT data_version FROM pragma_data_version) <> $23;";
+pub(super) const KNOWN: &str = concat!(
+    "SELECT json('memory is not to be trusted') WHERE total_changes() <> $9 OR NOT (",
+    lives!(),
+    " AND ",
+    unchanged!(),
+    ");"
+);
 
 /// Behind statements whose rows nobody counts.
 pub(super) const TOTAL: &str = "SELECT total_changes();";
@@ -508,6 +536,7 @@ pub(super) const ALL: &[(&str, &str)] = &[
     ("renew", RENEW),
     ("write_runs", WRITE_RUNS),
     ("write_events", WRITE_EVENTS),
+    ("write_events_alone", WRITE_EVENTS_ALONE),
     ("write_settled", WRITE_SETTLED),
     ("write_consumed", WRITE_CONSUMED),
     ("assert_turns", ASSERT_TURNS),

@@ -1,3 +1,5 @@
+-- Stop all nodes before the first of this release starts: nodes of older ones name no condition, and would go through whole tables.
+--
 -- Schema 3: each index of waiting tasks is let in only by the statements that it was made for. The planner takes an index whose
 -- condition a statement does not name for unusable; of two that are usable it chose by the size of the table when the plan was
 -- made, and a plan of an empty table went through the whole line for every lane. Both conditions are true of every row.
