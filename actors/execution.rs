@@ -280,7 +280,7 @@ impl Execution {
         }
     }
 
-    fn record(&mut self, decision: Decision, ctx: &mut Context<Self>) {
+    fn record(&mut self, mut decision: Decision, ctx: &mut Context<Self>) {
         if let Some(blocked) = self.engine.lacks(&self.run, &decision) {
             return self.blocked(&blocked, ctx);
         }
@@ -300,7 +300,7 @@ impl Execution {
             prev: decision.commit.prev,
             record,
             then: self.then(&decision),
-            consumed: decision.consumed.clone(),
+            consumed: std::mem::take(&mut decision.consumed),
             settled: self.settled_rows(&decision),
             tasks: self.tasks_of(&decision.effects),
             withdrawn: withdrawn.collect(),

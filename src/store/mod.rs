@@ -22,6 +22,8 @@ use crate::kernel::{
 };
 
 mod error;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod gathering;
 pub mod memory;
 mod node;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]

@@ -58,9 +58,10 @@ pub trait Transactions: Send + Sync {
 
 #[cfg(all(test, feature = "sqlite"))]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    use std::sync::Arc;
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    };
 
     use super::*;
     use crate::{

@@ -7,7 +7,7 @@ use crate::store::postgres::{PostgresOptions, PostgresStore};
 use crate::{
     Builder, Stent,
     store::{
-        Store,
+        Filter, Reader, Store, Summary,
         memory::MemoryStore,
         sqlite::{SqliteOptions, SqliteStore},
     },
@@ -29,6 +29,20 @@ enum Kind {
     File(PathBuf),
     /// A schema of this run's own on a server: the URL that names it, and the files beside it are in `folder`.
     Schema(String),
+}
+
+/// Goes through all runs of a store, newest first, page by page.
+pub(super) async fn each_page(
+    reader: &dyn Reader,
+    mut take: impl AsyncFnMut(Vec<Summary>) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut filter = Filter { limit: 1_000, ..Filter::default() };
+    loop {
+        let page = reader.list(&filter).await?;
+        let Some(last) = page.last() else { return Ok(()) };
+        filter.before = Some(last.run);
+        take(page).await?;
+    }
 }
 
 impl Place {

@@ -16,7 +16,7 @@ use serde_json::{Map, json};
 use super::{
     Failure, Target,
     chain::{stop, verified},
-    place::Place,
+    place::{Place, each_page},
     report::{Report, bar, peak_mb, per_second, round},
     work::{self, EFFECTS, Effect, Effects, Paused},
 };
@@ -26,7 +26,7 @@ use crate::{
         codec,
         event::{Command as Asked, Event, Fact},
     },
-    store::{Filter, Reader},
+    store::Reader,
 };
 
 /// How long the child may take to get half-way, and its successor to the end.
@@ -169,16 +169,14 @@ async fn at_death(place: &Place) -> Result<AtDeath, Failure> {
     let mut store = place.store().await?;
     let reader = store.reader();
     let mut found = AtDeath::default();
-    let mut filter = Filter { limit: 1_000, ..Filter::default() };
-    loop {
-        let page = reader.list(&filter).await?;
-        let Some(last) = page.last() else { break };
-        filter.before = Some(last.run);
+    each_page(&*reader, async |page| {
         for run in &page {
             recorded(&*reader, run, &mut found.recorded).await?;
         }
         found.ids.extend(page.into_iter().map(|run| run.id.id));
-    }
+        Ok(())
+    })
+    .await?;
     store.close().await?;
     Ok(found)
 }

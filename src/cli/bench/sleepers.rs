@@ -14,7 +14,7 @@ use serde_json::{Map, json};
 use super::{
     Failure, Target,
     chain::stop,
-    place::Place,
+    place::{Place, each_page},
     report::{Report, as_f64, bar, grown, millis, peak_mb, per_second, resident_mb, round},
     work::{self, Sleeper},
 };
@@ -25,7 +25,7 @@ use crate::{
         event::{Command, Event, Outcome},
         id::CommitNo,
     },
-    store::{Filter, Status, Summary},
+    store::{Status, Summary},
 };
 
 /// How many dispatches are in flight at once.
@@ -180,11 +180,7 @@ async fn ends(place: &Place, executions: u64) -> Result<Vec<Duration>, Failure> 
     let mut store = place.store().await?;
     let reader = store.reader();
     let mut lags = Vec::new();
-    let mut filter = Filter { limit: 1_000, ..Filter::default() };
-    loop {
-        let page = reader.list(&filter).await?;
-        let Some(last) = page.last() else { break };
-        filter.before = Some(last.run);
+    each_page(&*reader, async |page| {
         for run in &page {
             let tail = reader.tail(run.run).await?;
             let woken = tail.as_ref().and_then(|(commit_no, record)| result(run, *commit_no, record));
@@ -195,7 +191,9 @@ async fn ends(place: &Place, executions: u64) -> Result<Vec<Duration>, Failure> 
             }
         }
         bar.inc(page.len() as u64);
-    }
+        Ok(())
+    })
+    .await?;
     store.close().await?;
     bar.finish_and_clear();
     if lags.len() as u64 != executions {

@@ -196,8 +196,7 @@ impl Home {
             // Where its tables are and how long it waits for their locks is the user's affair; each transaction is limited.
             let ours = ["search_path", "lock_timeout", "statement_timeout", "jit"];
             settings.retain(|(name, _)| !ours.contains(name));
-        }
-        if role != Role::Guest {
+        } else {
             // The plans are known: by key, whatever the statistics say of tables that were empty a minute ago.
             settings.extend([
                 ("plan_cache_mode", "force_generic_plan".to_owned()),

@@ -13,7 +13,7 @@ use crate::{
     kernel::id::RunKey,
     store::{
         StoreError, Stored,
-        stored::{Gathering, MOST_ROWS},
+        gathering::{Gathering, MOST_ROWS},
     },
 };
 

@@ -139,6 +139,8 @@ pub(super) const SCRIPTS: usize = 512;
 /// How many statements take their rows as grids, and where in [`WRITE`] the first is.
 pub(super) const GRIDS: usize = 3;
 const FIRST_GRID: usize = 1;
+/// Which of them is that of the log.
+const EVENTS: usize = 1;
 /// Where [`WRITE`] counts, and the bits of those behind it that change rows nobody has counted.
 pub(super) const COUNTS: usize = 5;
 const UNCOUNTED: u32 = 0b011_1111_1100_0000;
@@ -191,13 +193,16 @@ impl Scripts {
     /// Returns the script that writes: the wanted ones of [`WRITE`], then its frame.
     pub(super) fn write(&mut self, frame: Frame, wanted: [bool; WRITE.len()], sizes: [usize; GRIDS]) -> AssertSqlSafe<Arc<str>> {
         let text = self.script(false, frame, &wanted, sizes, || {
+            if frame == Frame::Alone {
+                let mut text = String::new();
+                let ahead = grid(&mut text, sql::WRITE_EVENTS_ALONE, sizes[EVENTS], frame);
+                return behind(&text, ahead);
+            }
             let mut text = String::from(if frame == Frame::Known { sql::BEGIN } else { "" });
             let mut ahead = 0;
             for (place, part) in WRITE.into_iter().enumerate().filter(|(place, _)| wanted[*place]) {
                 match place.checked_sub(FIRST_GRID).and_then(|grid| sizes.get(grid)) {
-                    Some(size) if frame == Frame::Alone => ahead += grid(&mut text, sql::WRITE_EVENTS_ALONE, *size, frame),
                     Some(size) => ahead += grid(&mut text, part, *size, frame),
-                    None if frame == Frame::Alone => {}
                     None if place == COUNTS && frame == Frame::Known => text.push_str(sql::KNOWN),
                     None => text.push_str(part),
                 }
@@ -235,8 +240,8 @@ impl Scripts {
 
 /// Tells whether a batch is nothing but rows of the log, few enough for one statement.
 pub(super) fn alone(wanted: &[bool; WRITE.len()], sizes: [usize; GRIDS]) -> bool {
-    let log = |place| place == FIRST_GRID + 1 || place == COUNTS;
-    sizes[1] > 0 && sizes[1] <= Grid::MOST && (0..WRITE.len()).all(|place| log(place) || !wanted[place])
+    let log = |place| place == FIRST_GRID + EVENTS || place == COUNTS;
+    (1..=Grid::MOST).contains(&sizes[EVENTS]) && (0..WRITE.len()).all(|place| log(place) || !wanted[place])
 }
 
 /// Tells whether it is known how many rows these statements change.
@@ -308,7 +313,7 @@ mod tests {
             assert_eq!(counted(&wanted), !rows_unknown, "{text}");
         }
         assert_eq!(WRITE[COUNTS], sql::ASSERT_TURNS);
-        assert_eq!(WRITE[FIRST_GRID + 1], sql::WRITE_EVENTS);
+        assert_eq!(WRITE[FIRST_GRID + EVENTS], sql::WRITE_EVENTS);
         for (place, text) in WRITE.into_iter().enumerate() {
             assert_eq!(text.contains('?'), (FIRST_GRID..FIRST_GRID + GRIDS).contains(&place), "{text}");
         }

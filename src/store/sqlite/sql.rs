@@ -23,6 +23,18 @@ macro_rules! columns {
     };
 }
 
+/// The rows of the runs $1, in their order.
+macro_rules! summaries {
+    () => {
+        concat!(
+            "SELECT ",
+            columns!(),
+            " FROM json_each($1) k JOIN executions e ON e.run = k.value
+            LEFT JOIN nodes n ON n.node = e.owner ORDER BY k.key;"
+        )
+    };
+}
+
 /// What the partial index `executions_due` holds; the planner wants it literally.
 macro_rules! due {
     () => {
@@ -380,20 +392,13 @@ pub(super) const FIND: &str = concat!(
     WHERE e.id = $1 AND e.run_no = coalesce($2, e.run_no) ORDER BY e.run_no DESC LIMIT 1;"
 );
 
-pub(super) const SUMMARIES: &str = concat!(
-    "SELECT ",
-    columns!(),
-    " FROM json_each($1) k JOIN executions e ON e.run = k.value
-    LEFT JOIN nodes n ON n.node = e.owner ORDER BY k.key;"
-);
+pub(super) const SUMMARIES: &str = summaries!();
 
 /// $1 runs, $2 rows of logs at most. The order is that of `Reader::run`: what is consumed or ended between two of them is noticed
 /// by the next commit. CROSS JOIN keeps the order of the runs.
 pub(super) const RUNS: &str = concat!(
-    "SELECT ",
-    columns!(),
-    " FROM json_each($1) k CROSS JOIN executions e ON e.run = k.value LEFT JOIN nodes n ON n.node = e.owner ORDER BY k.key;
-    SELECT v.run, v.commit_no, v.digest, v.body FROM json_each($1) k CROSS JOIN events v ON v.run = k.value LIMIT (SELECT $2);
+    summaries!(),
+    "SELECT v.run, v.commit_no, v.digest, v.body FROM json_each($1) k CROSS JOIN events v ON v.run = k.value LIMIT (SELECT $2);
     SELECT t.run, t.position, t.attempt, t.queue, n.incarnation, t.dropped
     FROM json_each($1) k CROSS JOIN tasks t ON t.run = k.value LEFT JOIN nodes n ON n.node = t.worker;
     SELECT h.run, h.position, h.attempt, h.details FROM json_each($1) k CROSS JOIN heartbeats h ON h.run = k.value;
