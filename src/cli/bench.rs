@@ -84,6 +84,9 @@ struct Target {
     /// What an acknowledgement survives.
     #[arg(long, value_enum, default_value = "full")]
     durability: Level,
+    /// So many finished executions are in the database beforehand: what one without retention holds after a while.
+    #[arg(long, default_value_t = 0)]
+    finished: u64,
 }
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,7 +101,7 @@ impl Target {
     /// The same kind of place, but another one.
     fn elsewhere(&self) -> Target {
         let url = if self.url.starts_with("sqlite:") { "sqlite:".to_owned() } else { self.url.clone() };
-        Target { url, durability: self.durability }
+        Target { url, durability: self.durability, finished: 0 }
     }
 }
 

@@ -1,7 +1,9 @@
 //! `ceiling`: what the store alone can do with the engine's rows, in the engine's key order, through the same statements.
 //! Records are made before the clock runs. Runs are staggered, so each commit holds beginnings, steps and ends alike.
+//! The same way a database gets its past before a workload runs in it (`--finished`).
 
 use std::{
+    ops::Range,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -54,7 +56,7 @@ pub(super) struct Bare {
 impl Ceiling {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let Ceiling { target, executions, steps, rows } = self;
-        let place = Place::make(&target)?;
+        let place = Place::make(&target).await?;
         let bare = measure(&place, executions, steps, rows).await?;
         let mut figures = Map::new();
         figures.insert("rows_per_s".to_owned(), json!(round(per_second(bare.rows, bare.wall))));
@@ -76,16 +78,51 @@ impl Ceiling {
     }
 }
 
-/// Writes so many chains, `rows` rows in each commit.
-pub(super) async fn measure(place: &Place, executions: u64, steps: u64, rows: u64) -> Result<Bare, Failure> {
+/// Finished executions of one activity are written so many in a row…
+const PAST_CHAINS: u64 = 20_000;
+/// …and so many rows in each commit.
+const PAST_ROWS: u64 = 2_000;
+
+/// Writes so many finished executions of one activity: what a database without retention holds after a while.
+pub(super) async fn finished(place: &Place, executions: u64) -> Result<(), Failure> {
     let mut store = place.store().await?;
+    let (incarnation, now) = register(&mut *store).await?;
+    let bar = bar(executions, "finished executions");
+    let mut written = 0;
+    while written < executions {
+        let part = PAST_CHAINS.min(executions - written);
+        let first = keys(&mut *store, part).await?;
+        for batch in batches(written..written + part, 1, PAST_ROWS, first, incarnation, now)? {
+            write(&mut *store, &Batch { renew: true, ..batch }).await?;
+        }
+        written += part;
+        bar.inc(part);
+    }
+    bar.finish_and_clear();
+    store.retire(incarnation, true, &[]).await?;
+    Ok(store.close().await?)
+}
+
+async fn register(store: &mut dyn Store) -> Result<(Incarnation, Timestamp), Failure> {
     let incarnation = Incarnation(uuid::Uuid::now_v7());
     let now = Timestamp(chrono::Utc::now().timestamp_micros());
     let node = NewNode { incarnation, build: BuildId(0), label: "bench".to_owned(), lease: Duration::from_secs(10), can: 1, now };
     store.register(&node).await?;
+    Ok((incarnation, now))
+}
+
+async fn keys(store: &mut dyn Store, executions: u64) -> Result<i64, Failure> {
     let count = u32::try_from(executions).map_err(|_| Failure::Usage("that many chains are too many".to_owned()))?;
     let RunKey(first) = store.reserve_keys(count).await?;
-    let batches = batches(executions, steps, rows, first, incarnation, now)?;
+    Ok(first)
+}
+
+/// Writes so many chains, `rows` rows in each commit.
+pub(super) async fn measure(place: &Place, executions: u64, steps: u64, rows: u64) -> Result<Bare, Failure> {
+    let mut store = place.store().await?;
+    let (incarnation, now) = register(&mut *store).await?;
+    let first = keys(&mut *store, executions).await?;
+    let batches = batches(0..executions, steps, rows, first, incarnation, now)?;
     let bar = bar(batches.len() as u64, "commits");
     let began = Instant::now();
     let mut written = 0;
@@ -114,26 +151,30 @@ async fn write(store: &mut dyn Store, batch: &Batch) -> Result<u64, Failure> {
 /// A chain that is being written.
 struct Flying {
     number: u64,
+    key: RunKey,
     row: u64,
     tail: Option<Digest>,
 }
 
-fn batches(executions: u64, steps: u64, rows: u64, first: i64, by: Incarnation, now: Timestamp) -> Result<Vec<Batch>, Failure> {
+/// The commits of the chains of these numbers, whose keys begin with `first`.
+fn batches(
+    numbers: Range<u64>,
+    steps: u64,
+    rows: u64,
+    first: i64,
+    by: Incarnation,
+    now: Timestamp,
+) -> Result<Vec<Batch>, Failure> {
     let mut batches = Vec::new();
     let mut flying: Vec<Flying> = Vec::new();
-    let mut begun = 0;
-    while begun < executions || !flying.is_empty() {
+    let mut fresh = numbers.zip(first..).map(|(number, key)| Flying { number, key: RunKey(key), row: 0, tail: None }).peekable();
+    while fresh.peek().is_some() || !flying.is_empty() {
         // A share of the window begins in each commit, until it is full.
-        let mut fresh = rows.div_ceil(steps + 1).min(executions - begun);
-        while fresh > 0 && (flying.len() as u64) < rows {
-            flying.push(Flying { number: begun, row: 0, tail: None });
-            begun += 1;
-            fresh -= 1;
-        }
+        let most = rows.div_ceil(steps + 1).min(rows.saturating_sub(flying.len() as u64));
+        flying.extend(fresh.by_ref().take(usize::try_from(most).unwrap_or(usize::MAX)));
         let mut items = Vec::with_capacity(flying.len());
         for chain in &mut flying {
-            let key = RunKey(first + i64::try_from(chain.number).unwrap_or_default());
-            items.push(Item::Turn(Arc::new(turn(chain, key, steps, by, now).map_err(Failure::Failed)?)));
+            items.push(Item::Turn(Arc::new(turn(chain, steps, by, now).map_err(Failure::Failed)?)));
             chain.row += 1;
         }
         flying.retain(|chain| chain.row <= steps);
@@ -143,7 +184,8 @@ fn batches(executions: u64, steps: u64, rows: u64, first: i64, by: Incarnation, 
 }
 
 /// The row that the engine would write at this place of this chain.
-fn turn(chain: &mut Flying, run: RunKey, steps: u64, by: Incarnation, now: Timestamp) -> Result<Turn, String> {
+fn turn(chain: &mut Flying, steps: u64, by: Incarnation, now: Timestamp) -> Result<Turn, String> {
+    let run = chain.key;
     let encode = |value: u64| Payload::encode(&value, "a result").map_err(|error| error.to_string());
     // A version 7 UUID's text, as the engine's ids are: ascending.
     let id = RunId { id: uuid::Builder::from_unix_timestamp_millis(chain.number, &[7; 10]).into_uuid().to_string(), run_no: 1 };

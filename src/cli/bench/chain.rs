@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::{
     Failure, Target, ceiling,
     place::Place,
-    report::{Report, as_f64, bar, grown, millis, peak_mb, per_second, round, watched},
+    report::{Report, as_f64, bar, grown, millis, peak_mb, per_second, round, tenths, watched},
     work::{self, Done, Steps, Wide},
 };
 use crate::{Dispatch, Shutdown, Stent, Workflow};
@@ -60,11 +60,11 @@ pub(super) struct Fanout {
 impl Chain {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let Chain { target, executions, steps, in_flight, no_ceiling } = self;
-        let place = Place::make(&target)?;
+        let place = Place::make(&target).await?;
         let stent = start(&place).await?;
         let before = stent.stats();
         let began = Instant::now();
-        let times = window(&stent, executions, in_flight, steps).await?;
+        let Window { times, ends } = window(&stent, executions, in_flight, steps).await?;
         let wall = began.elapsed();
         let stats = grown(before, stent.stats());
         stop(&stent).await?;
@@ -73,10 +73,14 @@ impl Chain {
         let rate = per_second(executions, wall);
         let mut figures = Map::new();
         figures.insert("steps_per_s".to_owned(), json!(round(per_second(executions * steps, wall))));
+        // Does it keep its pace while the database grows?
+        let (first, last) = tenths(&ends);
+        figures.insert("first_tenth_per_s".to_owned(), json!(round(first)));
+        figures.insert("last_of_first".to_owned(), json!(round(last / first)));
         let mean = (stats.rows / stats.commits.max(1)).max(1);
         figures.insert("rows_per_commit".to_owned(), json!(mean));
         if !no_ceiling {
-            let beside = Place::make(&target.elsewhere())?;
+            let beside = Place::make(&target.elsewhere()).await?;
             let bare = ceiling::measure(&beside, executions.min(10_000), steps, mean).await?;
             beside.clear().await?;
             let chains = per_second(bare.chains, bare.wall);
@@ -103,13 +107,13 @@ impl Chain {
 impl Latency {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let Latency { target, count } = self;
-        let place = Place::make(&target)?;
+        let place = Place::make(&target).await?;
         let stent = start(&place).await?;
         // The first ones prepare statements and wake threads.
         window(&stent, count.div_ceil(10), 1, 1).await?;
         let before = stent.stats();
         let began = Instant::now();
-        let times = window(&stent, count, 1, 1).await?;
+        let times = window(&stent, count, 1, 1).await?.times;
         let wall = began.elapsed();
         let stats = grown(before, stent.stats());
         stop(&stent).await?;
@@ -133,7 +137,7 @@ impl Latency {
 impl Fanout {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let Fanout { target, width } = self;
-        let place = Place::make(&target)?;
+        let place = Place::make(&target).await?;
         let done = Done::default();
         let stent = Stent::of(work::counted(place.builder(), &done).start().await?).await?;
         once(&stent, Wide { width: 10 }, 55).await?;
@@ -202,10 +206,19 @@ where
     }
 }
 
-/// Keeps so many executions in flight until all are done; returns how long each took.
-async fn window(stent: &Stent, executions: u64, in_flight: u64, steps: u64) -> Result<Vec<Duration>, Failure> {
+/// What a window of executions did.
+struct Window {
+    /// How long each took, in the order of their ends…
+    times: Vec<Duration>,
+    /// …and when those were.
+    ends: Vec<Instant>,
+}
+
+/// Keeps so many executions in flight until all are done.
+async fn window(stent: &Stent, executions: u64, in_flight: u64, steps: u64) -> Result<Window, Failure> {
     let bar = bar(executions, "executions");
-    let mut times = Vec::with_capacity(usize::try_from(executions).unwrap_or_default());
+    let capacity = usize::try_from(executions).unwrap_or_default();
+    let mut window = Window { times: Vec::with_capacity(capacity), ends: Vec::with_capacity(capacity) };
     let mut flying = FuturesUnordered::new();
     let mut left = executions;
     while left > 0 && executions - left < in_flight {
@@ -213,7 +226,8 @@ async fn window(stent: &Stent, executions: u64, in_flight: u64, steps: u64) -> R
         left -= 1;
     }
     while let Some(time) = flying.next().await {
-        times.push(time?);
+        window.times.push(time?);
+        window.ends.push(Instant::now());
         bar.inc(1);
         if left > 0 {
             flying.push(once(stent, Steps { steps }, steps));
@@ -221,5 +235,5 @@ async fn window(stent: &Stent, executions: u64, in_flight: u64, steps: u64) -> R
         }
     }
     bar.finish_and_clear();
-    Ok(times)
+    Ok(window)
 }

@@ -78,14 +78,14 @@ impl Cluster {
         // By nodes' rates, and then: the load is there, others have taken over, the frozen one goes on, all have ended.
         let stages = bar(self.nodes + 4, "stages");
         for nodes in 1..=self.nodes {
-            let place = Place::make(&self.target)?;
+            let place = Place::make(&self.target).await?;
             wall = self.chains(&place, nodes)?;
             rate = per_second(self.executions, wall);
             figures.insert(format!("rate_with_{nodes}"), json!(round(rate)));
             place.clear().await?;
             stages.inc(1);
         }
-        let place = Place::make(&self.target)?;
+        let place = Place::make(&self.target).await?;
         let verdict = self.faults(&place, &mut figures, &stages).await?;
         stages.finish_and_clear();
         Report {

@@ -10,7 +10,7 @@ use super::{
     Failure, Target, ceiling,
     chain::{stop, verified},
     place::Place,
-    report::{Report, bar, grown, millis, peak_mb, per_second, round},
+    report::{Report, bar, grown, millis, peak_mb, per_second, round, tenths},
     work::{self, Finish, Long, Stamps},
 };
 use crate::{Dispatch, SendSignal, Stent};
@@ -33,7 +33,7 @@ pub(super) struct Deep {
 impl Deep {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let Deep { target, depth, no_ceiling } = self;
-        let place = Place::make(&target)?;
+        let place = Place::make(&target).await?;
         let stamps = Stamps::default();
         let stent = Stent::of(work::stamped(place.builder(), &stamps).start().await?).await?;
         let before = stent.stats();
@@ -44,15 +44,9 @@ impl Deep {
         stop(&stent).await?;
 
         let stamps_before = stamps.lock().clone();
-        let tenth = stamps_before.len() / 10;
-        let rate = |part: &[Instant]| match part {
-            [first, .., last] => per_second(part.len() as u64 - 1, last.duration_since(*first)),
-            _ => 0.0,
-        };
         let times = stamps_before.windows(2).map(|pair| pair[1].duration_since(pair[0])).collect();
         let wall = stamps_before.last().map_or(Duration::ZERO, |last| last.duration_since(began));
-        let first = rate(&stamps_before[..tenth]);
-        let last = rate(&stamps_before[stamps_before.len() - tenth..]);
+        let (first, last) = tenths(&stamps_before);
 
         let again = Stent::of(work::stamped(place.builder(), &stamps).start().await?).await?;
         let woken = Instant::now();
@@ -76,7 +70,7 @@ impl Deep {
         let rate = per_second(depth, wall);
         if !no_ceiling {
             // One run has one row in each commit, whatever the store could do with more.
-            let beside = Place::make(&target.elsewhere())?;
+            let beside = Place::make(&target.elsewhere()).await?;
             let bare = ceiling::measure(&beside, 1, depth.min(2_000), 1).await?;
             beside.clear().await?;
             let rows = per_second(bare.rows, bare.wall);

@@ -56,7 +56,7 @@ const LOG: u64 = 1_000;
 impl Kernel {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let Kernel { part, count } = self;
-        let place = Place::make(&Target { url: "memory:".to_owned(), durability: Level::Full })?;
+        let place = Place::make(&Target { url: "memory:".to_owned(), durability: Level::Full, finished: 0 }).await?;
         let began = match part {
             Part::Turn => {
                 let began = Instant::now();

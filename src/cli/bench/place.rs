@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Failure, Target};
+use super::{Failure, Target, ceiling};
 use crate::store::postgres::{PostgresOptions, PostgresStore};
 use crate::{
     Builder, Stent,
@@ -46,12 +46,19 @@ pub(super) async fn each_page(
 }
 
 impl Place {
-    /// Makes a place as the target says.
+    /// Makes a place as the target says, with the past that it names.
     ///
     /// # Errors
     /// [`Failure::Conflict`] if there is something already: whatever it is, it is not ours.
-    pub(super) fn make(target: &Target) -> Result<Place, Failure> {
-        let target = target.clone();
+    pub(super) async fn make(target: &Target) -> Result<Place, Failure> {
+        let place = Place::empty(target.clone())?;
+        if place.target.finished > 0 {
+            ceiling::finished(&place, place.target.finished).await?;
+        }
+        Ok(place)
+    }
+
+    fn empty(target: Target) -> Result<Place, Failure> {
         if target.url == "memory:" {
             return Ok(Place { target, kind: Kind::Memory(MemoryStore::new()), folder: None });
         }

@@ -56,7 +56,7 @@ struct AtDeath {
 impl Recovery {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let Recovery { target, executions } = self;
-        let place = Place::make(&target)?;
+        let place = Place::make(&target).await?;
         if !place.survives() {
             return Err(Failure::Usage("a store in memory does not survive its process; use sqlite: or postgres:".to_owned()));
         }

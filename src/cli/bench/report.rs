@@ -2,7 +2,7 @@
 
 use std::{
     io::{IsTerminal, Write},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -41,12 +41,16 @@ impl Report {
         let quantile = |q| quantile(&self.times, q).map(millis);
         // Other processes' commits are not known here, which is not the same as none.
         let counted = |count| (count > 0).then_some(count);
+        let mut params = self.params;
+        if place.target().finished > 0 {
+            params["finished"] = place.target().finished.into();
+        }
         let line = Line {
             system: "stent".to_owned(),
             store: place.name().to_owned(),
             durability: place.target().durability.word().to_owned(),
             workload: self.workload.to_owned(),
-            params: self.params,
+            params,
             wall_s: Some(round(self.wall.as_secs_f64())),
             rate: round(self.rate),
             unit: self.unit.to_owned(),
@@ -105,6 +109,16 @@ pub(super) fn bar(length: u64, what: &'static str) -> ProgressBar {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
     }
+}
+
+/// Returns how many things happened per second in the first and in the last tenth of these moments.
+pub(super) fn tenths(moments: &[Instant]) -> (f64, f64) {
+    let tenth = moments.len() / 10;
+    let rate = |part: &[Instant]| match part {
+        [first, .., last] => per_second(part.len() as u64 - 1, last.duration_since(*first)),
+        _ => 0.0,
+    };
+    (rate(&moments[..tenth]), rate(&moments[moments.len() - tenth..]))
 }
 
 /// Shows a count on a bar while something runs; where nobody sees the bar, nothing is asked.

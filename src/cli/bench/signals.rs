@@ -34,7 +34,7 @@ impl Signals {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let Signals { target, executions, in_flight } = self;
         let window = usize::try_from(in_flight).unwrap_or(usize::MAX);
-        let place = Place::make(&target)?;
+        let place = Place::make(&target).await?;
         let stent = Stent::of(work::waiting(place.builder()).start().await?).await?;
         let handles = dispatched(&stent, executions, window).await?;
         asleep(&stent, executions).await?;

@@ -55,7 +55,7 @@ fn seconds(text: &str) -> Result<u64, std::num::ParseIntError> {
 impl Sleepers {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let Sleepers { target, executions, sleep, spread } = self;
-        let place = Place::make(&target)?;
+        let place = Place::make(&target).await?;
         let stent = Stent::of(work::sleeping(place.builder()).start().await?).await?;
         let before = stent.stats();
         let idle = resident_mb();
