@@ -213,6 +213,7 @@ impl Scheduler {
         let limit = self.free.min(MOST_CLAIMED);
         let request = ClaimRequest {
             limit: u32::try_from(limit).unwrap_or(u32::MAX),
+            ahead: Duration::ZERO,
             forced_limit: MOST_FORCED,
             build: self.config.build,
             workflows: self.workflows.names(),

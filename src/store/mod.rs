@@ -11,7 +11,7 @@
 //! Every store passes one conformance suite (`tests/store_contract.rs`), which drives all of them with the same random
 //! operations and compares answers and snapshots.
 
-use std::{future::Future, pin::Pin, rc::Rc, sync::Arc};
+use std::{future::Future, pin::Pin, rc::Rc, sync::Arc, time::Duration};
 
 use crate::hints::OpenHints;
 use crate::kernel::{
@@ -555,11 +555,14 @@ pub enum Outcome {
 
 /// What may be claimed: runs that are unowned, active, due, of a readable format, not blocked for this build, and of one of these
 /// workflows. Order: due time, less ten seconds for each step of priority, then
-/// key: a higher priority overtakes, and nobody starves.
+/// key: a higher priority overtakes, and nobody starves. With `ahead`, also what is due within so long behind the batch's time and was
+/// claimed before: a run that was never claimed begins when it is claimed, which must not be early.
 #[derive(Clone, Debug)]
 pub struct ClaimRequest {
     /// At most so many.
     pub limit: u32,
+    /// How far ahead; zero is what is due.
+    pub ahead: Duration,
     /// At most so many of those with `forced` set (freed by a crash), so that a poison run cannot take everything along.
     pub forced_limit: u32,
     /// This build.
@@ -578,6 +581,8 @@ pub struct ClaimRequest {
 pub struct Claimed {
     /// The row behind the claim.
     pub summary: Summary,
+    /// When it is due, or was.
+    pub due: Timestamp,
     /// Whether it was taken by force, so that the first commit must be a `Claimed` event.
     pub forced: bool,
     /// Claims since the run last made progress, this one included.

@@ -60,6 +60,32 @@ fn a_claimed_run_is_owned_under_the_next_epoch_and_no_longer_due() {
 }
 
 #[test]
+fn a_claim_ahead_takes_what_is_due_soon_behind_what_is_due_and_begins_nothing_early() {
+    on_each_store(async |world| {
+        for (id, wake_at) in [("late", 1_601), ("soon", 1_600), ("sooner", 1_300), ("due", 1_000)] {
+            let run = world.started(id).await;
+            world.done(sleep(run, 1, Some(wake_at), 0)).await;
+        }
+        // Whoever claims it begins it.
+        queued(world, "delayed", 0, 1_200).await;
+        let ahead = std::time::Duration::from_micros(600);
+        assert_eq!(ids(&world.claim_ahead(0, 9, ahead).await), [""; 0]);
+        assert_eq!(ids(&world.claim_ahead(1, 9, ahead).await), ["due"], "what is due comes first");
+        let answer = world.claim_ahead(9, 9, ahead).await;
+        assert_eq!(ids(&answer), ["sooner", "soon"]);
+        assert_eq!(answer.claimed.iter().map(|claimed| claimed.due.0).collect::<Vec<_>>(), [1_300, 1_600]);
+        assert_eq!(world.summary("soon").await, answer.claimed[1].summary);
+        assert_eq!(answer.claimed[1].summary.owner, Some(world.incarnation));
+        world.now = 1_200;
+        assert_eq!(ids(&world.claim_ahead(9, 9, NOT_AHEAD).await), ["delayed"]);
+        let run = world.summary("soon").await.run;
+        world.done(release(run, 2, Some(1_600))).await;
+        assert_eq!(ids(&world.claim_ahead(9, 9, NOT_AHEAD).await), [""; 0], "given back, it is due when it was");
+        assert_eq!(ids(&world.claim_ahead(9, 9, ahead).await), ["soon", "late"]);
+    });
+}
+
+#[test]
 fn claims_are_counted_until_the_run_makes_progress() {
     on_each_store(async |world| {
         let run = queued(world, "a", 0, 1).await;
@@ -97,6 +123,7 @@ fn a_blocked_run_is_claimed_by_other_builds_only() {
         assert_eq!((row.blocked_build, row.reason.as_deref()), (Some(BUILD), Some("it differs")));
         let claim = ClaimRequest {
             limit: 9,
+            ahead: NOT_AHEAD,
             forced_limit: 9,
             build: BuildId(8),
             workflows: vec![("flow".into(), 1)],
@@ -153,6 +180,7 @@ fn a_claim_sees_what_its_own_batch_has_made_due() {
         let key = world.key().await;
         let claim = ClaimRequest {
             limit: 9,
+            ahead: NOT_AHEAD,
             forced_limit: 9,
             build: BUILD,
             workflows: vec![("flow".into(), 1)],

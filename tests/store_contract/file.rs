@@ -236,6 +236,7 @@ fn a_dropped_store_can_be_opened_again() {
             // Owned again, so that the next round has something to free.
             let claim = stent::store::ClaimRequest {
                 limit: 1,
+                ahead: NOT_AHEAD,
                 forced_limit: 1,
                 build: BUILD,
                 workflows: vec![("flow".into(), 1)],

@@ -24,6 +24,8 @@ pub(crate) const INBOX_LIMIT: u32 = 5;
 pub(crate) const BUILD: BuildId = BuildId(7);
 
 /// The lease of the nodes in these tests: none of them renews in time, and none is judged by it.
+/// What is due, and nothing else.
+pub(crate) const NOT_AHEAD: std::time::Duration = std::time::Duration::ZERO;
 pub(crate) const LEASE: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// A store and the node that writes into it.
@@ -158,8 +160,13 @@ impl World {
     }
 
     pub(crate) async fn claim(&mut self, limit: u32, forced_limit: u32) -> BatchAnswer {
+        self.claim_ahead(limit, forced_limit, NOT_AHEAD).await
+    }
+
+    pub(crate) async fn claim_ahead(&mut self, limit: u32, forced_limit: u32, ahead: std::time::Duration) -> BatchAnswer {
         let claim = ClaimRequest {
             limit,
+            ahead,
             forced_limit,
             build: BUILD,
             workflows: vec![("flow".into(), 1)],

@@ -169,6 +169,7 @@ fn a_run_that_another_incarnation_took_and_moved_is_a_conflict_for_the_one_befor
         assert_eq!(world.store.commit(&before).await.unwrap().outcomes, [Outcome::Fenced]);
         let claim = ClaimRequest {
             limit: 1,
+            ahead: NOT_AHEAD,
             forced_limit: 1,
             build: BUILD,
             workflows: vec![("flow".into(), 1)],

@@ -16,6 +16,7 @@ fn everything_of_a_retired_node_is_fenced() {
         let before = world.store.reader().snapshot().await.unwrap();
         let claim = ClaimRequest {
             limit: 9,
+            ahead: NOT_AHEAD,
             forced_limit: 9,
             build: BUILD,
             workflows: vec![("flow".into(), 1)],

@@ -81,6 +81,7 @@ async fn only_the_middle_one_fails(world: &mut World) {
     poison.record.body = b"poison".as_slice().into();
     let claim = ClaimRequest {
         limit: 9,
+        ahead: NOT_AHEAD,
         forced_limit: 9,
         build: BUILD,
         workflows: vec![("flow".into(), 1)],

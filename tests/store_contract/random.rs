@@ -199,6 +199,7 @@ impl All {
         let workflows = vec![("flow".to_owned(), 1), ("flow".to_owned(), 2)];
         let claim = self.dice.once_in(3).then(|| ClaimRequest {
             limit: u32::try_from(self.dice.below(5)).unwrap(),
+            ahead: std::time::Duration::from_micros(self.dice.of(&[0, 0, 30, 90])),
             forced_limit: u32::try_from(self.dice.below(3)).unwrap(),
             build: BuildId(i64::try_from(self.dice.below(3)).unwrap()),
             workflows,

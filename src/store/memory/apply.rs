@@ -252,13 +252,14 @@ impl Data {
     }
 
     fn claim(&mut self, request: &ClaimRequest, writer: Writer) -> Vec<Claimed> {
+        let horizon = writer.now.after(request.ahead);
         let mut due: Vec<_> = self
             .runs
             .values()
             .filter(|run| {
                 let row = &run.summary;
                 run.is_unowned_and_active()
-                    && row.wake_at.is_some_and(|at| at <= writer.now)
+                    && row.wake_at.is_some_and(|at| at <= writer.now || (row.epoch > 0 && at <= horizon))
                     && run.format <= FORMAT
                     && row.blocked_build != Some(request.build)
                     && request.queues.as_ref().is_none_or(|queues| queues.contains(&row.queue))
@@ -285,10 +286,10 @@ impl Data {
         let run = self.runs.get_mut(&key)?;
         run.summary.owner = Some(writer.incarnation);
         run.summary.epoch += 1;
-        run.summary.wake_at = None;
+        let due = run.summary.wake_at.take().unwrap_or(writer.now);
         run.claims += 1;
         let forced = std::mem::take(&mut run.forced);
-        Some(Claimed { summary: run.summary.clone(), forced, claims: run.claims })
+        Some(Claimed { summary: run.summary.clone(), due, forced, claims: run.claims })
     }
 
     /// Returns the current run of an id: the one with the highest number.

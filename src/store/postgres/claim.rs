@@ -100,8 +100,9 @@ impl Writer {
         let read = |row| -> Result<_, sqlx::Error> {
             let (summary, beside) = rows::summary(row)?;
             let due: i64 = row.try_get(rows::COLUMNS + 1)?;
-            let order = (rank(Timestamp(due), summary.priority), summary.run);
-            Ok((order, Claimed { summary, forced: row.try_get(rows::COLUMNS)?, claims: beside.claims }))
+            let due = Timestamp(due);
+            let order = (rank(due, summary.priority), summary.run);
+            Ok((order, Claimed { summary, due, forced: row.try_get(rows::COLUMNS)?, claims: beside.claims }))
         };
         let claimed: Result<Vec<_>, _> = taken.iter().map(read).collect();
         let mut claimed = claimed.map_err(|error| self.session.home.sort(&error))?;
@@ -123,4 +124,5 @@ fn values(commit: &Commit<'_>, request: &ClaimRequest, floor: i64) -> Values {
         .with(&request.tags[..])
         .with(i64::from(request.limit))
         .with(i64::from(request.forced_limit))
+        .with(commit.batch.now.after(request.ahead).0)
 }

@@ -305,7 +305,7 @@ pub(super) const PRIORITIES: &str =
     "INSERT INTO priorities (priority) SELECT k.priority FROM unnest($1::integer[]) AS k(priority) ON CONFLICT DO NOTHING";
 
 // Claiming. $1 node, $2 now, $3 floor, $4 format, $5 build, $6 workflows, $7 versions, $8 queues or null, $9 tags, $10 limit,
-// $11 forced limit.
+// $11 forced limit, $12 how far ahead.
 
 macro_rules! candidates {
     ($limit:literal, $lock:literal) => {
@@ -317,7 +317,8 @@ macro_rules! candidates {
                     SELECT e.run, e.priority, e.wake_at, e.forced FROM executions e
                     WHERE ",
             due!(),
-            " AND e.forced = l.forced AND e.priority = l.priority AND e.wake_at <= $2 AND e.wake_at >= $3
+            " AND e.forced = l.forced AND e.priority = l.priority AND e.wake_at <= $12 AND e.wake_at >= $3
+                      AND (e.epoch > 0 OR e.wake_at <= $2)
                       AND e.format <= $4 AND e.blocked_build IS DISTINCT FROM $5
                       AND (e.workflow, e.version) IN (SELECT h.workflow, h.version FROM here h)
                       AND ($8::text[] IS NULL OR e.queue = ANY ($8::text[])) AND e.needs <@ $9::text[]
@@ -340,7 +341,7 @@ pub(super) const POLL: &str = concat!(
     " SELECT f.state = 1 AND $10::bigint > 0 AND EXISTS (SELECT 1 FROM candidates) FROM fence f"
 );
 
-/// Takes candidates that nobody else is taking. Behind the columns: whether it was forced, and when it was due. $12 is the
+/// Takes candidates that nobody else is taking. Behind the columns: whether it was forced, and when it was due. $13 is the
 /// incarnation. The transaction has its number by `FENCE` before.
 pub(super) const CLAIM: &str = concat!(
     "WITH fence AS MATERIALIZED (
@@ -355,7 +356,7 @@ pub(super) const CLAIM: &str = concat!(
         ORDER BY r.wake_at::numeric - r.priority::bigint * 10000000, r.run LIMIT $10::bigint)
     UPDATE executions e SET owner = $1, epoch = e.epoch + 1, claims = e.claims + 1, wake_at = NULL, forced = false
     FROM picked p WHERE e.run = p.run RETURNING ",
-    columns!("$12::uuid"),
+    columns!("$13::uuid"),
     ", p.forced, p.wake_at"
 );
 

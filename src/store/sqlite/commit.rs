@@ -372,8 +372,8 @@ impl Writer {
                 inboxes.push((summary.run.0, Note::Claimed(summary.inbox_seq)));
                 summary.owner = Some(batch.incarnation);
                 summary.epoch += 1;
-                summary.wake_at = None;
-                Claimed { summary, forced, claims: claims + 1 }
+                let due = summary.wake_at.take().unwrap_or(batch.now);
+                Claimed { summary, due, forced, claims: claims + 1 }
             })
             .collect();
         self.memory.note(inboxes);

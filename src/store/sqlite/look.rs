@@ -157,7 +157,8 @@ pub(super) fn claiming(values: Values, batch: &Batch, request: &ClaimRequest) ->
         .with(here.finish())?
         .with(i64::from(request.limit))?
         .with(request.queues.as_deref().map(rows::array))?
-        .with(rows::array(&request.tags))
+        .with(rows::array(&request.tags))?
+        .with(batch.now.after(request.ahead).0)
 }
 
 /// Returns an incarnation as it is stored.

@@ -264,7 +264,8 @@ pub(super) const WRITE_HEARTBEATS: &str = concat!(
 pub(super) const WRITE_PROGRESSED: &str =
     "UPDATE executions SET claims = 0 WHERE claims <> 0 AND run IN (SELECT value FROM json_each($20));";
 
-// Claiming, behind the writes. $31 now, $32 format, $33 build, $34 workflows, $35 limit.
+// Claiming, behind the writes. $31 now, $32 format, $33 build, $34 workflows, $35 limit, $36 queues or null, $37 tags, $38 how far
+// ahead.
 
 /// The first runs of each lane in the order of the claim. `forced_limit` is applied by the caller, over all lanes.
 pub(super) const CANDIDATES: &str = concat!(
@@ -278,7 +279,8 @@ pub(super) const CANDIDATES: &str = concat!(
                 SELECT e.run FROM executions e
                 WHERE ",
     due!(),
-    " AND e.forced = l.forced AND e.priority = l.priority AND e.wake_at <= (SELECT $31)
+    " AND e.forced = l.forced AND e.priority = l.priority AND e.wake_at <= (SELECT $38)
+                  AND (e.epoch > 0 OR e.wake_at <= (SELECT $31))
                   AND e.format <= (SELECT $32) AND e.blocked_build IS NOT (SELECT $33)
                   AND EXISTS (SELECT 1 FROM here h WHERE h.workflow = e.workflow AND h.version = e.version)
                   AND ((SELECT $36) IS NULL OR e.queue IN (SELECT value FROM json_each($36)))
