@@ -122,8 +122,10 @@ impl Builder {
         self
     }
 
-    /// Limits the executions in memory at once. Default 10,000. More wait in the store; dispatches that nobody has
-    /// answered yet are limited to the same number, and refused as busy beyond.
+    /// Limits the executions in memory at once: the ceiling of what they may take. Default 10,000. At the ceiling those that only wait
+    /// make way, least recently active first, however short [`passivate_after`](Builder::passivate_after) says that their wait is (but
+    /// for what is due about as soon as [`look_ahead`](Builder::look_ahead) reaches); if none does, more wait in the store. Dispatches
+    /// that nobody has answered yet are limited to the same number, and refused as busy beyond.
     pub fn in_flight(mut self, most: usize) -> Builder {
         self.config.in_flight = most;
         self
@@ -143,9 +145,19 @@ impl Builder {
         self
     }
 
-    /// Keeps executions in memory that wait for less than this. Default 10 s.
+    /// Keeps executions in memory that wait for less than this, as long as there is room. Default 10 s; at least about twice the
+    /// [`look_ahead`](Builder::look_ahead), which would claim them again at once.
     pub fn passivate_after(mut self, wait: Duration) -> Builder {
         self.config.passivate_after = wait;
+        self
+    }
+
+    /// Claims sleeping executions so long before they are due, and loads them, so that they go on exactly when they are: never
+    /// earlier. Those that are due within as long again come along. They take half of the memory at most (see
+    /// [`in_flight`](Builder::in_flight)); the others are claimed when they are due. Default 1 s, at most a minute; zero claims
+    /// everything when it is due.
+    pub fn look_ahead(mut self, ahead: Duration) -> Builder {
+        self.config.look_ahead = ahead;
         self
     }
 

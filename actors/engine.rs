@@ -21,6 +21,7 @@ use super::{
     notifier::{Notifier, Tell},
     persistence::{Persistence, Submit, Whom},
     pool::{Pool, Start},
+    resting::Resting,
     scheduler::{Arm, Scheduler, Timer},
     stats::Counters,
     waiters::Waiters,
@@ -64,6 +65,8 @@ pub(crate) struct Engine {
     pub(crate) transactions: Option<Arc<dyn Transactions>>,
     /// Where hints for other nodes go, once it is there.
     pub(crate) notifier: OnceCell<Addr<Notifier>>,
+    /// Those of this arbiter that only wait.
+    pub(crate) resting: Resting,
     /// The node is about to leave: nothing new is begun, what is quiet goes.
     pub(crate) draining: Cell<bool>,
     outbox: RefCell<Outbox>,
@@ -118,6 +121,7 @@ impl Engine {
             foreman: OnceCell::new(),
             transactions,
             notifier: OnceCell::new(),
+            resting: Resting::default(),
             draining: Cell::new(false),
             outbox: RefCell::default(),
             flushing: Cell::new(false),

@@ -55,9 +55,11 @@ fn longer(breath: Duration) -> Duration {
 mod acts;
 mod messages;
 mod reopen;
+mod rest;
 mod transaction;
 
 pub(crate) use messages::{Acked, Arrive, Behind, Depart, Due, Evict, InboxRead, Mail, Woken};
+pub(crate) use rest::MakeWay;
 
 /// How a dispatch ended, for the door.
 pub(crate) struct Begun {
@@ -306,6 +308,7 @@ impl Execution {
             withdrawn: withdrawn.collect(),
         };
         self.turned_at = self.engine.config.clock.boot();
+        self.engine.resting.forget(self.key);
         self.submit(Box::new(Recording { decision, turn: Arc::new(turn), moved: false }));
     }
 
@@ -350,27 +353,6 @@ impl Execution {
         }
     }
 
-    /// A run with an attempt here is owned as long as the attempt lives, and short waits are not worth a claim.
-    fn may_sleep(&self, next: Option<Timestamp>, decision: &Decision) -> bool {
-        let long = next.is_none_or(|next| next.since(decision.commit.time) > self.engine.config.passivate_after);
-        // The attempts whose results this very commit records are over. One that runs on although nobody waits for it (the
-        // loser of a race) is not: it has yet to be asked to stop, which a run that sleeps cannot do.
-        let attempts = self.engine.pool.attempts();
-        let recorded = decision.commit.events.iter().filter(|event| match event {
-            Event::Fact(Fact::Completed { position, .. } | Fact::Failed { position, .. }) => {
-                attempts.get(self.key, *position).is_some()
-            }
-            _ => false,
-        });
-        // Nor while something is yet to be told to stop.
-        let aborts = decision.effects.iter().any(|effect| matches!(effect, Effect::Abort { .. }));
-        // What is in a queue is mostly back soon, and waiting for it in memory costs less than a claim and a replay.
-        long && !aborts
-            && self.run.queued().is_empty()
-            && !self.run.runs_steps()
-            && attempts.count_of(self.key) <= recorded.count()
-    }
-
     fn idle(&mut self, ctx: &mut Context<Self>) {
         if self.sealed || self.recording.is_some() {
             return;
@@ -382,33 +364,6 @@ impl Execution {
         } else {
             self.go_to_sleep(ctx);
         }
-    }
-
-    /// A run that was kept for the sake of an act that nobody waits for goes to sleep once that has ended.
-    fn go_to_sleep(&mut self, ctx: &mut Context<Self>) {
-        let now = self.now();
-        let Rest::Waits { next } = self.run.rest(now) else { return };
-        if !self.run.queued().is_empty() && !self.has_rested(ctx) {
-            return;
-        }
-        let long = next.is_none_or(|next| next.since(now) > self.engine.config.passivate_after);
-        let busy = self.run.runs_steps() || !self.stopping.is_empty() || !self.held_back.is_empty();
-        if long && !busy && self.engine.pool.attempts().count_of(self.key) == 0 {
-            self.give_back(YieldReason::Released { wake_at: next, forced: false }, ctx);
-        }
-    }
-
-    /// Tells whether it has waited for its queues for long enough to leave memory; if not, it is looked again by then.
-    fn has_rested(&mut self, ctx: &mut Context<Self>) -> bool {
-        let wait = self.engine.config.passivate_after;
-        let rested = self.engine.config.clock.boot().saturating_sub(self.turned_at);
-        if rested < wait && !std::mem::replace(&mut self.resting, true) {
-            ctx.run_later(wait - rested, |this, ctx| {
-                this.resting = false;
-                this.idle(ctx);
-            });
-        }
-        rested >= wait
     }
 
     // ---- acknowledged ------------------------------------------------------------------------------------------
@@ -465,7 +420,10 @@ impl Execution {
         failpoint!("execution.before_effects");
         match turn.then {
             Then::End { .. } => self.ended(ctx),
-            Then::Passivate { wake_at, .. } => self.leave(LeftHow::Passive { wake_at }, ctx),
+            Then::Passivate { wake_at, .. } => {
+                self.slept(wake_at, decision.commit.time);
+                self.leave(LeftHow::Passive { wake_at }, ctx);
+            }
             Then::Hold if self.departs() => {
                 // Intents of this commit are begun by whoever takes the run up; what nobody wants any more is stopped here.
                 let aborts = decision.effects.into_iter().filter(|effect| matches!(effect, Effect::Abort { .. }));

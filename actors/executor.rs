@@ -36,11 +36,13 @@ use crate::{
 
 mod leaving;
 mod messages;
+mod room;
 
 pub(crate) use leaving::{Drain, Shed, Stop};
 pub(crate) use messages::{
     AttemptsEnded, ExecutionsLeft, FlushPanicked, Hinted, Left, LeftHow, LinkOthers, ReadInbox, Reconcile, Start, TimersDue,
 };
+pub(crate) use room::MakeRoom;
 
 /// How often it is looked whether runs that somebody here waits for have ended on another node: hints tell it sooner.
 const ELSEWHERE: Duration = Duration::from_secs(1);
@@ -111,6 +113,8 @@ struct Ticket {
     falls: u32,
     /// Claims since it last made progress; cleared in the store once it has.
     claims: u32,
+    /// When it was due, or is, if it was claimed: what is given back unopened is due then.
+    due: Option<Timestamp>,
     /// The boot time since when it is here.
     since: Duration,
 }
@@ -164,7 +168,12 @@ impl Executor {
         row.run = RunKey(key);
         let queues = &self.door.queues;
         let elsewhere = !queues.serves(&row.queue) || !queues.has(&row.needs);
-        if elsewhere || row.wake_at.is_some() || self.held.len() >= self.engine.config.in_flight {
+        let later = elsewhere || row.wake_at.is_some();
+        let full = self.held.len() >= self.engine.config.in_flight;
+        if full && !later {
+            self.make_room();
+        }
+        if later || full {
             return self.enqueue(row, started, reply);
         }
         failpoint!("executor.before_first_turn");
@@ -185,8 +194,10 @@ impl Executor {
                 let home = self.home(row.run, generation, epoch, 0, Vec::new());
                 let address = Execution::begin(home, row, run, decision, reply);
                 let since = self.engine.config.clock.boot();
-                let ticket = Ticket { generation, epoch, forced: false, same_incarnation: true, falls: 0, claims: 0, since };
+                let (forced, same_incarnation) = (false, true);
+                let ticket = Ticket { generation, epoch, forced, same_incarnation, falls: 0, claims: 0, due: None, since };
                 self.held.insert(RunKey(key), Held::Live { ticket, address });
+                self.count();
             }
             Err(blocked) => {
                 // Nothing was recorded: the caller hears why, and no run exists.
@@ -213,7 +224,7 @@ impl Executor {
                     engine.waiters.forget(run);
                 }
                 if outcome == Outcome::Done {
-                    engine.scheduler.do_send(Room { free: None, next_due: wake_at });
+                    engine.scheduler.do_send(Room { free: None, due: wake_at, wake: None });
                 }
                 let _ = reply.send(Begun { run, outcome: Ok(outcome), end });
             }
@@ -248,10 +259,6 @@ impl Executor {
 
     fn home(&self, key: RunKey, generation: u64, epoch: Epoch, seen: u64, details: Vec<(u32, u32, bytes::Bytes)>) -> Home {
         Home { engine: self.engine.clone(), key, generation, epoch, seen, details }
-    }
-
-    fn free(&self) -> usize {
-        if self.draining { 0 } else { self.engine.config.in_flight.saturating_sub(self.held.len()) }
     }
 
     // ---- runs from the store -----------------------------------------------------------------------------------
@@ -341,8 +348,7 @@ impl Executor {
             _ => return,
         };
         if self.draining {
-            let why = YieldReason::Released { wake_at: Some(self.engine.time.now()), forced: ticket.forced };
-            return self.give_back(Yield { run, epoch: ticket.epoch, why }, ctx);
+            return self.give_back(self.unopened(run, ticket), ctx);
         }
         let config = &self.engine.config;
         let opened =
@@ -458,6 +464,7 @@ impl Executor {
             Some(Held::Live { ticket, .. }) if ticket.generation == generation => *ticket,
             _ => return None,
         };
+        self.engine.resting.forget(run);
         match how {
             LeftHow::Passive { wake_at } => {
                 self.held.remove(&run);
@@ -519,7 +526,8 @@ impl Executor {
             let Some(row) = rows.into_iter().next() else { return };
             if row.owner == Some(this.engine.incarnation) && !this.held.contains_key(&run) {
                 let (epoch, since) = (row.epoch, this.engine.config.clock.boot());
-                let ticket = Ticket { generation, epoch, forced: true, same_incarnation: false, falls: 0, claims: 0, since };
+                let (forced, same_incarnation) = (true, false);
+                let ticket = Ticket { generation, epoch, forced, same_incarnation, falls: 0, claims: 0, due: None, since };
                 this.load(run, ticket, ctx);
             }
         }));
@@ -530,9 +538,11 @@ impl Actor for Executor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
+        // The life before has left its count.
+        self.count();
         self.ask_keys(ctx);
         ctx.run_interval(ELSEWHERE, |this, ctx| {
-            this.engine.counters.hold(this.held.len());
+            this.count();
             this.settle_elsewhere(ctx);
         });
     }

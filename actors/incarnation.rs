@@ -141,9 +141,9 @@ impl Incarnation {
         }
 
         let scheduler = {
-            let (persistence, config, workflows, time) =
-                (persistence.clone(), config.clone(), door.workflows.clone(), time.clone());
-            let make = move |_: &mut actix::Context<Scheduler>| Scheduler::new(persistence, config, workflows, time);
+            let (persistence, config, workflows, time, counters) =
+                (persistence.clone(), config.clone(), door.workflows.clone(), time.clone(), door.counters.clone());
+            let make = move |_: &mut actix::Context<Scheduler>| Scheduler::new(persistence, config, workflows, time, counters);
             monitor::start_on(&clockwork, make, tell("Scheduler")).await.ok_or_else(gone)?
         };
 

@@ -29,6 +29,7 @@
 //! | `Start` | door | Executor |
 //! | `Acks` `ClaimedRuns` `Deliver` | Persistence | Executor |
 //! | `TimersDue` `Reconcile` | Scheduler | Executor |
+//! | `MakeRoom` | Scheduler, executions | Executor |
 //! | `AttemptsEnded` | pool | Executor |
 //! | `ExecutionsLeft` `ReadInbox` `FlushPanicked` | executions, outbox | Executor |
 //! | `Drain` `Stop` `LinkOthers` | incarnation | Executor |
@@ -40,7 +41,7 @@
 //! | `Finish` | incarnation | Foreman |
 //! | `Shed` | Undertaker | Executor |
 //! | `GiveWay` | Undertaker | Scheduler |
-//! | `Arrive` `Acked` `Mail` `Behind` `InboxRead` `Due` `Depart` `Evict` | Executor | Execution |
+//! | `Arrive` `Acked` `Mail` `Behind` `InboxRead` `Due` `MakeWay` `Depart` `Evict` | Executor | Execution |
 //! | `Woken` | a workflow's waker | Execution |
 
 pub(crate) mod asked;
@@ -64,6 +65,7 @@ mod notifier;
 mod persistence;
 mod pool;
 mod queues;
+mod resting;
 mod scheduler;
 mod setup;
 pub(crate) mod stats;

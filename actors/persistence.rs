@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use super::{
     executor::Executor,
     notifier::{Notifier, Tell},
-    scheduler::Scheduler,
+    scheduler::{Scheduler, TICK},
     stats::Counters,
 };
 use crate::{
@@ -338,7 +338,7 @@ impl Persistence {
                 (Item::Enqueue(new, _), Outcome::Done) if new.wake_at.is_none_or(|wake_at| wake_at <= now) => Some(Hint::Due),
                 (Item::Yield(given), Outcome::Done) => match given.why {
                     YieldReason::Blocked { .. } => Some(Hint::Due),
-                    YieldReason::Released { wake_at: Some(wake_at), .. } if wake_at <= now => Some(Hint::Due),
+                    YieldReason::Released { wake_at: Some(wake_at), .. } if wake_at <= now.after(TICK) => Some(Hint::Due),
                     _ => None,
                 },
                 _ => None,

@@ -1,14 +1,18 @@
 //! Scheduler: when things are due. One wheel for the timers of everything in memory, one look-ahead for what sleeps in the
 //! store, and the claims, up to the free slots. It never does I/O itself and holds no truth: what it forgets, the next
 //! claim or the reconciler finds.
+//!
+//! Sleepers are claimed a little before they are due (once and up to twice the look-ahead), replayed, and held in the wheel, so that
+//! a wave of them costs nothing at the moment at which it breaks but the turns themselves.
 
 use std::{cmp::Reverse, collections::BinaryHeap, rc::Rc, sync::Arc, time::Duration};
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, SpawnHandle, WrapFuture, fut::ActorFutureExt};
 
 use super::{
-    executor::{Executor, Reconcile, TimersDue},
+    executor::{Executor, MakeRoom, Reconcile, TimersDue},
     persistence::{Claim, Persistence, Read},
+    stats::Counters,
 };
 use crate::{
     clock::StoreTime,
@@ -29,7 +33,7 @@ const MOST_CLAIMED: usize = 256;
 const MOST_FORCED: u32 = 256;
 
 /// The safety net under hints: how often the store is asked although nothing was heard.
-const TICK: Duration = Duration::from_secs(5);
+pub(crate) const TICK: Duration = Duration::from_secs(5);
 
 /// Something that is due for a run in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,7 +70,7 @@ pub(crate) struct Arm(pub(crate) Vec<Timer>);
 #[rtype(result = "()")]
 pub(crate) struct Nudge;
 
-/// So many executions more may be claimed; and, if some went to sleep, when the first of them is due.
+/// So many executions more may be claimed; and when the first of those is due that were just written or went to sleep.
 ///
 /// *from* Executor · *reply* none · *delivery* nudge · *if lost* the next tick
 #[derive(Message)]
@@ -74,7 +78,10 @@ pub(crate) struct Nudge;
 pub(crate) struct Room {
     /// `None`: as far as was told before.
     pub(crate) free: Option<usize>,
-    pub(crate) next_due: Option<Timestamp>,
+    /// Of runs that were never begun: none of them is claimed before.
+    pub(crate) due: Option<Timestamp>,
+    /// Of runs that went to sleep.
+    pub(crate) wake: Option<Timestamp>,
 }
 
 /// Leaves what is due to others for so long: this node has more than its share.
@@ -106,11 +113,16 @@ pub(crate) struct Scheduler {
     workflows: Arc<Workflows>,
     time: Arc<StoreTime>,
     wheel: BinaryHeap<Reverse<Timer>>,
-    /// The next `wake_at` in the store, as far as is known.
+    /// The next `wake_at` in the store of what cannot be claimed ahead, as far as is known…
+    next_due: Option<Timestamp>,
+    /// …and of what may be.
     next_wake: Option<Timestamp>,
     alarm: Option<(Timestamp, SpawnHandle)>,
     free: usize,
+    counters: Arc<Counters>,
     claiming: bool,
+    /// It is being read whether anything is due for which there is no room.
+    looks: bool,
     /// Something became due while a claim was on its way.
     again: bool,
     /// Nothing is claimed for now: others have less to do.
@@ -126,6 +138,7 @@ impl Scheduler {
         config: Arc<Config>,
         workflows: Arc<Workflows>,
         time: Arc<StoreTime>,
+        counters: Arc<Counters>,
     ) -> Scheduler {
         let free = config.in_flight;
         Scheduler {
@@ -135,10 +148,13 @@ impl Scheduler {
             workflows,
             time,
             wheel: BinaryHeap::new(),
+            next_due: None,
             next_wake: None,
             alarm: None,
             free,
+            counters,
             claiming: false,
+            looks: false,
             again: false,
             gives_way: None,
             gave_way: false,
@@ -157,8 +173,8 @@ impl Scheduler {
             failpoint!("scheduler.timers_due");
             executor.do_send(TimersDue(due));
         }
-        if self.next_wake.is_some_and(|wake| wake <= now) {
-            self.next_wake = None;
+        if self.next_look().is_some_and(|look| look <= now) {
+            (self.next_due, self.next_wake) = (None, None);
             self.claim(ctx);
         }
         self.set_alarm(now, ctx);
@@ -166,10 +182,7 @@ impl Scheduler {
 
     fn set_alarm(&mut self, now: Timestamp, ctx: &mut Context<Self>) {
         let timer = self.wheel.peek().map(|Reverse(timer)| timer.due);
-        let next = match (timer, self.next_wake) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
+        let next = timer.into_iter().chain(self.next_look()).min();
         match (next, &self.alarm) {
             (Some(next), Some((set, _))) if *set <= next && *set > now => {}
             (Some(next), _) => {
@@ -200,20 +213,22 @@ impl Scheduler {
             self.again = true;
             return;
         }
-        if self.free == 0 {
+        let room = self.room();
+        if room == 0 {
             // Room is told when there is some, and the claim follows then.
             self.again = true;
-            return;
+            return self.make_room(ctx);
         }
         failpoint!("scheduler.before_claim");
         self.claiming = true;
         self.again = false;
         self.gave_way = false;
         let asked_at = self.time.now();
-        let limit = self.free.min(MOST_CLAIMED);
+        let (most, ahead) = self.room_ahead().map_or((room, Duration::ZERO), |most| (most, self.config.horizon()));
+        let limit = most.min(MOST_CLAIMED);
         let request = ClaimRequest {
             limit: u32::try_from(limit).unwrap_or(u32::MAX),
-            ahead: Duration::ZERO,
+            ahead,
             forced_limit: MOST_FORCED,
             build: self.config.build,
             workflows: self.workflows.names(),
@@ -229,26 +244,72 @@ impl Scheduler {
             if claimed == limit || this.again {
                 this.claim(ctx);
             } else {
-                this.look_ahead(asked_at, ctx);
+                this.look_ahead(asked_at, ahead, ctx);
             }
         }));
     }
 
-    /// Asks the store when the next sleeper is due, behind what the last claim has looked at.
-    fn look_ahead(&mut self, after: Timestamp, ctx: &mut Context<Self>) {
-        let read = Read::new(move |reader: Rc<dyn Reader>| async move { reader.next_wake(after).await });
+    /// Asks the store what comes next, behind what the last claim has looked at. What that has left although it is within its reach
+    /// is claimed when it is due, if at all: it was never begun, or cannot run here, and must not keep anyone awake.
+    fn look_ahead(&mut self, after: Timestamp, ahead: Duration, ctx: &mut Context<Self>) {
+        let horizon = after.after(ahead);
+        let read = Read::new(move |reader: Rc<dyn Reader>| async move {
+            let next = reader.next_wake(after).await?;
+            match next.filter(|next| *next <= horizon) {
+                Some(left) if !ahead.is_zero() => Ok((Some(left), reader.next_wake(horizon).await?)),
+                _ => Ok((None, next)),
+            }
+        });
         ctx.spawn(self.persistence.send(read).into_actor(self).map(|answer, this, ctx| {
-            if let Ok(Ok(Some(wake))) = answer {
-                this.wake_at(wake, ctx);
+            if let Ok(Ok((due, wake))) = answer {
+                this.comes(due, wake, ctx);
             }
         }));
     }
 
-    fn wake_at(&mut self, wake: Timestamp, ctx: &mut Context<Self>) {
-        if self.next_wake.is_none_or(|known| wake < known) {
-            self.next_wake = Some(wake);
-            self.serve(ctx);
+    /// Something in the store will be due.
+    fn comes(&mut self, due: Option<Timestamp>, wake: Option<Timestamp>, ctx: &mut Context<Self>) {
+        self.next_due = self.next_due.into_iter().chain(due).min();
+        self.next_wake = self.next_wake.into_iter().chain(wake).min();
+        self.serve(ctx);
+    }
+
+    /// Returns when the store is worth a look.
+    fn next_look(&self) -> Option<Timestamp> {
+        let ahead = if self.room_ahead().is_some() { self.config.look_ahead } else { Duration::ZERO };
+        self.next_due.into_iter().chain(self.next_wake.map(|wake| wake.before(ahead))).min()
+    }
+
+    /// Returns how many executions more may be in memory.
+    fn room(&self) -> usize {
+        // What was told may be older than what has begun here since.
+        self.free.min(self.config.in_flight.saturating_sub(self.counters.held() as usize))
+    }
+
+    /// Returns how many may be claimed ahead, if it is worth a look. They get no more than half of memory, so that the other half is
+    /// always there for what can run at once.
+    fn room_ahead(&self) -> Option<usize> {
+        let in_flight = self.config.in_flight;
+        let room = self.room().saturating_sub(in_flight - in_flight / 2);
+        let worth = (in_flight / 8).clamp(1, MOST_CLAIMED);
+        (room >= worth && !self.config.look_ahead.is_zero()).then_some(room)
+    }
+
+    /// Has room made in memory, if anything in the store is due.
+    fn make_room(&mut self, ctx: &mut Context<Self>) {
+        if std::mem::replace(&mut self.looks, true) {
+            return;
         }
+        let read = Read::new(|reader: Rc<dyn Reader>| async move { reader.next_wake(Timestamp(i64::MIN)).await });
+        ctx.spawn(self.persistence.send(read).into_actor(self).map(|answer, this, _| {
+            this.looks = false;
+            if let Ok(Ok(Some(first))) = answer
+                && first <= this.time.now()
+                && let Some(executor) = &this.executor
+            {
+                executor.do_send(MakeRoom);
+            }
+        }));
     }
 }
 
@@ -298,12 +359,7 @@ impl Handler<Room> for Scheduler {
 
     fn handle(&mut self, room: Room, ctx: &mut Context<Self>) {
         self.free = room.free.unwrap_or(self.free);
-        if let Some(due) = room.next_due {
-            if self.next_wake.is_none_or(|known| due < known) {
-                self.next_wake = Some(due);
-            }
-            self.serve(ctx);
-        }
+        self.comes(room.due, room.wake, ctx);
         if self.again && !self.claiming {
             self.claim(ctx);
         }

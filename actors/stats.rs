@@ -10,6 +10,8 @@ pub(crate) struct Counters {
     items: AtomicU64,
     claims: AtomicU64,
     held: AtomicU64,
+    passivated: AtomicU64,
+    displaced: AtomicU64,
     skew: AtomicI64,
     taken_over: AtomicU64,
     lost_tails: AtomicU64,
@@ -30,6 +32,10 @@ pub struct Stats {
     pub claims: u64,
     /// Executions in memory.
     pub held: u64,
+    /// Executions that left memory because they only waited.
+    pub passivated: u64,
+    /// Those among them that had to go before their time, because memory was full and others wanted in.
+    pub displaced: u64,
     /// By how many milliseconds this machine's wall clock is ahead of the store's. It decides nothing; it is only shown.
     pub clock_skew_ms: i64,
     /// Nodes whose work this one took over.
@@ -52,6 +58,12 @@ impl Counters {
     /// Says how many executions are in memory.
     pub(crate) fn hold(&self, executions: usize) {
         self.held.store(executions as u64, Relaxed);
+    }
+
+    /// One left memory because it only waited; `early` if it would have stayed if there had been room.
+    pub(crate) fn passivated(&self, early: bool) {
+        self.passivated.fetch_add(1, Relaxed);
+        self.displaced.fetch_add(u64::from(early), Relaxed);
     }
 
     pub(crate) fn held(&self) -> u32 {
@@ -86,7 +98,8 @@ impl Counters {
     }
 
     pub(crate) fn read(&self) -> Stats {
-        let Counters { commits, rows, items, claims, held, skew, taken_over, lost_tails, neighbours } = self;
+        let Counters { commits, rows, items, claims, held, passivated, displaced, skew, taken_over, lost_tails, neighbours } =
+            self;
         let now = |counter: &AtomicU64| counter.load(Relaxed);
         Stats {
             commits: now(commits),
@@ -94,6 +107,8 @@ impl Counters {
             items: now(items),
             claims: now(claims),
             held: now(held),
+            passivated: now(passivated),
+            displaced: now(displaced),
             clock_skew_ms: skew.load(Relaxed) / 1000,
             taken_over: now(taken_over),
             lost_tails: now(lost_tails),

@@ -23,8 +23,10 @@ pub(crate) struct Config {
     pub(crate) renewal: Duration,
     /// How much earlier than its lease this node stops acting.
     pub(crate) margin: Duration,
-    /// Shorter waits stay in memory.
+    /// Shorter waits stay in memory, as long as there is room.
     pub(crate) passivate_after: Duration,
+    /// How long before they are due runs are claimed; zero: when they are due.
+    pub(crate) look_ahead: Duration,
     /// Limits of each run.
     pub(crate) limits: Limits,
     /// So many restarts of the core…
@@ -55,6 +57,7 @@ impl Default for Config {
             renewal: Duration::from_millis(2_500),
             margin: Duration::from_secs(1),
             passivate_after: Duration::from_secs(10),
+            look_ahead: Duration::from_secs(1),
             limits: Limits::default(),
             // OTP's and Oban's numbers for a nursery of long-lived children.
             restarts: 5,
@@ -70,12 +73,40 @@ impl Default for Config {
     }
 }
 
+/// The longest look-ahead.
+const LONGEST_LOOK: Duration = Duration::from_secs(60);
+
 impl Config {
+    /// How far a claim reaches: what is due within one more look-ahead comes along, so that a wave is a few large claims instead of
+    /// one for each moment.
+    pub(crate) fn horizon(&self) -> Duration {
+        self.look_ahead * 2
+    }
+
+    /// Runs that are due so soon never leave memory for the sake of a wait: they would be claimed again at once, here or by a node whose
+    /// clock is a little ahead.
+    pub(crate) fn soon(&self) -> Duration {
+        self.horizon() + self.look_ahead / 4
+    }
+
+    /// Waits of up to this are spent in memory, as long as there is room.
+    pub(crate) fn stays(&self) -> Duration {
+        self.passivate_after.max(self.soon())
+    }
+
+    /// So many are asked to leave a full memory at once, so that it is not one for each that wants in.
+    pub(crate) fn made_room(&self) -> usize {
+        (self.in_flight / 16).max(1)
+    }
+
     /// Checks that the knobs fit together.
     pub(crate) fn validate(&self) -> Result<(), Error> {
         let wrong = |what: &str| Err(Error::Config(what.to_owned()));
         if self.in_flight == 0 || self.activities == 0 {
             return wrong("`in_flight` and `activities` must be at least 1, or nothing could ever run");
+        }
+        if self.look_ahead > LONGEST_LOOK {
+            return wrong("`look_ahead` must be a minute at most: what is claimed ahead is in memory");
         }
         if self.lease < Duration::from_millis(200) || self.lease > Duration::from_secs(3600) {
             return wrong("`lease` must be between 200 ms and an hour");

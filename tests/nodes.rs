@@ -74,11 +74,13 @@ impl Workflow for Waits {
 
 fn node(home: &Home, name: &'static str, starts: &Starts, pause: Duration) -> Builder {
     let starts = starts.clone();
-    home.open().workflow::<Chain>().workflow::<Waits>().lease(secs(2)).activity(async move |call: Call<Step>| {
-        starts.entry((call.number, call.step)).or_default().push(name);
-        tokio::time::sleep(pause).await;
-        Ok(())
-    })
+    home.open().workflow::<Chain>().workflow::<Waits>().workflow::<Naps>().lease(secs(2)).activity(
+        async move |call: Call<Step>| {
+            starts.entry((call.number, call.step)).or_default().push(name);
+            tokio::time::sleep(pause).await;
+            Ok(())
+        },
+    )
 }
 
 #[test]
@@ -174,6 +176,42 @@ fn a_runtime_that_is_alone_takes_its_own_work_up_again() {
             }
             assert!(starts.iter().all(|entry| entry.value().len() == 1), "nothing was begun twice");
             again.shutdown(Shutdown::within(secs(5))).await.unwrap();
+        }
+    });
+}
+
+#[derive(Serialize, Deserialize)]
+struct Naps;
+
+impl Workflow for Naps {
+    const NAME: &'static str = "nodes.naps";
+    type Output = i64;
+    type Error = AppError;
+
+    /// Returns for how many milliseconds it slept by its own clock.
+    async fn run(self, cx: Cx<Self>) -> Result<i64, AppError> {
+        let since = cx.now();
+        cx.sleep(secs(1)).await?;
+        Ok((cx.now() - since).num_milliseconds())
+    }
+}
+
+#[test]
+fn a_sleeper_of_a_node_that_leaves_is_neither_early_nor_late_on_the_other_one() {
+    system(async {
+        for home in Home::shared() {
+            let starts = Starts::default();
+            let a = Stent::of(node(&home, "a", &starts, Duration::ZERO).start().await.unwrap()).await.unwrap();
+            let b = Stent::of(node(&home, "b", &starts, Duration::ZERO).start().await.unwrap()).await.unwrap();
+            eventually("they know of each other", secs(10), async || a.stats().neighbours > 0).await;
+            a.dispatch(Dispatch::new(Naps).id("naps")).await.unwrap();
+            // Asked for when nobody has it, this would make the node look.
+            let handle = b.handle::<Naps>("naps").await.unwrap().expect("it is in the store");
+            a.shutdown(Shutdown::within(secs(5))).await.unwrap();
+            let slept = handle.result().await.unwrap();
+            // The others look by themselves every five seconds.
+            assert!((1_000..3_000).contains(&slept), "{slept} ms");
+            b.shutdown(Shutdown::within(secs(5))).await.unwrap();
         }
     });
 }

@@ -222,7 +222,8 @@ fn two_waits_take_two_signals_whenever_they_come_and_however_often_the_run_sleep
     system(async {
         for home in Home::all() {
             let mut rng = Rng::from_env("two waits");
-            let stent = home.open().workflow::<TwoWords>().passivate_after(millis(0)).spawn().await.unwrap();
+            let builder = home.open().workflow::<TwoWords>().passivate_after(millis(0)).look_ahead(millis(1));
+            let stent = builder.spawn().await.unwrap();
             let all = (0..150).map(|number| {
                 let (stent, waits) = (&stent, [rng.between(0, 12), rng.between(0, 12)]);
                 async move {

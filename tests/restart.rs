@@ -111,8 +111,9 @@ fn no_sleep_is_over_early_in_memory_or_slept_through_in_the_store() {
     system(async {
         let mut rng = Rng::from_env("no sleep is early");
         for home in Home::all() {
-            for passivate in [0, 40, 10_000] {
-                let stent = home.open().workflow::<Naps>().passivate_after(millis(passivate)).spawn().await.unwrap();
+            for (passivate, ahead) in [(0, 0), (40, 0), (0, 10), (10_000, 1_000)] {
+                let builder = home.open().workflow::<Naps>().passivate_after(millis(passivate)).look_ahead(millis(ahead));
+                let stent = builder.spawn().await.unwrap();
                 let naps = (0..60).map(|_| {
                     let (stent, naps) = (&stent, Naps { first: rng.between(0, 80), second: rng.between(0, 80) });
                     async move {

@@ -73,6 +73,7 @@ async fn open(home: &Home, starts: &Starts) -> Stent {
             Ok(call.number)
         })
         .passivate_after(millis(20))
+        .look_ahead(millis(5))
         .lease(millis(2_000))
         .spawn()
         .await

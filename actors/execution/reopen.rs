@@ -79,11 +79,8 @@ impl Execution {
         let attempts = self.engine.pool.attempts().count_of(self.key);
         match self.run.rest(now) {
             Rest::Ended => self.ended(ctx),
-            Rest::Waits { next }
-                if attempts == 0
-                    && self.run.queued().is_empty()
-                    && next.is_none_or(|next| next.since(now) > self.engine.config.passivate_after) =>
-            {
+            Rest::Waits { next } if attempts == 0 && self.run.queued().is_empty() && self.is_far(next, now) => {
+                self.slept(next, now);
                 self.give_back(YieldReason::Released { wake_at: next, forced: false }, ctx);
             }
             Rest::Waits { .. } | Rest::Busy => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use actix::{AsyncContext, Context, Handler, Message, WrapFuture, fut::ActorFutureExt};
 
-use super::{Executor, Held};
+use super::{Executor, Held, Ticket};
 use crate::{
     actors::execution::{Depart, Evict},
     kernel::id::RunKey,
@@ -15,7 +15,7 @@ use crate::{
 /// So many ends are asked for at once.
 const MOST_SETTLED: usize = 1_000;
 
-/// What has just come does not go on at once: most of it ends by itself.
+/// What has just come does not go on at once: most of it ends by itself. Nor does what was claimed ahead and is not due yet.
 const SETTLED_IN: Duration = Duration::from_secs(2);
 
 /// Stops new work, and says how much is left here; again and again until nothing is.
@@ -50,9 +50,15 @@ impl Executor {
         }
         // Those whose logs nobody has begun to read need not be read here.
         for (run, ticket) in std::mem::take(&mut self.unread) {
-            let why = YieldReason::Released { wake_at: Some(self.engine.time.now()), forced: ticket.forced };
-            self.give_back(Yield { run, epoch: ticket.epoch, why }, ctx);
+            self.give_back(self.unopened(run, ticket), ctx);
         }
+    }
+
+    /// Returns how a run is given back that was claimed and not opened: nothing has happened to it, so it is due when it was.
+    pub(super) fn unopened(&self, run: RunKey, ticket: Ticket) -> Yield {
+        let wake_at = ticket.due.unwrap_or_else(|| self.engine.time.now());
+        let why = YieldReason::Released { wake_at: Some(wake_at), forced: ticket.forced };
+        Yield { run, epoch: ticket.epoch, why }
     }
 
     /// Learns of the ends of runs that somebody here waits for and that are not here.
@@ -100,8 +106,9 @@ impl Handler<Shed> for Executor {
 
     fn handle(&mut self, Shed(most): Shed, _: &mut Context<Self>) {
         let now = self.engine.config.clock.boot();
+        let long = SETTLED_IN.max(self.engine.config.horizon());
         let settled_in = self.held.values().filter_map(|held| match held {
-            Held::Live { ticket, address } if now.saturating_sub(ticket.since) > SETTLED_IN => Some(address),
+            Held::Live { ticket, address } if now.saturating_sub(ticket.since) > long => Some(address),
             _ => None,
         });
         let told = settled_in.take(most as usize).map(|address| address.do_send(Depart)).count();

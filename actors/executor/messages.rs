@@ -13,7 +13,7 @@ use crate::{
         notifier::Notifier,
         persistence::{Acks, ClaimedRuns, Deliver, Read},
         pool::Ended,
-        scheduler::{Room, Timer},
+        scheduler::Timer,
     },
     kernel::{event::Started, id::RunKey, run::Arrival, time::Timestamp},
     store::{NewRun, Outcome, Reader, Yield},
@@ -251,10 +251,11 @@ impl Handler<ClaimedRuns> for Executor {
             let generation = self.next_generation();
             let epoch = claimed.summary.epoch;
             let (forced, claims, since) = (claimed.forced, claimed.claims, self.engine.config.clock.boot());
-            let ticket = Ticket { generation, epoch, forced, same_incarnation: false, falls: 0, claims, since };
+            let (due, same_incarnation) = (Some(claimed.due), false);
+            let ticket = Ticket { generation, epoch, forced, same_incarnation, falls: 0, claims, due, since };
             self.load(run, ticket, ctx);
         }
-        self.engine.scheduler.do_send(Room { free: Some(self.free()), next_due: None });
+        self.tell_room(None);
     }
 }
 
@@ -262,8 +263,8 @@ impl Handler<ExecutionsLeft> for Executor {
     type Result = ();
 
     fn handle(&mut self, ExecutionsLeft(left): ExecutionsLeft, ctx: &mut Context<Self>) {
-        let next_due = left.into_iter().filter_map(|left| self.left(left, ctx)).min();
-        self.engine.scheduler.do_send(Room { free: Some(self.free()), next_due });
+        let wake = left.into_iter().filter_map(|left| self.left(left, ctx)).min();
+        self.tell_room(wake);
     }
 }
 
@@ -292,7 +293,7 @@ impl Handler<Reconcile> for Executor {
 
     fn handle(&mut self, _: Reconcile, ctx: &mut Context<Self>) {
         // Told anew now and then, so that no count that went astray keeps anything from being claimed.
-        self.engine.scheduler.do_send(Room { free: Some(self.free()), next_due: None });
+        self.tell_room(None);
         let by = self.engine.incarnation;
         let read = Read::new(move |reader: Rc<dyn Reader>| async move { reader.owned(by).await });
         let asked = self.engine.persistence.send(read).into_actor(self);

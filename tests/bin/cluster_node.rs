@@ -2,11 +2,11 @@
 //! its standard input, and runs until that is closed or SIGTERM comes; then it shuts down gracefully.
 //!
 //! Arguments (`name=value`): `url`, `side`, `workflows` (of `load`, `load2`, `rare`, `changed`; separated by commas), `lease_ms`,
-//! `grace_ms`, `passivate_ms`, `activities`, `shift_us`, `build`, `hints` (a URL).
+//! `grace_ms`, `passivate_ms`, `ahead_ms`, `activities`, `shift_us`, `build`, `hints` (a URL).
 //!
 //! A command is `<tag> <verb> …`, its answer `<tag> ok …` or `<tag> err …`; commands run beside each other. `dispatch`,
 //! `signal`, `missing` and `result` take a job (`<workflow> <steps> <pause_ms> <sleep_ms> <signal>`) and the first and last
-//! number; `unended` counts what has not ended, `blocked` what some build could not run; `arm <failpoint> <action> <hit>`; `exit` leaves without a word to the store.
+//! number; `unended` counts what has not ended, `blocked` what some build could not run; `held` what is in memory; `arm <failpoint> <action> <hit>`; `exit` leaves without a word to the store.
 //! Once it is up it says `ready <pid>`.
 //!
 //! Side file, each line by one write: `act <id> <step> <attempt> <pid> <fence> start|end <boot µs> <wall µs>`,
@@ -332,6 +332,7 @@ async fn obey(stent: &Stent, verb: &str, words: &[&str]) -> Result<String, Strin
     match verb {
         "unended" => return unended(stent).await,
         "blocked" => return blocked(stent).await,
+        "held" => return Ok(stent.stats().held.to_string()),
         "arm" => return arm(words),
         "exit" => std::process::exit(0),
         _ => {}
@@ -383,6 +384,7 @@ fn build(options: &HashMap<String, String>) -> Builder {
             if call.attempt() <= call.failures { Err(AppError::new("not yet")) } else { Ok("stable".to_owned()) }
         })
         .passivate_after(millis(number("passivate_ms", 50)))
+        .look_ahead(millis(number("ahead_ms", 1_000)))
         .activities(usize::try_from(number("activities", 1_000)).expect("a number of activities"))
         .lease(millis(number("lease_ms", 2_000)))
         .clock(Arc::new(clock))

@@ -149,6 +149,7 @@ async fn main() {
             if call.attempt() <= call.failures { Err(AppError::new("not yet")) } else { Ok("stable".to_owned()) }
         })
         .passivate_after(millis(10))
+        .look_ahead(millis(5))
         // Long: nothing may depend on its running out.
         .lease(secs(30))
         .clock(Arc::new(clock))

@@ -23,6 +23,8 @@ pub(crate) struct Options {
     pub(crate) workflows: &'static str,
     pub(crate) lease: Duration,
     pub(crate) grace: Duration,
+    /// How far ahead sleepers are claimed.
+    pub(crate) ahead: Duration,
     /// Activities at once.
     pub(crate) activities: u64,
     /// Of the queue `limited`, in the whole cluster; 0 means none.
@@ -45,6 +47,7 @@ impl Default for Options {
             workflows: "load",
             lease: Duration::from_secs(2),
             grace: Duration::from_secs(5),
+            ahead: Duration::from_secs(1),
             activities: 1_000,
             limit: 0,
             per_key: 0,
@@ -126,6 +129,7 @@ impl Node {
             .arg(format!("workflows={}", options.workflows))
             .arg(format!("lease_ms={}", options.lease.as_millis()))
             .arg(format!("grace_ms={}", options.grace.as_millis()))
+            .arg(format!("ahead_ms={}", options.ahead.as_millis()))
             .arg(format!("activities={}", options.activities))
             .arg(format!("limit={}", options.limit))
             .arg(format!("per_key={}", options.per_key))

@@ -10,7 +10,7 @@ use crate::{
     node::Options,
     now,
     support::Rng,
-    takeover::{HAND_OVER, LEASE, hand_over, keep_busy, taken_over},
+    takeover::{HAND_OVER, LEASE, hand_over, keep_busy, killed_ahead, taken_over},
     turn,
 };
 
@@ -43,6 +43,12 @@ fn what_a_killed_process_held_goes_on_in_another_without_waiting_for_its_lease()
     println!("{} executions were taken over {took:?} after kill -9, with a lease of 30 s", held.len());
     assert!(took <= PROVED, "{took:?}");
     cluster.finish(Expect::default());
+}
+
+#[test]
+fn sleepers_that_a_killed_process_had_claimed_ahead_go_on_in_another_and_none_of_them_early() {
+    let _turn = turn();
+    killed_ahead(Cluster::on_file([Options { lease: LEASE, ahead: Duration::ZERO, ..Options::default() }]));
 }
 
 #[test]

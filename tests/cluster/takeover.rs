@@ -47,6 +47,29 @@ pub(crate) fn taken_over(cluster: &Cluster<'_>, held: &BTreeSet<String>, from: u
     Duration::from_micros(u64::try_from(last - since).unwrap())
 }
 
+/// Sleepers are put to sleep by the first node, which claims nothing before it is due, and claimed ahead by the second one,
+/// which is killed then.
+pub(crate) fn killed_ahead(mut cluster: Cluster<'static>) {
+    let count = 20;
+    cluster.dispatch(0, Job { sleep_ms: 12_000, ..Job::busy(1) }, count);
+    let ahead = Options { ahead: Duration::from_secs(10), ..cluster.nodes[0].options.clone() };
+    let second = cluster.add(ahead);
+    until("the second node holds most of them", Duration::from_secs(15), || {
+        // The balance may send some of them away again.
+        cluster.nodes[second].must("held").parse::<u64>().unwrap() > count / 2
+    });
+    cluster.nodes[second].kill();
+    cluster.all_ended(Duration::from_secs(30));
+    cluster.finish(Expect::default());
+}
+
+#[test]
+fn sleepers_that_a_killed_node_had_claimed_ahead_go_on_elsewhere_and_none_of_them_early() {
+    let _turn = turn();
+    let options = Options { lease: LEASE, ahead: Duration::ZERO, ..Options::default() };
+    killed_ahead(Cluster::on(Postgres::shared().database(), [options]));
+}
+
 #[test]
 fn what_a_killed_node_held_goes_on_elsewhere_within_its_lease_and_a_second() {
     let _turn = turn();
