@@ -243,7 +243,8 @@ impl Incarnation {
         let told = self.links.persistence.send(Affair::new(move |store| store.drain(id)));
         let _ = tokio::time::timeout(grace.min(Duration::from_secs(1)), told).await;
         let until = tokio::time::Instant::now() + grace;
-        while let Ok(held) = self.links.executor.send(Drain).await {
+        // A thread of the engine that user code blocks does not answer: then the grace is over when it is over.
+        while let Ok(Ok(held)) = tokio::time::timeout_at(until, self.links.executor.send(Drain)).await {
             // Without Persistence nothing comes to an end any more: it died while the door was being closed.
             let stuck = !self.links.persistence.connected();
             let tasks = self.foreman.send(Finish).await.unwrap_or(0);
