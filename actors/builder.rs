@@ -7,7 +7,7 @@ use actix::{Addr, Recipient, System};
 use super::{
     door::Door,
     handle::Stent,
-    handlers::{ActivityHandler, erase},
+    handlers::{ActivityHandler, InlineHandler, erase, erase_inline},
     messages::Escalated,
     monitor,
     setup::{Open as OpenStore, Setup, hints_by_url, open_by_url, open_memory},
@@ -90,9 +90,53 @@ impl Builder {
     }
 
     /// Registers the handler of an activity: an actor's `Recipient<Call<A>>`, or an async closure over a `Call<A>`. A
-    /// closure is cloned for each activity thread, so what it captures must be cheap to clone and `Send`.
+    /// closure is cloned for each activity thread, so what it captures must be cheap to clone and `Send`. One that is quick and
+    /// never blocks may be registered [`inline`](Builder::inline).
     pub fn activity<A: Activity, Kind: 'static>(mut self, handler: impl ActivityHandler<A, Kind> + Clone + Send) -> Builder {
         self.activities.push((A::NAME, erase::<A, Kind, _>(handler)));
+        self
+    }
+
+    /// Registers the handler of an activity that is quick and never blocks, to be polled in place: on the thread on which the
+    /// engine runs the executions, right behind the commit of its intent. That saves the way to the threads of activities and
+    /// back, which is longer than such a handler; what is ready at its first poll is not even a task. All else is as with
+    /// [`activity`](Builder::activity): at least once, recorded once, retries, limits, heartbeats, cancellation.
+    ///
+    /// While it is polled, *every* execution of this node waits, so no poll may take more than a fraction of a millisecond: no
+    /// blocking call, no lock that somebody holds for long, no long computation. Awaiting is fine, it holds up nobody. A
+    /// poll of more than 10 ms is warned of by the name of the activity, and one that has not ended after 50 ms while it lasts. An
+    /// attempt of one that blocks for ever runs out of its limits as any other does, and the node keeps its lease, but its executions
+    /// stand still until the thread comes back; nothing recorded is lost. What it spawns with `actix::spawn` is on the engine's
+    /// thread too.
+    ///
+    /// It is polled on the threads of activities nevertheless when all [`activities`](Builder::activities) at once are under way
+    /// (it waits there in the same line), when inline activities have just held the engine for 10 ms, and when the call goes
+    /// through a shared queue, whose permit is a row that comes and goes through the store. So it may rely on no thread, and its
+    /// closure is cloned for each of them as well.
+    ///
+    /// Blocking and transactional steps have threads of their own and cannot be inline. Nor can an actor, which has its own arbiter:
+    ///
+    /// ```compile_fail,E0277
+    /// # use stent::prelude::*;
+    /// # #[derive(Serialize, Deserialize)]
+    /// # struct Shout;
+    /// # impl Activity for Shout {
+    /// #     const NAME: &'static str = "docs.shout";
+    /// #     type Output = ();
+    /// #     type Error = AppError;
+    /// # }
+    /// # fn node(builder: stent::Builder, actor: actix::Recipient<Call<Shout>>) -> stent::Builder {
+    /// builder.inline(actor) // give it to `.activity(…)`
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// None here; [`start`](Builder::start) returns [`Error::Config`] when the name is taken, by either kind of registration.
+    ///
+    /// # Panics
+    /// Never: a panic of the handler is a failed attempt.
+    pub fn inline<A: Activity>(mut self, handler: impl InlineHandler<A> + Clone + Send) -> Builder {
+        self.activities.push((A::NAME, erase_inline::<A, _>(handler)));
         self
     }
 

@@ -147,6 +147,8 @@ pub(crate) struct CallContext {
     pub(crate) position: Position,
     pub(crate) attempt: Attempt,
     pub(crate) epoch: Epoch,
+    /// The name of the activity, for reports; a step has none.
+    pub(crate) activity: Option<Arc<str>>,
     /// The details that the attempt before left.
     pub(crate) previous: Option<Bytes>,
     /// How far it is and how it ended.
@@ -183,6 +185,7 @@ impl CallContext {
             position,
             attempt,
             epoch,
+            activity: None,
             previous,
             life: Life::default(),
             cancel: Notify::new(),
@@ -281,7 +284,8 @@ impl CallContext {
 
 impl fmt::Debug for CallContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "attempt {} of {}", self.attempt, self.key())
+        write!(f, "attempt {} of {}", self.attempt, self.key())?;
+        self.activity.as_ref().map_or(Ok(()), |name| write!(f, " ({name})"))
     }
 }
 

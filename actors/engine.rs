@@ -20,7 +20,7 @@ use super::{
     lingering::Lingering,
     notifier::{Notifier, Tell},
     persistence::{Persistence, Submit, Whom},
-    pool::{Pool, Start},
+    pool::{Ended, Pool, Start, inline::Inline},
     resting::Resting,
     scheduler::{Arm, Scheduler, Timer},
     stats::Counters,
@@ -50,6 +50,7 @@ pub(crate) struct Engine {
     pub(crate) deadline: Deadline,
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) pool: Arc<Pool>,
+    inline: Inline,
     /// What former lives have left under way.
     pub(crate) lingering: Arc<Lingering>,
     pub(crate) persistence: Addr<Persistence>,
@@ -111,6 +112,7 @@ impl Engine {
             time,
             deadline,
             waiters,
+            inline: Inline::new(&pool),
             pool,
             lingering,
             persistence,
@@ -149,10 +151,16 @@ impl Engine {
         self.flush_soon();
     }
 
-    /// Starts an attempt with the next flush.
-    pub(crate) fn start(self: &Rc<Self>, start: Start) {
-        self.outbox.borrow_mut().starts.push(start);
-        self.flush_soon();
+    /// Starts an attempt: one that is inline here and now, which may give its result at once, any other with the next flush.
+    pub(crate) fn start(self: &Rc<Self>, start: Start) -> Option<Ended> {
+        match self.inline.start(start) {
+            Ok(ended) => ended,
+            Err(start) => {
+                self.outbox.borrow_mut().starts.push(start);
+                self.flush_soon();
+                None
+            }
+        }
     }
 
     /// Takes a start back that has not left yet; tells whether there was one.
@@ -206,6 +214,7 @@ impl Engine {
     fn flush(&self) {
         failpoint!("executor.before_flush");
         self.flushing.set(false);
+        self.inline.came_round();
         let Outbox { items, timers, starts, left, mut hints, queues } = std::mem::take(&mut *self.outbox.borrow_mut());
         if !items.is_empty() {
             self.persistence.do_send(Submit(items));

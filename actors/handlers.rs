@@ -66,6 +66,17 @@ where
     }
 }
 
+/// What can handle an activity inline: a clonable async closure that takes a `Call<A>` and never blocks.
+///
+/// There is nothing to implement.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot handle the activity `{A}` inline",
+    note = "only the future of a closure such as `async move |call: Call<…>| …`, `Clone + Send`, can be polled in place; give the `Recipient` of an actor to `.activity(…)`"
+)]
+pub trait InlineHandler<A: Activity>: ActivityHandler<A, ByClosure> {}
+
+impl<A: Activity, F: ActivityHandler<A, ByClosure>> InlineHandler<A> for F {}
+
 /// A handler without its types.
 pub(crate) trait Handle {
     /// Decodes, acts, encodes. Everything, decoding included, happens when the future is polled.
@@ -73,6 +84,9 @@ pub(crate) trait Handle {
 
     /// Tells whether dropping the future ends the act.
     fn abortable(&self) -> bool;
+
+    /// Tells whether it was registered to be polled in place.
+    fn is_inline(&self) -> bool;
 
     /// Makes a copy for another thread.
     fn clone_box(&self) -> Box<dyn Handle + Send>;
@@ -85,11 +99,21 @@ where
     Kind: 'static,
     H: ActivityHandler<A, Kind> + Clone + Send,
 {
-    Box::new(Erased { handler, types: PhantomData })
+    Box::new(Erased { handler, inline: false, types: PhantomData })
+}
+
+/// The same for a handler that is polled in place.
+pub(crate) fn erase_inline<A, H>(handler: H) -> Box<dyn Handle + Send>
+where
+    A: Activity,
+    H: InlineHandler<A> + Clone + Send,
+{
+    Box::new(Erased::<A, ByClosure, H> { handler, inline: true, types: PhantomData })
 }
 
 struct Erased<A, Kind, H> {
     handler: H,
+    inline: bool,
     types: PhantomData<fn() -> (A, Kind)>,
 }
 
@@ -118,8 +142,12 @@ where
         H::ABORTABLE
     }
 
+    fn is_inline(&self) -> bool {
+        self.inline
+    }
+
     fn clone_box(&self) -> Box<dyn Handle + Send> {
-        erase::<A, Kind, H>(self.handler.clone())
+        Box::new(Erased::<A, Kind, H> { handler: self.handler.clone(), inline: self.inline, types: PhantomData })
     }
 }
 

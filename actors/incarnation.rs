@@ -284,7 +284,7 @@ impl Incarnation {
         let arbiters = std::mem::take(&mut self.arbiters.0);
         let joined = tokio::task::spawn_blocking(move || arbiters.into_iter().for_each(|arbiter| drop(arbiter.join())));
         if tokio::time::timeout(grace, joined).await.is_err() {
-            tracing::warn!("an arbiter's thread is blocked by workflow code and was left behind");
+            tracing::warn!("an arbiter's thread is blocked by a workflow or an inline activity and was left behind");
         }
     }
 }

@@ -11,7 +11,7 @@
 //!     ├── Notifier           hints to and from the other nodes        (beside the Scheduler)
 //!     └── Executor           hosts executions; outbox, pool           (engine arbiter)
 //!         ├── Execution …    one running workflow each: turn → commit → effects
-//!         └── pool           activities, on arbiters where user code may block
+//!         └── pool           activities, on arbiters where user code may block; inline ones on the engine's
 //! ```
 //!
 //! Who says what to whom:

@@ -6,11 +6,15 @@
 //!                            watch: limits, late arbiters, heartbeats
 //! ```
 //!
+//! What was registered inline is begun where its execution lives instead ([`inline`]), by the same runner, under the same
+//! limits and out of the same slots.
+//!
 //! What began is listed in [`Attempts`], which outlives every actor except the incarnation. Slots bound what is under way;
 //! the rest waits in the line, in order.
 
 pub(crate) mod attempts;
 mod blocking;
+pub(crate) mod inline;
 pub(crate) mod life;
 pub(crate) mod panics;
 mod probe;
@@ -20,7 +24,12 @@ mod runner;
 mod tests;
 pub(crate) mod watch;
 
-use std::{io, sync::Arc, thread, time::Duration};
+use std::{
+    io,
+    sync::{Arc, OnceLock},
+    thread,
+    time::Duration,
+};
 
 use actix::{Arbiter, System};
 use bytes::Bytes;
@@ -178,6 +187,8 @@ pub(crate) struct Shared {
     queue: Queue,
     watch: Arc<Watch>,
     lanes: Mutex<Vec<(Arc<Lane>, Arbiter)>>,
+    /// The engine's own arbiter, once something is polled there.
+    of_engine: OnceLock<Arc<Lane>>,
     handlers: Mutex<Handlers>,
     ended: EndedFn,
     beats: BeatsFn,
@@ -186,6 +197,38 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// Lists an attempt that is to begin. One that is there already does not begin again: if it has ended, the error is its
+    /// result, to be told once more.
+    fn list(&self, start: Start) -> Result<(Arc<CallContext>, Work), Option<Ended>> {
+        let Start { run, id, position, attempt, epoch, work, limits, details } = start;
+        let mut cx = CallContext::new(run, id, position, attempt, epoch, details);
+        cx.life = Life::watched(limits, self.watch.clone());
+        if let Work::Activity { name, .. } = &work {
+            cx.activity = Some(name.clone());
+        }
+        let cx = Arc::new(cx);
+        match self.attempts.begin(&cx) {
+            Begun::New => {}
+            Begun::There(there) => {
+                let ending = there.life.ending().filter(|_| there.attempt == cx.attempt);
+                return Err(ending.map(|ending| Ended::of(&there, ending.clone())));
+            }
+            Begun::Instead(before) => self.supersede(&before),
+        }
+        Ok((cx, work))
+    }
+
+    /// The log says that an earlier attempt is over, but it is not: it must stop, and nobody waits for it.
+    fn supersede(&self, before: &Arc<CallContext>) {
+        tracing::warn!(?before, "a later attempt begins while this one has not ended");
+        let over = || Err(Failure::new(KIND_CANCELLED, "a later attempt took its place"));
+        if !before.life.settle_queued(over()) && self.attempts.abandon(before, over()) {
+            before.cancel(self.watch.now());
+            before.life.abort();
+        }
+        self.watch.disarm(before);
+    }
+
     /// Settles an attempt whose code is over; `None` when it was settled without it.
     fn conclude(&self, cx: &CallContext, ending: Ending) -> Option<Ended> {
         self.watch.disarm(cx);
@@ -262,6 +305,7 @@ impl Pool {
             watch: Arc::new(Watch::new(clock, &config)),
             attempts: Arc::default(),
             lanes: Mutex::default(),
+            of_engine: OnceLock::new(),
             handlers: Mutex::new(handlers),
             drained: Notify::new(),
             config,
@@ -284,23 +328,18 @@ impl Pool {
         let shared = &self.shared;
         let (mut jobs, mut blocking, mut again) = (Vec::with_capacity(starts.len()), Vec::new(), Vec::new());
         for start in starts {
-            let mut cx = CallContext::new(start.run, start.id, start.position, start.attempt, start.epoch, start.details);
-            cx.life = Life::watched(start.limits, shared.watch.clone());
-            let cx = Arc::new(cx);
-            match shared.attempts.begin(&cx) {
-                Begun::New => {}
-                Begun::There(there) => {
-                    if let Some(ending) = there.life.ending().filter(|_| there.attempt == cx.attempt) {
-                        again.push(Ended::of(&there, ending.clone()));
-                    }
+            let limits = start.limits;
+            let (cx, work) = match shared.list(start) {
+                Ok(listed) => listed,
+                Err(told) => {
+                    again.extend(told);
                     continue;
                 }
-                Begun::Instead(before) => self.supersede(&before),
-            }
-            if start.limits.schedule_to_start.is_some() || start.limits.close_by.is_some() {
+            };
+            if limits.schedule_to_start.is_some() || limits.close_by.is_some() {
                 shared.watch.arm(&cx);
             }
-            match start.work {
+            match work {
                 Work::Activity { name, input } => jobs.push(Job { cx, work: JobWork::Activity { name, input } }),
                 Work::Act(act) => jobs.push(Job { cx, work: JobWork::Act(act) }),
                 Work::Blocking(work) => blocking.push(BlockingJob { cx, work }),
@@ -319,17 +358,6 @@ impl Pool {
         if !again.is_empty() {
             (shared.ended)(again);
         }
-    }
-
-    /// The log says that an earlier attempt is over, but it is not: it must stop, and nobody waits for it.
-    fn supersede(&self, before: &Arc<CallContext>) {
-        tracing::warn!(?before, "a later attempt begins while this one has not ended");
-        let over = || Err(Failure::new(KIND_CANCELLED, "a later attempt took its place"));
-        if !before.life.settle_queued(over()) && self.shared.attempts.abandon(before, over()) {
-            before.cancel(self.shared.watch.now());
-            before.life.abort();
-        }
-        self.shared.watch.disarm(before);
     }
 
     fn forget(&self, never_begun: impl IntoIterator<Item = Arc<CallContext>>) {

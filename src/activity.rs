@@ -28,7 +28,7 @@ impl<T: Durable + std::error::Error> DurableError for T {
 /// A side effect that the runtime runs at least once and records exactly once.
 ///
 /// The type is the message: its fields are the arguments. Register a handler for it with
-/// `Builder::activity`, call it from a workflow with `Cx::call`.
+/// `Builder::activity` (or `Builder::inline`), call it from a workflow with `Cx::call`.
 pub trait Activity: Durable + Send {
     /// The stored name: stable for ever, unique in the program, never a Rust path. For example `"pay.charge"`.
     const NAME: &'static str;

@@ -92,7 +92,7 @@ pub use actors::{
     builder::Builder,
     call::Call,
     handle::{Handle, Stent},
-    handlers::{ActivityHandler, Answer},
+    handlers::{ActivityHandler, Answer, InlineHandler},
     messages::{
         Cancel, Describe, Description, Dispatch, Escalated, IfInUse, List, ListQueues, PauseQueue, Resume, ResumeQueue,
         RetryParked, SendSignal, Shutdown,

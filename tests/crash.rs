@@ -1,11 +1,13 @@
 //! The story: a program with dozens of executions under way is killed with SIGKILL, again and again, at random moments and
 //! at every named point of the engine. Between two lives the log is read. Whatever was recorded before the kill must not
 //! be acted upon afterwards, whatever was acknowledged must be there, what was declared at-most-once has at most one line in the side file,
-//! and in the end everything has ended with the result that an undisturbed run has.
+//! and in the end everything has ended with the result that an undisturbed run has. Every other life polls its activities inline,
+//! so that each way goes on with what the other has left.
 
 #![cfg(all(feature = "failpoints", feature = "sqlite"))]
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
@@ -58,11 +60,12 @@ struct Bench {
     log: Log,
     /// How many lines were judged already.
     judged: usize,
+    lives: Cell<u32>,
 }
 
 impl Bench {
     fn new(executions: u64) -> Bench {
-        Bench { folder: tempfile::tempdir().unwrap(), executions, log: Log::default(), judged: 0 }
+        Bench { folder: tempfile::tempdir().unwrap(), executions, log: Log::default(), judged: 0, lives: Cell::new(0) }
     }
 
     fn database(&self) -> PathBuf {
@@ -79,9 +82,11 @@ impl Bench {
 
     fn start_with(&self, variable: &str, value: &str) -> Child {
         let executions = self.executions.to_string();
+        self.lives.set(self.lives.get() + 1);
         Command::new(env!("CARGO_BIN_EXE_stent-crash-child"))
             .args([self.database().as_os_str(), self.side().as_os_str(), executions.as_ref()])
             .env(variable, value)
+            .env("STENT_INLINE", (self.lives.get() % 2).to_string())
             .stdout(Stdio::null())
             .stderr(if std::env::var_os("STENT_LOG").is_some() { Stdio::inherit() } else { Stdio::null() })
             .spawn()

@@ -57,11 +57,15 @@ struct Faults {
     keys: Arc<AtomicU32>,
     /// The runs that a retiring node kept.
     kept: Arc<Mutex<Vec<RunKey>>>,
+    /// The node has said that it leaves.
+    leaves: Arc<AtomicBool>,
 }
 
 impl Faults {
     fn new(pick: impl FnMut(&Batch) -> Option<(usize, How)> + Send + 'static) -> Faults {
-        Faults { pick: Arc::new(Mutex::new(Box::new(pick))), fired: Arc::default(), keys: Arc::default(), kept: Arc::default() }
+        let pick: Pick = Box::new(pick);
+        let (fired, keys, kept, leaves) = (Arc::default(), Arc::default(), Arc::default(), Arc::default());
+        Faults { pick: Arc::new(Mutex::new(pick)), fired, keys, kept, leaves }
     }
 
     /// Hits the first commit with this number of any run, once.
@@ -109,6 +113,7 @@ impl Warden for Faulty {
     }
 
     fn drain(&mut self, incarnation: Incarnation) -> Answer<'_, ()> {
+        self.faults.leaves.store(true, SeqCst);
         self.inner.drain(incarnation)
     }
 
@@ -520,6 +525,44 @@ fn behind_an_io_error_the_store_is_told_of_blocking_code_that_goes_on() {
         MAY_END.store(true, SeqCst);
         assert_eq!(handle.result().await.unwrap(), 7);
         stent.shutdown(Shutdown::within(secs(5))).await.unwrap();
+    });
+}
+
+#[test]
+fn an_inline_activity_whose_intent_is_recorded_as_its_node_leaves_is_begun_by_the_next() {
+    system(async {
+        let leaves = Arc::new(AtomicBool::new(false));
+        let (leaving, mut more) = (leaves.clone(), 0);
+        let mut faults = Faults::new(move |batch| {
+            // Two tries behind the word of the node, the engine has heard it as well.
+            more += u32::from(leaving.load(SeqCst));
+            turns(batch).next().filter(|_| more < 3).map(|(index, _)| (index, How::Full))
+        });
+        faults.leaves = leaves;
+        let memory = MemoryStore::new();
+        let (of_store, fired) = (memory.clone(), faults.fired.clone());
+        let open = move |_| {
+            let (memory, faults) = (of_store.clone(), faults.clone());
+            async move { Ok(Box::new(Faulty { inner: Box::new(memory), faults }) as Box<dyn Store>) }
+        };
+        let runs = Arc::new(AtomicU32::new(0));
+        let counted = runs.clone();
+        let act = async move |call: Call<Slow>| {
+            counted.fetch_add(1, SeqCst);
+            Ok(u64::from(call.attempt()))
+        };
+        let stent = Stent::open("memory:").store(open).workflow::<Single>().inline(act.clone()).spawn().await.unwrap();
+        let leave = async {
+            eventually("the commit is under way", secs(10), async || !fired.lock().is_empty()).await;
+            stent.shutdown(Shutdown::within(secs(10))).await.unwrap();
+        };
+        let (dispatched, ()) = futures::join!(stent.dispatch(Dispatch::new(Single).id("x")), leave);
+        dispatched.unwrap();
+        assert_eq!(runs.load(SeqCst), 0, "nobody begins anything while the node leaves");
+        let next = Stent::open("memory:").memory(memory).workflow::<Single>().inline(act).spawn().await.unwrap();
+        let handle = next.handle::<Single>("x").await.unwrap().unwrap();
+        assert_eq!((handle.result().await.unwrap(), runs.load(SeqCst)), (1, 1));
+        next.shutdown(Shutdown::within(secs(5))).await.unwrap();
     });
 }
 

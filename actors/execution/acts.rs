@@ -146,7 +146,8 @@ impl Execution {
         }
     }
 
-    /// Starts an attempt whose intent is durable. Returns whether it is an inline step, which is polled here.
+    /// Starts an attempt whose intent is durable. Returns whether it is an inline step, which is polled here; what an inline
+    /// activity returned at once waits for the next turn.
     pub(super) fn start_attempt(&mut self, position: Position, attempt: Attempt) -> bool {
         let Some(call) = self.run.state().call(position) else { return false };
         if call.compensating && !self.stopping.is_empty() {
@@ -196,8 +197,18 @@ impl Execution {
         };
         let details = self.details.iter().rev().find(|(at, ..)| *at == position).map(|(.., details)| details.clone());
         let start = Start { run: self.key, id: self.id.clone(), position, attempt, epoch: self.epoch, work, limits, details };
-        self.engine.start(start);
+        if let Some(ended) = self.engine.start(start) {
+            // It joins the next turn, with whatever else is ready by then: the callers take it behind the last of their effects.
+            self.waiting.push_back(Arrival::Ended { position, attempt, result: ended.result });
+        }
         false
+    }
+
+    /// Takes a turn if something has come of acts that were just started.
+    pub(super) fn take_ready(&mut self, ctx: &mut Context<Self>) {
+        if !self.waiting.is_empty() {
+            self.idle(ctx);
+        }
     }
 
     pub(super) fn poll_steps(&mut self, ctx: &mut Context<Self>) {

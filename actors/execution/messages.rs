@@ -155,6 +155,7 @@ impl Handler<Due> for Execution {
                 if current && self.start_attempt(position, attempt) {
                     self.poll_steps(ctx);
                 }
+                self.take_ready(ctx);
             }
             What::StepTimeout(position, attempt) => {
                 let failure = Failure::new(KIND_TIMEOUT, "start_to_close: the step took longer than its limit");

@@ -86,6 +86,7 @@ impl Execution {
             Rest::Waits { .. } | Rest::Busy => {
                 let effects = self.open_effects();
                 self.perform(effects, ctx);
+                self.take_ready(ctx);
             }
         }
     }

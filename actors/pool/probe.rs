@@ -23,6 +23,9 @@ use crate::{
     kernel::failure::{Failure, KIND_CANCELLED, KIND_TIMEOUT},
 };
 
+/// The number of the engine's arbiter, which is none of the pool's.
+const ENGINE: usize = usize::MAX;
+
 /// Runs until the pool is closed and nothing is left on it.
 pub(crate) fn watch(shared: &Arc<Shared>, system: &System) {
     let tick = (shared.config.late_after / 4).max(Duration::from_millis(1));
@@ -140,29 +143,46 @@ impl Probe<'_> {
             outstanding |= lane.has_results();
             self.look_at(number, lane, now, late_after, look.ready);
         }
+        if let Some(lane) = self.shared.of_engine.get() {
+            // While it is in use it is looked at each tick, and not called for each time: a call costs the engine a wake-up.
+            outstanding |= self.look_at(ENGINE, lane, now, late_after, true) || lane.has_results();
+        }
         outstanding
     }
 
-    /// Sends the results that lie behind a blocked thread, and names whoever blocks it.
-    fn look_at(&mut self, number: usize, lane: &Lane, now: u64, late_after: u64, line_stands: bool) {
-        let entries = lane.entries.load(Ordering::Relaxed);
+    /// Sends the results that lie behind a blocked thread, and names whoever blocks it. Tells whether the thread was in user
+    /// code since the last look.
+    fn look_at(&mut self, number: usize, lane: &Lane, now: u64, late_after: u64, held_up: bool) -> bool {
+        let entries = lane.entries.load(Ordering::SeqCst);
+        let first = !self.lanes.contains_key(&number);
         let seen = self.lanes.entry(number).or_insert((entries, now, false));
-        let Some(cx) = lane.in_hand().filter(|_| seen.0 == entries) else {
+        let moved = (first && entries > 0) || seen.0 != entries;
+        let Some(cx) = lane.in_hand().filter(|_| !moved) else {
             *seen = (entries, now, false);
-            return;
+            return moved;
         };
         if now.saturating_sub(seen.1) < late_after {
-            return;
+            return true;
         }
         let behind = lane.has_results();
         lane.flush(self.shared);
-        if (behind || line_stands) && !std::mem::replace(&mut seen.2, true) {
-            tracing::warn!(
-                ?cx,
-                held_ms = now.saturating_sub(seen.1) / 1000,
-                "this activity blocks the thread of its arbiter; use blocking code only in `cx.blocking` or an actor of its own"
-            );
+        if (behind || held_up) && !std::mem::replace(&mut seen.2, true) {
+            let held_ms = now.saturating_sub(seen.1) / 1000;
+            if lane.of_engine {
+                tracing::warn!(
+                    ?cx,
+                    held_ms,
+                    "this inline activity blocks the thread of the engine, and with it all executions; register it with `.activity(…)`"
+                );
+            } else {
+                tracing::warn!(
+                    ?cx,
+                    held_ms,
+                    "this activity blocks the thread of its arbiter; use blocking code only in `cx.blocking` or an actor of its own"
+                );
+            }
         }
+        true
     }
 
     fn grow(&self, lanes: usize) {

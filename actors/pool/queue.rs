@@ -118,6 +118,14 @@ impl Queue {
         Some(job)
     }
 
+    /// Takes a slot for a start that stands in no line: only if all who do could have one as well, so that nobody is overtaken.
+    pub(crate) fn take_slot(&self) -> bool {
+        let mut inner = self.inner.lock();
+        let free = !inner.closed && inner.taken + inner.waiting.len() + inner.blocking.len() < self.slots;
+        inner.taken += usize::from(free);
+        free
+    }
+
     /// Waits for blocking work and takes a slot for it; `None` when the thread is needed no more.
     pub(crate) fn pop_blocking(&self, patience: Duration) -> Option<(BlockingJob, Wake)> {
         let mut inner = self.inner.lock();

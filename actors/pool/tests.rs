@@ -1,6 +1,7 @@
 //! The pool from outside. Nothing here waits for time to pass: each test waits for the signal that the code under test
 //! gives, and a blocked thread stays blocked until the test lets it go.
 
+mod inline;
 mod limits;
 
 use std::sync::{

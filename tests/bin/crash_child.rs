@@ -4,6 +4,8 @@
 //!
 //! Each execution also pays once, in a transactional step: one row of the table `payments` beside the executions.
 //!
+//! With `STENT_INLINE=1` its activities are registered inline: one is ready at its first poll, the other is not.
+//!
 //! A fourth argument shifts its wall clock by so many microseconds.
 //!
 //! Lines: `up <pid>`, `act <execution> <step> <attempt> <pid>`, `ack <execution>`, `sig <execution>`.
@@ -137,17 +139,19 @@ async fn main() {
     clock.shift(args.next().map_or(0, |shift| shift.parse().expect("a shift of the clock")));
     side(&format!("up {}", std::process::id()));
     let count: u64 = count.parse().expect("a number of executions");
-    let stent = Stent::open(&format!("sqlite:{database}"))
-        .workflow::<Order>()
-        .activity(async |call: Call<Act>| {
-            acts(&call.run().id, &format!("#{}", call.key().rsplit('/').next().unwrap_or_default()), call.attempt());
-            tokio::time::sleep(millis(2)).await;
-            Ok(call.word.clone())
-        })
-        .activity(async |call: Call<Flaky>| {
-            acts(&call.run().id, &format!("#{}", call.key().rsplit('/').next().unwrap_or_default()), call.attempt());
-            if call.attempt() <= call.failures { Err(AppError::new("not yet")) } else { Ok("stable".to_owned()) }
-        })
+    let act = async |call: Call<Act>| {
+        acts(&call.run().id, &format!("#{}", call.key().rsplit('/').next().unwrap_or_default()), call.attempt());
+        tokio::time::sleep(millis(2)).await;
+        Ok(call.word.clone())
+    };
+    let flaky = async |call: Call<Flaky>| {
+        acts(&call.run().id, &format!("#{}", call.key().rsplit('/').next().unwrap_or_default()), call.attempt());
+        if call.attempt() <= call.failures { Err(AppError::new("not yet")) } else { Ok("stable".to_owned()) }
+    };
+    let builder = Stent::open(&format!("sqlite:{database}")).workflow::<Order>();
+    let inline = std::env::var("STENT_INLINE").is_ok_and(|inline| inline == "1");
+    let builder = if inline { builder.inline(act).inline(flaky) } else { builder.activity(act).activity(flaky) };
+    let stent = builder
         .passivate_after(millis(10))
         .look_ahead(millis(5))
         // Long: nothing may depend on its running out.
