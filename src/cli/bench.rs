@@ -3,9 +3,10 @@
 //! Client, engine and store share the machine's cores. A run makes a database of its own and never touches another.
 
 use clap::{Args, Subcommand, ValueEnum};
+use serde_json::Value;
 
 use super::Failure;
-use crate::Durability;
+use crate::{Activity, Builder, Durability, InlineHandler};
 
 mod ceiling;
 mod chain;
@@ -72,6 +73,29 @@ enum Workload {
     /// A node of `cluster`.
     #[command(hide = true)]
     ClusterNode(cluster_node::Node),
+}
+
+/// Where activities are polled.
+#[derive(Args, Debug, Clone, Copy, Default)]
+struct Polled {
+    /// Registers the activities inline (`Builder::inline`): polled in place, on the engine's own thread.
+    #[arg(long)]
+    inline: bool,
+}
+
+impl Polled {
+    /// Registers an activity.
+    fn add<A: Activity>(self, builder: Builder, handler: impl InlineHandler<A> + Clone + Send) -> Builder {
+        if self.inline { builder.inline(handler) } else { builder.activity(handler) }
+    }
+
+    /// Says so among the parameters of a line. The default says nothing: such lines are compared with those of before.
+    fn noted(self, mut params: Value) -> Value {
+        if self.inline {
+            params["inline"] = Value::Bool(true);
+        }
+        params
+    }
 }
 
 /// Where and how durably.

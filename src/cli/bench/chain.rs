@@ -11,7 +11,7 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Failure, Target, ceiling,
+    Failure, Polled, Target, ceiling,
     place::Place,
     report::{Report, as_f64, bar, grown, millis, peak_mb, per_second, round, tenths, watched},
     work::{self, Done, Steps, Wide},
@@ -23,6 +23,8 @@ use crate::{Dispatch, Shutdown, Stent, Workflow};
 pub(super) struct Chain {
     #[command(flatten)]
     target: Target,
+    #[command(flatten)]
+    polled: Polled,
     /// How many executions.
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..))]
     executions: u64,
@@ -42,6 +44,8 @@ pub(super) struct Chain {
 pub(super) struct Latency {
     #[command(flatten)]
     target: Target,
+    #[command(flatten)]
+    polled: Polled,
     /// How many executions.
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
     count: u64,
@@ -52,6 +56,8 @@ pub(super) struct Latency {
 pub(super) struct Fanout {
     #[command(flatten)]
     target: Target,
+    #[command(flatten)]
+    polled: Polled,
     /// How many activities.
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..))]
     width: u64,
@@ -59,9 +65,9 @@ pub(super) struct Fanout {
 
 impl Chain {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let Chain { target, executions, steps, in_flight, no_ceiling } = self;
+        let Chain { target, polled, executions, steps, in_flight, no_ceiling } = self;
         let place = Place::make(&target).await?;
-        let stent = start(&place).await?;
+        let stent = start(&place, polled).await?;
         let before = stent.stats();
         let began = Instant::now();
         let Window { times, ends } = window(&stent, executions, in_flight, steps).await?;
@@ -89,7 +95,7 @@ impl Chain {
         }
         Report {
             workload: "chain",
-            params: json!({"executions": executions, "steps": steps, "in_flight": in_flight}),
+            params: polled.noted(json!({"executions": executions, "steps": steps, "in_flight": in_flight})),
             wall,
             rate,
             unit: "executions/s",
@@ -106,9 +112,9 @@ impl Chain {
 
 impl Latency {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let Latency { target, count } = self;
+        let Latency { target, polled, count } = self;
         let place = Place::make(&target).await?;
-        let stent = start(&place).await?;
+        let stent = start(&place, polled).await?;
         // The first ones prepare statements and wake threads.
         window(&stent, count.div_ceil(10), 1, 1).await?;
         let before = stent.stats();
@@ -119,7 +125,7 @@ impl Latency {
         stop(&stent).await?;
         Report {
             workload: "latency",
-            params: json!({"count": count}),
+            params: polled.noted(json!({"count": count})),
             wall,
             rate: per_second(count, wall),
             unit: "executions/s",
@@ -136,10 +142,10 @@ impl Latency {
 
 impl Fanout {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let Fanout { target, width } = self;
+        let Fanout { target, polled, width } = self;
         let place = Place::make(&target).await?;
         let done = Done::default();
-        let stent = Stent::of(work::counted(place.builder(), &done).start().await?).await?;
+        let stent = Stent::of(work::counted(place.builder(), polled, &done).start().await?).await?;
         once(&stent, Wide { width: 10 }, 55).await?;
         let before = stent.stats();
         let bar = bar(10 + width, "activities");
@@ -154,7 +160,7 @@ impl Fanout {
         figures.insert("commits_per_activity".to_owned(), json!(round(as_f64(stats.commits) / as_f64(width))));
         Report {
             workload: "fanout",
-            params: json!({"width": width}),
+            params: polled.noted(json!({"width": width})),
             wall,
             rate: per_second(width, wall),
             unit: "activities/s",
@@ -170,8 +176,8 @@ impl Fanout {
 }
 
 /// Starts a runtime for the plain workloads.
-async fn start(place: &Place) -> Result<Stent, Failure> {
-    Ok(Stent::of(work::plain(place.builder()).start().await?).await?)
+async fn start(place: &Place, polled: Polled) -> Result<Stent, Failure> {
+    Ok(Stent::of(work::plain(place.builder(), polled).start().await?).await?)
 }
 
 /// Stops a runtime in order.

@@ -48,7 +48,7 @@ impl Node {
         let builder = Stent::open(&self.url).durability(self.durability.durability()).lease(Duration::from_millis(self.lease_ms));
         let builder = match &self.effects {
             Some(effects) => work::paused(builder, &Effects::open(effects)?),
-            None => work::plain(builder),
+            None => work::plain(builder, super::Polled::default()),
         };
         let stent = Stent::of(builder.start().await?).await?;
         let mut heard = lines();

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::{Map, json};
 
 use super::{
-    Failure, Target, ceiling,
+    Failure, Polled, Target, ceiling,
     chain::{stop, verified},
     place::Place,
     report::{Report, bar, grown, millis, peak_mb, per_second, round, tenths},
@@ -22,6 +22,8 @@ const ID: &str = "bench-deep";
 pub(super) struct Deep {
     #[command(flatten)]
     target: Target,
+    #[command(flatten)]
+    polled: Polled,
     /// How many activities.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(10..=900_000))]
     depth: u64,
@@ -32,10 +34,10 @@ pub(super) struct Deep {
 
 impl Deep {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let Deep { target, depth, no_ceiling } = self;
+        let Deep { target, polled, depth, no_ceiling } = self;
         let place = Place::make(&target).await?;
         let stamps = Stamps::default();
-        let stent = Stent::of(work::stamped(place.builder(), &stamps).start().await?).await?;
+        let stent = Stent::of(work::stamped(place.builder(), polled, &stamps).start().await?).await?;
         let before = stent.stats();
         let began = Instant::now();
         stent.dispatch(Dispatch::new(Long { depth }).id(ID)).await?;
@@ -48,7 +50,7 @@ impl Deep {
         let wall = stamps_before.last().map_or(Duration::ZERO, |last| last.duration_since(began));
         let (first, last) = tenths(&stamps_before);
 
-        let again = Stent::of(work::stamped(place.builder(), &stamps).start().await?).await?;
+        let again = Stent::of(work::stamped(place.builder(), polled, &stamps).start().await?).await?;
         let woken = Instant::now();
         again.signal(SendSignal::new(ID, &Finish)).await?;
         let Some(handle) = again.handle::<Long>(ID).await? else {
@@ -79,7 +81,7 @@ impl Deep {
         }
         Report {
             workload: "deep",
-            params: json!({"depth": depth}),
+            params: polled.noted(json!({"depth": depth})),
             wall,
             rate,
             unit: "steps/s",

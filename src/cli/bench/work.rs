@@ -15,6 +15,7 @@ use futures_util::future::join_all;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use super::Polled;
 use crate::{Activity, AppError, Builder, Call, Cx, Signal, Workflow};
 
 /// Fewer than a turn may ask for.
@@ -239,26 +240,26 @@ pub(super) fn sleeping(builder: Builder) -> Builder {
 }
 
 /// Registers what `chain`, `latency` and a node of `cluster` run.
-pub(super) fn plain(builder: Builder) -> Builder {
-    builder.workflow::<Steps>().activity(async |call: Call<Increment>| Ok(call.n + 1))
+pub(super) fn plain(builder: Builder, polled: Polled) -> Builder {
+    polled.add(builder.workflow::<Steps>(), async |call: Call<Increment>| Ok(call.n + 1))
 }
 
 /// How many increments ran.
 pub(super) type Done = Arc<AtomicU64>;
 
 /// Registers what `fanout` runs.
-pub(super) fn counted(builder: Builder, done: &Done) -> Builder {
+pub(super) fn counted(builder: Builder, polled: Polled, done: &Done) -> Builder {
     let done = done.clone();
-    builder.workflow::<Wide>().activity(move |call: Call<Increment>| {
+    polled.add(builder.workflow::<Wide>(), move |call: Call<Increment>| {
         done.fetch_add(1, Relaxed);
         async move { Ok(call.n + 1) }
     })
 }
 
 /// Registers what `deep` runs.
-pub(super) fn stamped(builder: Builder, stamps: &Stamps) -> Builder {
+pub(super) fn stamped(builder: Builder, polled: Polled, stamps: &Stamps) -> Builder {
     let stamps = stamps.clone();
-    builder.workflow::<Long>().activity(move |call: Call<Stamped>| {
+    polled.add(builder.workflow::<Long>(), move |call: Call<Stamped>| {
         stamps.lock().push(Instant::now());
         async move { Ok(call.n + 1) }
     })
