@@ -107,12 +107,13 @@ pub(crate) fn hire(shared: &Arc<Shared>, system: &System) -> io::Result<()> {
     }
     let arbiter = thread::arbiter()?;
     let lane = Arc::new(Lane::default());
-    let (mine, theirs) = (lane.clone(), shared.clone());
-    arbiter.spawn_fn(move || {
+    let (mine, theirs, handle) = (lane.clone(), shared.clone(), arbiter.handle());
+    // Listed first: what it begins may be seen at once, and whoever sees it counts the arbiters.
+    shared.lanes.lock().push((lane, arbiter));
+    handle.spawn_fn(move || {
         let handlers = theirs.handlers.lock().iter().map(|(name, handler)| (name.clone(), handler.clone_box())).collect();
         tokio::task::spawn_local(Runner::new(mine, theirs, handlers).run());
     });
-    shared.lanes.lock().push((lane, arbiter));
     Ok(())
 }
 
