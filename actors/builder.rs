@@ -168,10 +168,19 @@ impl Builder {
 
     /// Limits the executions in memory at once: the ceiling of what they may take. Default 10,000. At the ceiling those that only wait
     /// make way, least recently active first, however short [`passivate_after`](Builder::passivate_after) says that their wait is (but
-    /// for what is due about as soon as [`look_ahead`](Builder::look_ahead) reaches); if none does, more wait in the store. Dispatches
-    /// that nobody has answered yet are limited to the same number, and refused as busy beyond.
+    /// for what is due about as soon as [`look_ahead`](Builder::look_ahead) reaches); if none does, more wait in the store, up to
+    /// [`backlog`](Builder::backlog). Dispatches that nobody has answered yet are limited to the same number, and refused as busy beyond.
     pub fn in_flight(mut self, most: usize) -> Builder {
         self.config.in_flight = most;
+        self
+    }
+
+    /// Limits how many dispatches of this node may wait in the store for a slot in memory. Default 10,000; 0: none, so whatever
+    /// cannot be begun at once is refused. Beyond it a dispatch is refused as busy, so that under more load than the node can bear
+    /// what it accepts does not take ever longer. Raise it where executions are to be queued here for as long as it takes; one
+    /// that is delayed, or whose workflow, queue or tags this node lacks, does not count.
+    pub fn backlog(mut self, most: usize) -> Builder {
+        self.config.backlog = most;
         self
     }
 

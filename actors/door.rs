@@ -16,7 +16,8 @@ use tokio::sync::{oneshot, watch};
 
 use super::{
     asked::Asked,
-    execution::Begun,
+    backlog::{self, Backlog},
+    execution::{Begun, Unbegun},
     executor::{Executor, Start},
     lingering::Lingering,
     loading,
@@ -25,7 +26,7 @@ use super::{
     persistence::{self, Affair, Persistence, Read, Submit, Whom},
     queues::Queues,
     scheduler::{Nudge, Scheduler},
-    stats::Counters,
+    stats::{Counters, Stats},
     waiters::{End, Waiters},
 };
 use crate::{
@@ -75,6 +76,7 @@ pub(crate) struct Door {
     pub(crate) counters: Arc<Counters>,
     pub(crate) lingering: Arc<Lingering>,
     pub(crate) queues: Queues,
+    pub(crate) backlog: Arc<Backlog>,
     pub(crate) standing: watch::Sender<Standing>,
     /// Other nodes may have workflows that this one has not.
     pub(crate) shared: AtomicBool,
@@ -97,7 +99,7 @@ pub(crate) struct Found {
 impl Door {
     pub(crate) fn new(config: Arc<Config>, workflows: Arc<Workflows>) -> Arc<Door> {
         let time = Arc::new(StoreTime::new(config.clock.clone()));
-        let queues = Queues::new(&config);
+        let (queues, backlog) = (Queues::new(&config), Backlog::new(config.backlog));
         Arc::new(Door {
             config,
             workflows,
@@ -106,6 +108,7 @@ impl Door {
             counters: Arc::default(),
             lingering: Arc::default(),
             queues,
+            backlog,
             standing: watch::Sender::new(Standing::Starting),
             shared: AtomicBool::new(false),
             unanswered: AtomicUsize::new(0),
@@ -149,7 +152,7 @@ impl Door {
 
     pub(crate) async fn dispatch(&self, asked: Asked) -> Result<Found, Error> {
         self.check(&asked)?;
-        let _credit = self.credit()?;
+        let _credit = self.credit(&asked)?;
         let now = self.time.now();
         let (mut row, started) = asked.begin(now, self.config.limits);
         let digest = row.input_digest;
@@ -179,7 +182,10 @@ impl Door {
                         }
                     }
                 }
-                Ok(Begun { outcome: Err(blocked), .. }) => return Err(DispatchError::NotStarted(blocked.to_string()).into()),
+                Ok(Begun { outcome: Err(Unbegun::Busy), .. }) => return Err(self.backlog.busy().into()),
+                Ok(Begun { outcome: Err(Unbegun::Blocked(blocked)), .. }) => {
+                    return Err(DispatchError::NotStarted(blocked.to_string()).into());
+                }
                 Ok(Begun { outcome: Ok(Outcome::Waits), .. }) => self.let_others_finish(&mut waits).await,
                 Ok(Begun { outcome: Ok(Outcome::Refused(why)), .. }) => return Err(DispatchError::Unavailable(why).into()),
                 // The incarnation ended with the answer: the next one is asked again, with the same id.
@@ -200,13 +206,25 @@ impl Door {
         Ok(())
     }
 
-    fn credit(&self) -> Result<Credit<'_>, DispatchError> {
-        let most = self.config.in_flight;
-        if self.unanswered.fetch_add(1, Ordering::SeqCst) >= most {
-            self.unanswered.fetch_sub(1, Ordering::SeqCst);
-            return Err(DispatchError::Busy(most));
+    fn credit(&self, asked: &Asked) -> Result<Credit<'_>, DispatchError> {
+        // The Executor knows better; but when nothing more may wait, nobody need wake it, nor take slots before those who do.
+        if self.config.backlog > 0 && self.backlog.is_full() && self.is_for_us(asked) {
+            return Err(self.backlog.busy());
         }
-        Ok(Credit(&self.unanswered))
+        let most = self.config.in_flight;
+        let credit = self.unanswered.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |now| (now < most).then_some(now + 1));
+        credit.map(|_| Credit(&self.unanswered)).map_err(|_| backlog::unanswered(most))
+    }
+
+    /// Tells whether it is due now, and can run on this node.
+    fn is_for_us(&self, asked: &Asked) -> bool {
+        let known = self.workflows.get(asked.workflow, asked.version).is_some();
+        known && asked.delay.is_none() && self.queues.serves(&asked.queue) && self.queues.has(&asked.needs)
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let (waiting, unanswered) = (self.backlog.len() as u64, self.unanswered.load(Ordering::SeqCst) as u64);
+        Stats { waiting, unanswered, ..self.counters.read() }
     }
 
     async fn decide(&self, asked: &Asked, row: &NewRun, current: Summary) -> Result<Decided, Error> {

@@ -23,6 +23,7 @@ use super::{
     pool::{Ended, Pool, Start, inline::Inline},
     resting::Resting,
     scheduler::{Arm, Scheduler, Timer},
+    slots::Slots,
     stats::Counters,
     waiters::Waiters,
 };
@@ -58,6 +59,7 @@ pub(crate) struct Engine {
     /// The Executor on this arbiter, for the ends of executions.
     pub(crate) executor: Addr<Executor>,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) slots: Arc<Slots>,
     /// Tells whether calls of a queue go through the store.
     pub(crate) is_shared: Box<dyn Fn(&str) -> bool>,
     /// Who runs what is in shared queues, once it is there.
@@ -101,6 +103,7 @@ impl Engine {
         scheduler: Addr<Scheduler>,
         executor: Addr<Executor>,
         counters: Arc<Counters>,
+        slots: Arc<Slots>,
         is_shared: Box<dyn Fn(&str) -> bool>,
         transactions: Option<Arc<dyn Transactions>>,
     ) -> Rc<Engine> {
@@ -119,6 +122,7 @@ impl Engine {
             scheduler,
             executor,
             counters,
+            slots,
             is_shared,
             foreman: OnceCell::new(),
             transactions,
@@ -227,7 +231,7 @@ impl Engine {
         }
         if !queues.is_empty() {
             if let Some(foreman) = self.foreman.get() {
-                foreman.do_send(Look);
+                foreman.do_send(Look { certain: true });
             }
             if !self.counters.is_alone() {
                 hints.extend(queues.into_iter().map(|queue| Hint::Tasks { queue }));

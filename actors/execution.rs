@@ -64,9 +64,17 @@ pub(crate) use rest::MakeWay;
 /// How a dispatch ended, for the door.
 pub(crate) struct Begun {
     pub(crate) run: RunKey,
-    pub(crate) outcome: Result<Outcome, Blocked>,
+    pub(crate) outcome: Result<Outcome, Unbegun>,
     /// Where its end will be told; given when it is recorded.
     pub(crate) end: Option<watch::Receiver<waiters::End>>,
+}
+
+/// Why nothing was even submitted.
+pub(crate) enum Unbegun {
+    /// Its code does not get through its first turn.
+    Blocked(Blocked),
+    /// There is no slot, and as many wait for one as may.
+    Busy,
 }
 
 /// What a run needs to live here.

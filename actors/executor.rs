@@ -15,16 +15,15 @@ use actix::{Actor, Addr, AsyncContext, Context, WrapFuture, fut::ActorFutureExt}
 use tokio::sync::oneshot;
 
 use super::{
-    asked,
+    asked, backlog,
     door::Door,
     engine::Engine,
-    execution::{Begun, Behind, Execution, Home, Mail},
+    execution::{Begun, Behind, Execution, Home, Mail, Unbegun},
     loading::{self, Unopened},
     persistence::{Read, ReserveKeys, Whom},
     scheduler::{Nudge, Room},
 };
 use crate::{
-    fast::FastMap,
     kernel::{
         event::Started,
         id::{Epoch, Position, RunKey},
@@ -34,17 +33,22 @@ use crate::{
     store::{Item, NewRun, Outcome, Reader, StoreError, Stored, Unread, Yield, YieldReason},
 };
 
+mod elsewhere;
 mod leaving;
+mod memory;
 mod messages;
 mod room;
 
+use elsewhere::Elsewhere;
 pub(crate) use leaving::{Drain, Shed, Stop};
+use memory::Memory;
 pub(crate) use messages::{
     AttemptsEnded, ExecutionsLeft, FlushPanicked, Hinted, Left, LeftHow, LinkOthers, ReadInbox, Reconcile, Start, TimersDue,
 };
 pub(crate) use room::MakeRoom;
 
-/// How often it is looked whether runs that somebody here waits for have ended on another node: hints tell it sooner.
+/// How often it is looked whether some of the runs that somebody here waits for have ended on another node: hints tell it
+/// sooner.
 const ELSEWHERE: Duration = Duration::from_secs(1);
 
 /// Run keys are reserved in blocks of this size…
@@ -72,7 +76,7 @@ pub(crate) const MARK: Position = 0;
 /// The host of executions.
 pub(crate) struct Executor {
     engine: Rc<Engine>,
-    held: FastMap<RunKey, Held>,
+    held: Memory,
     generation: u64,
     keys: std::ops::Range<i64>,
     asking_keys: bool,
@@ -93,7 +97,9 @@ pub(crate) struct Executor {
     examining: bool,
     draining: bool,
     door: Arc<Door>,
-    /// Ends of runs elsewhere are being read.
+    /// Whose ends are looked for next, of those that are waited for and not here…
+    elsewhere: Elsewhere,
+    /// …and some are being read.
     settling: bool,
 }
 
@@ -122,8 +128,8 @@ struct Ticket {
 impl Executor {
     pub(crate) fn new(engine: Rc<Engine>, door: Arc<Door>) -> Executor {
         Executor {
+            held: Memory::new(engine.slots.clone()),
             engine,
-            held: FastMap::default(),
             generation: 0,
             keys: 0..0,
             asking_keys: false,
@@ -138,6 +144,7 @@ impl Executor {
             examining: false,
             draining: false,
             door,
+            elsewhere: Elsewhere::default(),
             settling: false,
         }
     }
@@ -168,18 +175,23 @@ impl Executor {
         row.run = RunKey(key);
         let queues = &self.door.queues;
         let elsewhere = !queues.serves(&row.queue) || !queues.has(&row.needs);
-        let later = elsewhere || row.wake_at.is_some();
-        let full = self.held.len() >= self.engine.config.in_flight;
-        if full && !later {
-            self.make_room();
+        if elsewhere || row.wake_at.is_some() {
+            return self.enqueue(row, started, None, reply);
         }
-        if later || full {
-            return self.enqueue(row, started, reply);
+        let Some(begin) = self.engine.workflows.get(&row.workflow, row.version) else {
+            return self.enqueue(row, started, None, reply);
+        };
+        if !self.held.has_room() {
+            self.held.begun_none();
+            self.make_room();
+            // It will be claimed when there is room, if not too many wait for that.
+            match self.door.backlog.enter(row.run) {
+                Some(entered) => self.enqueue(row, started, Some(entered), reply),
+                None => _ = reply.send(Begun { run: row.run, outcome: Err(Unbegun::Busy), end: None }),
+            }
+            return;
         }
         failpoint!("executor.before_first_turn");
-        let Some(begin) = self.engine.workflows.get(&row.workflow, row.version) else {
-            return self.enqueue(row, started, reply);
-        };
         let config = &self.engine.config;
         let at = self.engine.time.now();
         let epoch = 1;
@@ -197,17 +209,17 @@ impl Executor {
                 let (forced, same_incarnation) = (false, true);
                 let ticket = Ticket { generation, epoch, forced, same_incarnation, falls: 0, claims: 0, due: None, since };
                 self.held.insert(RunKey(key), Held::Live { ticket, address });
-                self.count();
             }
             Err(blocked) => {
                 // Nothing was recorded: the caller hears why, and no run exists.
-                let _ = reply.send(Begun { run: row.run, outcome: Err(blocked), end: None });
+                self.held.begun_none();
+                let _ = reply.send(Begun { run: row.run, outcome: Err(Unbegun::Blocked(blocked)), end: None });
             }
         }
     }
 
     /// Writes a run without running it here: it is delayed, there is no slot, or its code is elsewhere.
-    fn enqueue(&mut self, mut row: NewRun, started: Started, reply: oneshot::Sender<Begun>) {
+    fn enqueue(&mut self, mut row: NewRun, started: Started, entered: Option<backlog::Entered>, reply: oneshot::Sender<Begun>) {
         let now = self.engine.time.now();
         row.wake_at.get_or_insert(now);
         let (run, wake_at) = (row.run, row.wake_at);
@@ -224,7 +236,8 @@ impl Executor {
                     engine.waiters.forget(run);
                 }
                 if outcome == Outcome::Done {
-                    engine.scheduler.do_send(Room { free: None, due: wake_at, wake: None });
+                    entered.into_iter().for_each(backlog::Entered::recorded);
+                    engine.scheduler.do_send(Room { due: wake_at, wake: None });
                 }
                 let _ = reply.send(Begun { run, outcome: Ok(outcome), end });
             }
@@ -446,6 +459,8 @@ impl Executor {
         }
         let generation = self.next_generation();
         self.held.insert(run, Held::Falling { generation });
+        // It may have ended, and nobody be told.
+        self.elsewhere.stir();
         let wait = Duration::from_millis(if ticket.falls == 0 { 0 } else { 50 << ticket.falls.min(6) });
         ctx.run_later(wait, move |this, ctx| {
             this.load_fallen(run, Ticket { generation, same_incarnation: true, ..ticket }, ctx);
@@ -538,12 +553,7 @@ impl Actor for Executor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
-        // The life before has left its count.
-        self.count();
         self.ask_keys(ctx);
-        ctx.run_interval(ELSEWHERE, |this, ctx| {
-            this.count();
-            this.settle_elsewhere(ctx);
-        });
+        ctx.run_interval(ELSEWHERE, Self::settle_elsewhere);
     }
 }

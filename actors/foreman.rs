@@ -41,6 +41,11 @@ const TICK: Duration = Duration::from_secs(1);
 /// Every so many ticks it looks which queues have rules: an idle node asks the store no more than it must.
 const RULES_EVERY: u32 = 5;
 
+/// Behind so many ticks without anything for it to do, those are also the only ticks at which it looks for anything. Whoever puts
+/// something into a queue says so; what a lost hint costs then, or an attempt that is due after a minute without a word, is
+/// seconds.
+const QUIET_BEHIND: u32 = 60;
+
 /// When somebody else was at work on a queue, it looks again after so long.
 const SOON: Duration = Duration::from_millis(5);
 
@@ -84,7 +89,10 @@ pub(crate) fn recorded(beat: Beat) -> Item {
 /// *from* the outbox, Notifier · *reply* none · *delivery* nudge · *if lost* the next tick
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct Look;
+pub(crate) struct Look {
+    /// Something was put into a queue, and not only missed perhaps.
+    pub(crate) certain: bool,
+}
 
 /// Tasks ended here.
 ///
@@ -128,6 +136,8 @@ pub(crate) struct Foreman {
     ending: HashSet<TaskKey>,
     draining: bool,
     ticks: u32,
+    /// Ticks since there was something to do.
+    still: u32,
 }
 
 impl Foreman {
@@ -156,6 +166,8 @@ impl Foreman {
             ending: HashSet::new(),
             draining: false,
             ticks: 0,
+            // It begins with a look, which tells.
+            still: QUIET_BEHIND,
         }
     }
 
@@ -201,6 +213,9 @@ impl Foreman {
     }
 
     fn start(&mut self, tasks: Vec<Task>, ctx: &mut Context<Self>) {
+        if !tasks.is_empty() {
+            self.still = 0;
+        }
         let now = self.door.time.now();
         let mut starts = Vec::with_capacity(tasks.len());
         let mut broken = Vec::new();
@@ -291,6 +306,10 @@ impl Foreman {
     fn tick(&mut self, ctx: &mut Context<Self>) {
         let delayed = std::mem::take(&mut self.delayed);
         self.start(delayed, ctx);
+        if !self.looks() {
+            self.ticks = self.ticks.wrapping_add(1);
+            return;
+        }
         self.take(ctx);
         let by = self.incarnation;
         // What is taken while the store is read is not in what it tells.
@@ -326,6 +345,12 @@ impl Foreman {
         }));
     }
 
+    /// Tells whether this tick is one for looking: an idle node asks the store no more than it must.
+    fn looks(&mut self) -> bool {
+        self.still = if self.held.is_empty() && self.ending.is_empty() { self.still.saturating_add(1) } else { 0 };
+        self.still <= QUIET_BEHIND || self.ticks.is_multiple_of(RULES_EVERY)
+    }
+
     /// Tells tasks to stop that nobody wants any more, or that are not ours any more.
     fn stop_unwanted(&self, held: &HashSet<TaskKey>, rows: &[TaskRow]) {
         let rows: HashMap<TaskKey, &TaskRow> = rows.iter().map(|row| (row.key, row)).collect();
@@ -341,6 +366,9 @@ impl Foreman {
     fn end_stale(&mut self, stale: &[StaleTask], ctx: &mut Context<Self>) {
         let mut items = Vec::new();
         let mut told = Vec::new();
+        if !stale.is_empty() {
+            self.still = 0;
+        }
         for StaleTask { key, by } in stale {
             if !self.ending.insert(*key) {
                 continue;
@@ -413,7 +441,10 @@ impl Actor for Foreman {
 impl Handler<Look> for Foreman {
     type Result = ();
 
-    fn handle(&mut self, _: Look, ctx: &mut Context<Self>) {
+    fn handle(&mut self, Look { certain }: Look, ctx: &mut Context<Self>) {
+        if certain {
+            self.still = 0;
+        }
         self.take(ctx);
     }
 }

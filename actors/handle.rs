@@ -135,10 +135,10 @@ impl Stent {
         Stent { supervisor, door }
     }
 
-    /// Returns what the writer has done so far.
+    /// Returns what the writer has done so far, and what is under way.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.door.counters.read()
+        self.door.stats()
     }
 
     /// Returns the supervisor, for actors.

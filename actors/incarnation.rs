@@ -19,6 +19,7 @@ use super::{
     pool::{Pool, PoolConfig},
     scheduler::{Begin, Scheduler, StopClaiming},
     setup::Setup,
+    slots::Slots,
     thread,
     undertaker::Undertaker,
 };
@@ -140,10 +141,13 @@ impl Incarnation {
             monitor::start_on(&keeper, make, tell("LeaseKeeper")).await.ok_or_else(gone)?;
         }
 
+        let slots = Arc::new(Slots::new(config.in_flight, door.counters.clone()));
         let scheduler = {
-            let (persistence, config, workflows, time, counters) =
-                (persistence.clone(), config.clone(), door.workflows.clone(), time.clone(), door.counters.clone());
-            let make = move |_: &mut actix::Context<Scheduler>| Scheduler::new(persistence, config, workflows, time, counters);
+            let (persistence, config, workflows, time) =
+                (persistence.clone(), config.clone(), door.workflows.clone(), time.clone());
+            let (slots, backlog) = (slots.clone(), door.backlog.clone());
+            let make =
+                move |_: &mut actix::Context<Scheduler>| Scheduler::new(persistence, config, workflows, time, slots, backlog);
             monitor::start_on(&clockwork, make, tell("Scheduler")).await.ok_or_else(gone)?
         };
 
@@ -191,6 +195,7 @@ impl Incarnation {
                     scheduler,
                     address,
                     door.counters.clone(),
+                    slots,
                     Box::new({
                         let door = door.clone();
                         move |queue| door.queues.is_shared(queue)

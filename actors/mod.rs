@@ -45,6 +45,7 @@
 //! | `Woken` | a workflow's waker | Execution |
 
 pub(crate) mod asked;
+mod backlog;
 pub(crate) mod builder;
 pub(crate) mod call;
 mod deadline;
@@ -68,6 +69,7 @@ mod queues;
 mod resting;
 mod scheduler;
 mod setup;
+mod slots;
 pub(crate) mod stats;
 pub(crate) mod supervisor;
 mod thread;

@@ -115,19 +115,19 @@ impl Notifier {
         if hints.iter().any(|hint| *hint != Hint::Anything) {
             self.counters.met();
         }
-        let (mut due, mut tasks, mut hinted) = (false, false, Hinted::default());
+        let (mut due, mut tasks, mut hinted) = (false, None, Hinted::default());
         for hint in hints {
             match hint {
                 Hint::Due => due = true,
-                Hint::Tasks { .. } => tasks = true,
+                Hint::Tasks { .. } => tasks = Some(true),
                 Hint::Mail { run, owner } if owner == self.me => hinted.mail.push(run),
                 Hint::Mail { .. } | Hint::Joined => {}
                 Hint::Ended { run } => hinted.ended.push(run),
-                Hint::Anything => (due, tasks, hinted.anything) = (true, true, true),
+                Hint::Anything => (due, tasks, hinted.anything) = (true, tasks.or(Some(false)), true),
             }
         }
-        if tasks {
-            self.foreman.do_send(Look);
+        if let Some(certain) = tasks {
+            self.foreman.do_send(Look { certain });
         }
         if due {
             self.scheduler.do_send(Nudge);

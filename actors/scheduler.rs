@@ -10,9 +10,10 @@ use std::{cmp::Reverse, collections::BinaryHeap, rc::Rc, sync::Arc, time::Durati
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, SpawnHandle, WrapFuture, fut::ActorFutureExt};
 
 use super::{
+    backlog::Backlog,
     executor::{Executor, MakeRoom, Reconcile, TimersDue},
     persistence::{Claim, Persistence, Read},
-    stats::Counters,
+    slots::Slots,
 };
 use crate::{
     clock::StoreTime,
@@ -70,14 +71,12 @@ pub(crate) struct Arm(pub(crate) Vec<Timer>);
 #[rtype(result = "()")]
 pub(crate) struct Nudge;
 
-/// So many executions more may be claimed; and when the first of those is due that were just written or went to sleep.
+/// There may be room for more; and when the first of those is due that were just written or went to sleep.
 ///
 /// *from* Executor · *reply* none · *delivery* nudge · *if lost* the next tick
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct Room {
-    /// `None`: as far as was told before.
-    pub(crate) free: Option<usize>,
     /// Of runs that were never begun: none of them is claimed before.
     pub(crate) due: Option<Timestamp>,
     /// Of runs that went to sleep.
@@ -118,8 +117,8 @@ pub(crate) struct Scheduler {
     /// …and of what may be.
     next_wake: Option<Timestamp>,
     alarm: Option<(Timestamp, SpawnHandle)>,
-    free: usize,
-    counters: Arc<Counters>,
+    slots: Arc<Slots>,
+    backlog: Arc<Backlog>,
     claiming: bool,
     /// It is being read whether anything is due for which there is no room.
     looks: bool,
@@ -138,9 +137,9 @@ impl Scheduler {
         config: Arc<Config>,
         workflows: Arc<Workflows>,
         time: Arc<StoreTime>,
-        counters: Arc<Counters>,
+        slots: Arc<Slots>,
+        backlog: Arc<Backlog>,
     ) -> Scheduler {
-        let free = config.in_flight;
         Scheduler {
             persistence,
             executor: None,
@@ -151,8 +150,8 @@ impl Scheduler {
             next_due: None,
             next_wake: None,
             alarm: None,
-            free,
-            counters,
+            slots,
+            backlog,
             claiming: false,
             looks: false,
             again: false,
@@ -213,8 +212,9 @@ impl Scheduler {
             self.again = true;
             return;
         }
-        let room = self.room();
-        if room == 0 {
+        let (most, ahead) = self.room_ahead().map_or((MOST_CLAIMED, Duration::ZERO), |most| (most, self.config.horizon()));
+        let limit = self.slots.reserve(most.min(MOST_CLAIMED));
+        if limit == 0 {
             // Room is told when there is some, and the claim follows then.
             self.again = true;
             return self.make_room(ctx);
@@ -224,8 +224,6 @@ impl Scheduler {
         self.again = false;
         self.gave_way = false;
         let asked_at = self.time.now();
-        let (most, ahead) = self.room_ahead().map_or((room, Duration::ZERO), |most| (most, self.config.horizon()));
-        let limit = most.min(MOST_CLAIMED);
         let request = ClaimRequest {
             limit: u32::try_from(limit).unwrap_or(u32::MAX),
             ahead,
@@ -238,9 +236,13 @@ impl Scheduler {
         let asked = self.persistence.send(Claim(request)).into_actor(self);
         ctx.spawn(asked.map(move |answer, this, ctx| {
             this.claiming = false;
-            let Ok(Ok(claimed)) = answer else { return };
+            let Ok(Ok(claimed)) = answer else { return this.slots.give_back(limit) };
             tracing::trace!(claimed, ?asked_at, "a claim");
-            this.free = this.free.saturating_sub(claimed);
+            // What it brought is counted until the Executor holds it.
+            this.slots.give_back(limit.saturating_sub(claimed));
+            if claimed < limit {
+                this.backlog.drained();
+            }
             if claimed == limit || this.again {
                 this.claim(ctx);
             } else {
@@ -280,17 +282,11 @@ impl Scheduler {
         self.next_due.into_iter().chain(self.next_wake.map(|wake| wake.before(ahead))).min()
     }
 
-    /// Returns how many executions more may be in memory.
-    fn room(&self) -> usize {
-        // What was told may be older than what has begun here since.
-        self.free.min(self.config.in_flight.saturating_sub(self.counters.held() as usize))
-    }
-
     /// Returns how many may be claimed ahead, if it is worth a look. They get no more than half of memory, so that the other half is
     /// always there for what can run at once.
     fn room_ahead(&self) -> Option<usize> {
         let in_flight = self.config.in_flight;
-        let room = self.room().saturating_sub(in_flight - in_flight / 2);
+        let room = self.slots.free().saturating_sub(in_flight - in_flight / 2);
         let worth = (in_flight / 8).clamp(1, MOST_CLAIMED);
         (room >= worth && !self.config.look_ahead.is_zero()).then_some(room)
     }
@@ -358,7 +354,6 @@ impl Handler<Room> for Scheduler {
     type Result = ();
 
     fn handle(&mut self, room: Room, ctx: &mut Context<Self>) {
-        self.free = room.free.unwrap_or(self.free);
         self.comes(room.due, room.wake, ctx);
         if self.again && !self.claiming {
             self.claim(ctx);

@@ -36,6 +36,10 @@ pub struct Stats {
     pub passivated: u64,
     /// Those among them that had to go before their time, because memory was full and others wanted in.
     pub displaced: u64,
+    /// Dispatches of this node that are recorded, or about to be, and wait in the store for a slot in memory.
+    pub waiting: u64,
+    /// Dispatches that nobody has answered yet.
+    pub unanswered: u64,
     /// By how many milliseconds this machine's wall clock is ahead of the store's. It decides nothing; it is only shown.
     pub clock_skew_ms: i64,
     /// Nodes whose work this one took over.
@@ -97,6 +101,7 @@ impl Counters {
         self.lost_tails.fetch_add(1, Relaxed);
     }
 
+    /// Returns what is counted here; what waits at the door only the door knows.
     pub(crate) fn read(&self) -> Stats {
         let Counters { commits, rows, items, claims, held, passivated, displaced, skew, taken_over, lost_tails, neighbours } =
             self;
@@ -109,6 +114,8 @@ impl Counters {
             held: now(held),
             passivated: now(passivated),
             displaced: now(displaced),
+            waiting: 0,
+            unanswered: 0,
             clock_skew_ms: skew.load(Relaxed) / 1000,
             taken_over: now(taken_over),
             lost_tails: now(lost_tails),

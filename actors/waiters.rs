@@ -1,7 +1,10 @@
 //! Who waits for the end of a run. The table stands beside the public door and outlives incarnations: an end is told to it
 //! when it is durable, and a new incarnation refills it by one read of the runs that ended meanwhile.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -18,7 +21,12 @@ pub(crate) type End = Option<Arc<Outcome>>;
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {
     runs: Mutex<FastMap<RunKey, watch::Sender<End>>>,
+    /// How many there were when those that nobody waits for were forgotten last.
+    kept: AtomicUsize,
 }
+
+/// So few are not worth going through.
+const FEW: usize = 1_024;
 
 impl Waiters {
     /// Waits for a run; whoever calls this makes sure that an end before now is told as well.
@@ -47,11 +55,28 @@ impl Waiters {
         }
     }
 
+    /// Forgets those that nobody waits for, when there may be as many of them as of others: so it costs little, however many are
+    /// waited for and however often this is called.
+    pub(crate) fn tidy(&self) {
+        let mut runs = self.runs.lock();
+        if runs.len() > FEW + 2 * self.kept.load(Relaxed) {
+            self.forget_unwanted(&mut runs);
+        }
+    }
+
     /// Returns the runs that somebody waits for, and forgets those that nobody does.
     pub(crate) fn waited_for(&self) -> Vec<RunKey> {
         let mut runs = self.runs.lock();
-        runs.retain(|_, waiting| waiting.receiver_count() > 0);
+        self.forget_unwanted(&mut runs);
         runs.keys().copied().collect()
+    }
+
+    fn forget_unwanted(&self, runs: &mut FastMap<RunKey, watch::Sender<End>>) {
+        runs.retain(|_, waiting| waiting.receiver_count() > 0);
+        if runs.capacity() > FEW + 4 * runs.len() {
+            runs.shrink_to_fit();
+        }
+        self.kept.store(runs.len(), Relaxed);
     }
 
     /// Drops every waiter: the runtime is over, and they hear of it by their channel's end.

@@ -15,6 +15,8 @@ pub(crate) struct Config {
     pub(crate) durability: Durability,
     /// Executions in memory at once.
     pub(crate) in_flight: usize,
+    /// Dispatches of this node that may wait in the store for one of those slots.
+    pub(crate) backlog: usize,
     /// Activities that run at once.
     pub(crate) activities: usize,
     /// How long this node may be silent before others may take its work.
@@ -52,6 +54,8 @@ impl Default for Config {
         Config {
             durability: Durability::Full,
             in_flight: 10_000,
+            // At the rate of short executions this is a second or less: what waits longer is better known to whoever asks.
+            backlog: 10_000,
             activities: 1_000,
             lease: Duration::from_secs(10),
             renewal: Duration::from_millis(2_500),

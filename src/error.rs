@@ -76,9 +76,19 @@ pub enum DispatchError {
         /// Whether its arguments differ from these.
         differs: bool,
     },
-    /// Too much is in flight on this node; try again later.
-    #[error("busy: {0} executions are in flight on this node, which is its limit; try again later or raise `in_flight`")]
-    Busy(usize),
+    /// Too much is under way on this node: nothing was recorded. Dispatch again under the same id, here after `retry_after` and then with
+    /// growing pauses, or at another node.
+    #[error("busy: {most} {what}, which is the limit of this node; dispatch again after {retry_after:?}, or raise `{knob}`")]
+    Busy {
+        /// The limit that is reached…
+        most: usize,
+        /// …of what…
+        what: &'static str,
+        /// …and the method of the builder that sets it.
+        knob: &'static str,
+        /// By then some of it is likely to be done.
+        retry_after: std::time::Duration,
+    },
     /// The workflow is not registered with this supervisor.
     #[error("workflow {name:?} version {version} is not registered here; add `.workflow::<…>()` to the builder")]
     Unregistered {

@@ -5,15 +5,12 @@ use std::time::Duration;
 
 use actix::{AsyncContext, Context, Handler, Message, WrapFuture, fut::ActorFutureExt};
 
-use super::{Executor, Held, Ticket};
+use super::{Executor, Held, Ticket, elsewhere::MOST};
 use crate::{
     actors::execution::{Depart, Evict},
     kernel::id::RunKey,
     store::{Yield, YieldReason},
 };
-
-/// So many ends are asked for at once.
-const MOST_SETTLED: usize = 1_000;
 
 /// What has just come does not go on at once: most of it ends by itself. Nor does what was claimed ahead and is not due yet.
 const SETTLED_IN: Duration = Duration::from_secs(2);
@@ -61,32 +58,41 @@ impl Executor {
         Yield { run, epoch: ticket.epoch, why }
     }
 
-    /// Learns of the ends of runs that somebody here waits for and that are not here.
+    /// Learns of the ends of runs that somebody here waits for and that are not here: of some of them, in turn.
     pub(super) fn settle_elsewhere(&mut self, ctx: &mut Context<Self>) {
+        self.engine.waiters.tidy();
         if self.settling {
             return;
         }
-        let waited = self.engine.waiters.waited_for();
-        let elsewhere: Vec<RunKey> = waited.into_iter().filter(|run| !self.held.contains_key(run)).collect();
-        // Also when nobody else is there any more: whoever ended them may have died since, or left without a word.
-        if !elsewhere.is_empty() {
+        let Executor { engine, held, elsewhere, .. } = self;
+        let waited = || {
+            let mut waited = engine.waiters.waited_for();
+            waited.retain(|run| !held.contains_key(run));
+            waited
+        };
+        let runs = elsewhere.turn(engine.counters.is_alone(), waited);
+        if !runs.is_empty() {
             self.settling = true;
-            self.settle(elsewhere, ctx);
+            self.settle(runs, ctx);
         }
     }
 
     /// Reads whether these runs have ended, and tells whoever waits for them.
-    pub(super) fn settle(&mut self, elsewhere: Vec<RunKey>, ctx: &mut Context<Self>) {
+    pub(super) fn settle(&mut self, runs: Vec<RunKey>, ctx: &mut Context<Self>) {
         let door = self.door.clone();
         let settle = async move {
-            for runs in elsewhere.chunks(MOST_SETTLED) {
-                if let Err(error) = door.settle_ended(runs).await {
-                    tracing::debug!(%error, "ends of runs elsewhere could not be read; it is tried again");
-                    return;
-                }
+            for runs in runs.chunks(MOST) {
+                door.settle_ended(runs).await?;
             }
+            Ok::<_, crate::Error>(())
         };
-        ctx.spawn(settle.into_actor(self).map(|(), this, _| this.settling = false));
+        ctx.spawn(settle.into_actor(self).map(|settled, this, _| {
+            this.settling = false;
+            if let Err(error) = settled {
+                tracing::debug!(%error, "ends of runs elsewhere could not be read; it is tried again");
+                this.elsewhere.stir();
+            }
+        }));
     }
 }
 

@@ -146,6 +146,7 @@ impl Handler<Hinted> for Executor {
         }
         if anything {
             ctx.notify(Reconcile);
+            self.elsewhere.stir();
             self.settle_elsewhere(ctx);
         }
     }
@@ -246,6 +247,8 @@ impl Handler<ClaimedRuns> for Executor {
 
     fn handle(&mut self, ClaimedRuns(claimed): ClaimedRuns, ctx: &mut Context<Self>) {
         failpoint!("executor.claimed");
+        let brought = claimed.len();
+        self.door.backlog.leave(claimed.iter().map(|claimed| claimed.summary.run));
         for claimed in claimed {
             let run = claimed.summary.run;
             let generation = self.next_generation();
@@ -255,6 +258,7 @@ impl Handler<ClaimedRuns> for Executor {
             let ticket = Ticket { generation, epoch, forced, same_incarnation, falls: 0, claims, due, since };
             self.load(run, ticket, ctx);
         }
+        self.held.claimed(brought);
         self.tell_room(None);
     }
 }

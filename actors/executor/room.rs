@@ -17,23 +17,12 @@ use crate::{
 pub(crate) struct MakeRoom;
 
 impl Executor {
-    /// Returns how many executions more may be here.
-    pub(super) fn free(&self) -> usize {
-        if self.draining { 0 } else { self.engine.config.in_flight.saturating_sub(self.held.len()) }
-    }
-
-    /// Says how many executions are here, where others can see it at any time.
-    pub(super) fn count(&self) {
-        self.engine.counters.hold(self.held.len());
-    }
-
-    /// Tells the Scheduler how much room there is, and when the first of those that went to sleep is due.
+    /// Tells the Scheduler that there may be room, and when the first of those that went to sleep is due.
     pub(super) fn tell_room(&self, wake: Option<Timestamp>) {
-        self.count();
         if self.lacks_room() == 0 {
             self.engine.resting.crowd(false);
         }
-        self.engine.scheduler.do_send(Room { free: Some(self.free()), due: None, wake });
+        self.engine.scheduler.do_send(Room { due: None, wake });
     }
 
     /// Returns how many would have to leave until there is as much room as is made at once.

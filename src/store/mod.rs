@@ -33,6 +33,8 @@ pub mod postgres;
 // Half of it is for databases.
 #[cfg_attr(not(any(feature = "sqlite", feature = "postgres")), allow(dead_code))]
 pub mod queue;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub(crate) mod shown;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 mod status;

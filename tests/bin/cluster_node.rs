@@ -220,7 +220,7 @@ impl Job {
 fn is_passing(error: &stent::Error) -> bool {
     use stent::{DispatchError, Error, SendError};
     match error {
-        Error::Dispatch(DispatchError::Busy(_) | DispatchError::Unavailable(_))
+        Error::Dispatch(DispatchError::Busy { .. } | DispatchError::Unavailable(_))
         | Error::Send(SendError::Unavailable(_) | SendError::InboxFull(_))
         | Error::Store(_) => true,
         // Its dispatch may be on its way at another node.

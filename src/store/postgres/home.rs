@@ -22,7 +22,7 @@ use crate::{
         id::{CommitNo, Digest, RunKey},
         time::Timestamp,
     },
-    store::{Durability, StoreError},
+    store::{Durability, StoreError, shown},
 };
 
 /// The server, as one opened store knows it.
@@ -88,7 +88,8 @@ impl Home {
         let database = connect.get_database().unwrap_or_else(|| connect.get_username()).to_owned();
         let server = format!("postgres://{place}/{database} (schema {})", options.schema);
         let named = connect.get_application_name().is_some();
-        let connect = connect.disable_statement_logging().statement_cache_capacity(128);
+        let connect = if shown::are_wanted() { connect } else { connect.disable_statement_logging() };
+        let connect = connect.statement_cache_capacity(128);
         let connect = if named { connect } else { connect.application_name("stent") };
         let hash = blake3::hash(format!("stent nodes of {}", options.schema).as_bytes());
         let class = i32::from_le_bytes([hash.as_bytes()[0], hash.as_bytes()[1], hash.as_bytes()[2], hash.as_bytes()[3]]);

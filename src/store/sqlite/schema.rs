@@ -8,7 +8,7 @@ use sqlx::{
 };
 
 use super::{Durability, SqliteOptions, lock::Life, rows, script, script::Values, sql, trouble};
-use crate::store::StoreError;
+use crate::store::{StoreError, shown};
 
 /// The migrations in order; the first makes schema 1.
 const MIGRATIONS: [&str; 5] = [
@@ -21,7 +21,7 @@ const MIGRATIONS: [&str; 5] = [
 
 /// Returns what all connections have in common.
 pub(super) fn connection(path: &Path, options: &SqliteOptions) -> SqliteConnectOptions {
-    SqliteConnectOptions::new()
+    let connect = SqliteConnectOptions::new()
         .filename(path)
         .foreign_keys(false)
         .busy_timeout(options.busy_timeout)
@@ -29,8 +29,8 @@ pub(super) fn connection(path: &Path, options: &SqliteOptions) -> SqliteConnectO
         // The rows of one statement pass without the connection's thread waiting for us in between.
         .row_buffer_size(4096)
         .pragma("temp_store", "MEMORY")
-        .pragma("cache_size", "-32768")
-        .disable_statement_logging()
+        .pragma("cache_size", "-32768");
+    if shown::are_wanted() { connect } else { connect.disable_statement_logging() }
 }
 
 /// Returns how the connection that is lent to users is opened: as theirs would be, and as durable as the writer's. Checkpoints
