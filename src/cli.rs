@@ -79,8 +79,12 @@ pub fn main() -> ExitCode {
     let Cli { verb: Verb::Bench(bench) } = Cli::parse();
     let filter = EnvFilter::try_from_env("STENT_LOG").or_else(|_| EnvFilter::try_from_default_env());
     let filter = filter.unwrap_or_else(|_| EnvFilter::new("warn"));
-    // A logger that somebody set before us stays.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    if bench.counts_statements() {
+        bench::statements::count_and_show(filter);
+    } else {
+        // A logger that somebody set before us stays.
+        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    }
     match actix::System::new().block_on(bench.run()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

@@ -14,9 +14,11 @@ mod cluster;
 mod cluster_node;
 mod compare;
 mod deep;
+mod idle;
 mod kernel;
 mod line;
 mod machine;
+mod overload;
 mod page;
 mod place;
 mod recovery;
@@ -25,6 +27,7 @@ mod repeat;
 mod report;
 mod signals;
 mod sleepers;
+pub(super) mod statements;
 mod work;
 
 /// Measures this build on this machine.
@@ -57,6 +60,11 @@ enum Workload {
     Sleepers(sleepers::Sleepers),
     /// Waiting executions, and a signal for each from outside.
     Signals(signals::Signals),
+    /// A node on which nothing happens, with some sleeping executions and with ten times as many: what it asks of the database.
+    Idle(idle::Idle),
+    /// More is offered than the node can bear, then nothing any more: what is refused, how long the rest takes, when it is itself
+    /// again.
+    Overload(overload::Overload),
     /// Several nodes on one server: the rate with one and more, then one is killed and one is frozen past its lease.
     Cluster(cluster::Cluster),
     /// Our own store without the engine: the same rows, key order and statements.
@@ -146,6 +154,11 @@ impl Level {
 }
 
 impl Bench {
+    /// Tells whether statements are to be counted from the beginning.
+    pub(super) fn counts_statements(&self) -> bool {
+        matches!(self.workload, Workload::Idle(_)) && self.repeat == 1
+    }
+
     pub(super) async fn run(self) -> Result<(), Failure> {
         if self.repeat > 1 {
             return match self.workload {
@@ -173,6 +186,8 @@ impl Bench {
             Workload::Signals(signals) => signals.run().await,
             Workload::Compare(compare) => compare.run(),
             Workload::Page(page) => page.run(),
+            Workload::Idle(idle) => idle.run().await,
+            Workload::Overload(overload) => overload.run().await,
             Workload::Sleepers(sleepers) => sleepers.run().await,
             Workload::Cluster(cluster) => cluster.run().await,
             Workload::ClusterNode(node) => node.run().await,
