@@ -69,6 +69,7 @@ impl Asked {
             deadline,
             deferred: false,
             limits: (limits != Limits::default()).then(|| Box::new(limits)),
+            parent: None,
         };
         let row = NewRun {
             run: RunKey(0),

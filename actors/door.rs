@@ -35,7 +35,7 @@ use crate::{
     error::{DispatchError, Error, SendError},
     kernel::{
         codec,
-        event::{Command, Event, MessageBody, Outcome as RunEnd},
+        event::{Command, Event, MessageBody, Outcome as RunEnd, refused_message_id},
         id::{RunId, RunKey},
     },
     registry::Workflows,
@@ -331,8 +331,8 @@ impl Door {
             let (size, most) = (payload.bytes.len(), self.config.limits.payload_bytes);
             return Err(SendError::Invalid(format!("the signal {name} has {size} bytes, the limit is {most}")).into());
         }
-        if message.is_empty() || message.len() > 255 {
-            return Err(SendError::Invalid("a message id has 1 to 255 bytes".to_owned()).into());
+        if let Some(why) = refused_message_id(&message) {
+            return Err(SendError::Invalid(why).into());
         }
         let (sent_at, mut waits) = (self.time.now(), 0);
         loop {

@@ -6,6 +6,7 @@
 use std::{
     cell::{Cell, OnceCell, RefCell},
     collections::BTreeSet,
+    ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
     sync::Arc,
@@ -72,6 +73,8 @@ pub(crate) struct Engine {
     pub(crate) resting: Resting,
     /// The node is about to leave: nothing new is begun, what is quiet goes.
     pub(crate) draining: Cell<bool>,
+    /// Run keys that were reserved and are not given away yet; ascending.
+    keys: RefCell<Range<i64>>,
     outbox: RefCell<Outbox>,
     flushing: Cell<bool>,
 }
@@ -129,6 +132,7 @@ impl Engine {
             notifier: OnceCell::new(),
             resting: Resting::default(),
             draining: Cell::new(false),
+            keys: RefCell::new(0..0),
             outbox: RefCell::default(),
             flushing: Cell::new(false),
         })
@@ -138,9 +142,30 @@ impl Engine {
         Writer { incarnation: self.incarnation, epoch, build: self.config.build, is_shared: &*self.is_shared }
     }
 
-    /// Returns the report of a turn that needs an activity which is not here: found at the first run, not at a retry.
+    /// Returns the report of a turn that needs an activity or a workflow which is not here: found at the first run, not at a retry.
     pub(crate) fn lacks(&self, run: &Run, decision: &Decision) -> Option<Blocked> {
-        decision.activities(&*self.is_shared).find(|name| !self.activities.contains(*name)).map(|name| run.unregistered(name))
+        let child = decision.starts.iter().find(|child| self.workflows.get(&child.workflow, child.version).is_none());
+        let activity = decision.activities(&*self.is_shared).find(|name| !self.activities.contains(*name));
+        activity.map(|name| run.unregistered(name)).or_else(|| child.map(|child| run.unregistered_child(child)))
+    }
+
+    /// Gives so many run keys away; returns the first, or `None` if there are not so many.
+    pub(crate) fn take_keys(&self, count: usize) -> Option<i64> {
+        let mut keys = self.keys.borrow_mut();
+        let count = i64::try_from(count).ok().filter(|count| *count <= keys.end - keys.start)?;
+        keys.start += count;
+        Some(keys.start - count)
+    }
+
+    /// Returns how many run keys are left.
+    pub(crate) fn keys_left(&self) -> i64 {
+        let keys = self.keys.borrow();
+        keys.end - keys.start
+    }
+
+    /// Takes a fresh block of run keys. What is left of the old one is given up: gaps harm nobody, disorder would.
+    pub(crate) fn renew_keys(&self, keys: Range<i64>) {
+        *self.keys.borrow_mut() = keys;
     }
 
     /// Hands an item to Persistence with the next flush.

@@ -26,7 +26,7 @@ use super::{
     engine::Engine,
     executor::{Left, LeftHow, MARK, ReadInbox},
     persistence::Whom,
-    scheduler::What,
+    scheduler::{Room, What},
     waiters,
 };
 use crate::{
@@ -53,11 +53,13 @@ fn longer(breath: Duration) -> Duration {
 }
 
 mod acts;
+mod children;
 mod messages;
 mod reopen;
 mod rest;
 mod transaction;
 
+use children::tells_of;
 pub(crate) use messages::{Acked, Arrive, Behind, Depart, Due, Evict, InboxRead, Mail, Woken};
 pub(crate) use rest::MakeWay;
 
@@ -314,10 +316,12 @@ impl Execution {
             settled: self.settled_rows(&decision),
             tasks: self.tasks_of(&decision.effects),
             withdrawn: withdrawn.collect(),
+            starts: Vec::new(),
+            tells: tells_of(&mut decision),
         };
         self.turned_at = self.engine.config.clock.boot();
         self.engine.resting.forget(self.key);
-        self.submit(Box::new(Recording { decision, turn: Arc::new(turn), moved: false }));
+        self.submit_keyed(Box::new(Recording { decision, turn: Arc::new(turn), moved: false }), ctx);
     }
 
     fn submit(&mut self, recording: Box<Recording>) {
@@ -402,6 +406,9 @@ impl Execution {
     fn on_recorded(&mut self, recording: Recording, ctx: &mut Context<Self>) {
         let Recording { decision, turn, .. } = recording;
         turn.tasks.iter().for_each(|task| self.engine.queued(&task.queue));
+        if !turn.starts.is_empty() {
+            self.engine.scheduler.do_send(Room { due: Some(decision.commit.time), wake: None });
+        }
         self.run.recorded(&decision.commit, turn.record.digest);
         self.details.retain(|(at, ..)| *at != MARK);
         if let Some(reply) = self.reply.take() {

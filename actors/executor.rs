@@ -43,7 +43,8 @@ use elsewhere::Elsewhere;
 pub(crate) use leaving::{Drain, Shed, Stop};
 use memory::Memory;
 pub(crate) use messages::{
-    AttemptsEnded, ExecutionsLeft, FlushPanicked, Hinted, Left, LeftHow, LinkOthers, ReadInbox, Reconcile, Start, TimersDue,
+    AskKeys, AttemptsEnded, ExecutionsLeft, FlushPanicked, Hinted, Left, LeftHow, LinkOthers, ReadInbox, Reconcile, Start,
+    TimersDue,
 };
 pub(crate) use room::MakeRoom;
 
@@ -51,7 +52,7 @@ pub(crate) use room::MakeRoom;
 /// sooner.
 const ELSEWHERE: Duration = Duration::from_secs(1);
 
-/// Run keys are reserved in blocks of this size…
+/// Run keys are reserved in blocks of this size, or more if more are asked for at once…
 const KEYS: u32 = 16_384;
 /// …and the next block is asked for when so few are left.
 const KEYS_LOW: i64 = 4_096;
@@ -78,8 +79,9 @@ pub(crate) struct Executor {
     engine: Rc<Engine>,
     held: Memory,
     generation: u64,
-    keys: std::ops::Range<i64>,
     asking_keys: bool,
+    /// So many at once were asked for by an execution.
+    wants_keys: usize,
     /// Dispatches that wait for run keys.
     unkeyed: VecDeque<Start>,
     /// Claimed runs whose logs wait to be read.
@@ -131,8 +133,8 @@ impl Executor {
             held: Memory::new(engine.slots.clone()),
             engine,
             generation: 0,
-            keys: 0..0,
             asking_keys: false,
+            wants_keys: 0,
             unkeyed: VecDeque::new(),
             unread: VecDeque::new(),
             reading: 0,
@@ -164,10 +166,10 @@ impl Executor {
     // ---- new runs ----------------------------------------------------------------------------------------------
 
     fn start(&mut self, start: Start, ctx: &mut Context<Self>) {
-        if self.keys.end - self.keys.start < KEYS_LOW {
+        if self.engine.keys_left() < KEYS_LOW {
             self.ask_keys(ctx);
         }
-        let Some(key) = self.keys.next() else {
+        let Some(key) = self.engine.take_keys(1) else {
             self.unkeyed.push_back(start);
             return;
         };
@@ -248,13 +250,15 @@ impl Executor {
         if std::mem::replace(&mut self.asking_keys, true) {
             return;
         }
-        let asked = self.engine.persistence.send(ReserveKeys(KEYS)).into_actor(self);
-        ctx.spawn(asked.map(|first, this, ctx| {
+        // Enough for whoever lacks most, behind those who come first.
+        let wanted = std::mem::take(&mut self.wants_keys) + self.unkeyed.len();
+        let count = KEYS.max(u32::try_from(wanted).unwrap_or(u32::MAX));
+        let asked = self.engine.persistence.send(ReserveKeys(count)).into_actor(self);
+        ctx.spawn(asked.map(move |first, this, ctx| {
             this.asking_keys = false;
             match first {
                 Ok(Ok(RunKey(first))) => {
-                    // What is left of the old block is given up: gaps harm nobody, disorder would.
-                    this.keys = first..first + i64::from(KEYS);
+                    this.engine.renew_keys(first..first + i64::from(count));
                     for start in std::mem::take(&mut this.unkeyed) {
                         this.start(start, ctx);
                     }

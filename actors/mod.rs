@@ -31,7 +31,7 @@
 //! | `TimersDue` `Reconcile` | Scheduler | Executor |
 //! | `MakeRoom` | Scheduler, executions | Executor |
 //! | `AttemptsEnded` | pool | Executor |
-//! | `ExecutionsLeft` `ReadInbox` `FlushPanicked` | executions, outbox | Executor |
+//! | `ExecutionsLeft` `ReadInbox` `AskKeys` `FlushPanicked` | executions, outbox | Executor |
 //! | `Drain` `Stop` `LinkOthers` | incarnation | Executor |
 //! | `Tell` | Persistence, outbox | Notifier |
 //! | `Flush` | incarnation | Notifier |

@@ -11,24 +11,19 @@ use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, Recipient, Res
 use futures_util::future::LocalBoxFuture;
 use tokio::sync::oneshot;
 
-use super::{
-    executor::Executor,
-    notifier::{Notifier, Tell},
-    scheduler::{Scheduler, TICK},
-    stats::Counters,
-};
+use super::{executor::Executor, notifier::Notifier, scheduler::Scheduler, stats::Counters};
 use crate::{
     clock::StoreTime,
-    hints::Hint,
     kernel::{
         id::{Incarnation, RunKey},
         time::Timestamp,
     },
     store::{
         Answer, Batch, BatchAnswer, ClaimRequest, Claimed, Item, Message as Post, Outcome, Reader, Store, StoreError, Unread,
-        YieldReason,
     },
 };
+
+mod telling;
 
 /// At most so many items go into one commit; what is beyond waits for the next.
 const MOST_ITEMS: usize = 4_096;
@@ -317,90 +312,11 @@ impl Persistence {
         }
     }
 
-    /// Tells the other nodes where looking pays behind a commit; nothing when there are none.
-    fn hint(&self, batch: &Batch, answer: &BatchAnswer) {
-        let Some(notifier) = self.links.as_ref().and_then(|links| links.notifier.as_ref()) else { return };
-        if self.counters.is_alone() {
-            return;
-        }
-        let now = batch.now;
-        let hints: Vec<Hint> = batch
-            .items
-            .iter()
-            .zip(&answer.outcomes)
-            .filter_map(|(item, outcome)| match (item, outcome) {
-                (Item::Send(_) | Item::EndTask(_), Outcome::Sent { owner: None, .. }) => Some(Hint::Due),
-                (Item::Send(_) | Item::EndTask(_), Outcome::Sent { owner: Some(owner), run, .. })
-                    if *owner != self.incarnation =>
-                {
-                    Some(Hint::Mail { run: *run, owner: *owner })
-                }
-                (Item::Enqueue(new, _), Outcome::Done) if new.wake_at.is_none_or(|wake_at| wake_at <= now) => Some(Hint::Due),
-                (Item::Yield(given), Outcome::Done) => match given.why {
-                    YieldReason::Blocked { .. } => Some(Hint::Due),
-                    YieldReason::Released { wake_at: Some(wake_at), .. } if wake_at <= now.after(TICK) => Some(Hint::Due),
-                    _ => None,
-                },
-                _ => None,
-            })
-            .collect();
-        if !hints.is_empty() {
-            notifier.do_send(Tell(hints));
-        }
-    }
-
     fn count(&self, batch: &Batch, answer: &BatchAnswer) {
         let appends = |item: &Item| matches!(item, Item::Turn(_) | Item::Enqueue(..));
         let outcomes = batch.items.iter().zip(&answer.outcomes);
         let rows = outcomes.filter(|(item, outcome)| appends(item) && **outcome == Outcome::Done).count();
         self.counters.committed(rows, batch.items.len(), answer.claimed.len());
-    }
-
-    fn tell(&mut self, told: UnderWay, answer: BatchAnswer) {
-        failpoint!("persistence.before_acks");
-        let mut acks = Vec::with_capacity(told.whoms.len());
-        let mut deliver = Vec::new();
-        let mut woken = false;
-        for ((whom, post), outcome) in told.whoms.into_iter().zip(told.posts).zip(answer.outcomes) {
-            if let (Some(post), Outcome::Sent { seq, run, owner }) = (post, &outcome) {
-                if *owner == Some(self.incarnation) {
-                    deliver.push((*run, Unread { seq: *seq, message: post.message, body: post.body, sent_at: post.sent_at }));
-                } else {
-                    woken = true;
-                }
-            }
-            match whom {
-                Whom::Execution { run, generation } => acks.push(Ack { run, generation, outcome }),
-                Whom::Caller(caller) => {
-                    // Nobody waits any more: what is recorded stays recorded.
-                    let _ = caller.send(outcome);
-                }
-                Whom::Nobody => {}
-            }
-        }
-        for renewal in told.renewals {
-            let _ = renewal.send(if answer.live { Renewal::Done } else { Renewal::Refused });
-        }
-        if let Some(claim) = told.claim {
-            let _ = claim.send(answer.claimed.len());
-        }
-        if let Some(links) = &self.links {
-            if !acks.is_empty() {
-                links.executor.do_send(Acks(acks));
-            }
-            if !answer.claimed.is_empty() {
-                links.executor.do_send(ClaimedRuns(answer.claimed));
-            }
-            if !deliver.is_empty() {
-                links.executor.do_send(Deliver(deliver));
-            }
-            if woken {
-                links.scheduler.do_send(super::scheduler::Nudge);
-            }
-        }
-        if !answer.live {
-            self.give_up(&StoreError::Other("this node was declared dead by another".to_owned()), true);
-        }
     }
 
     /// Nothing was written: the same batch waits in memory for its next try, and the lease is held by the store's own proof.

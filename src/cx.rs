@@ -14,16 +14,18 @@ use crate::{
         tape::Tape,
         time::Timestamp,
     },
-    workflow::Signal,
+    workflow::{Signal, Workflow},
 };
 
 mod call;
+mod child;
 mod map;
 mod saga;
 mod step;
 mod wait;
 
 pub use call::{OnExhausted, Pending};
+pub use child::{ChildRun, Detached};
 pub use map::{Either, Map, Race};
 pub use saga::{Saga, Undoable};
 pub use step::Step;
@@ -59,6 +61,18 @@ impl<W> Cx<W> {
     /// call.
     pub fn call<A: Activity>(&self, activity: A) -> Pending<A> {
         Pending::new(self.tape.clone(), activity, None)
+    }
+
+    /// Begins another workflow as a child of this run, and waits for its end. The child is an execution of its own: with its own log,
+    /// on whatever node, seen, signalled and cancelled by its id. It begins exactly once, whatever crashes, and its end is heard
+    /// exactly once. Its workflow must be registered wherever its parent runs, whichever node runs it in the end.
+    ///
+    /// Dropping it unfinished, the cancellation of this run and its end ask the child to stop, unless
+    /// [`on_close`](ChildRun::on_close) says otherwise; the wait ends at once then, and the child soon after it. A wait that is
+    /// [`shielded`](Cx::shielded) goes on, and so does its child. A waiting parent costs neither a slot nor, after a moment, memory. For
+    /// a child that goes on by itself see [`detach`](ChildRun::detach).
+    pub fn child<C: Workflow>(&self, workflow: C) -> ChildRun<C> {
+        ChildRun::new(self.tape.clone(), &workflow)
     }
 
     /// Runs a short async closure inline, as a recorded step: it runs when its intent is durable, and its value is
@@ -150,6 +164,37 @@ impl<W> Cx<W> {
     /// Shields a future from cancellation: what it awaits goes on although the run was asked to stop. For clean-up.
     pub fn shielded<F: Future>(&self, future: F) -> Shielded<F> {
         Shielded::new(self.tape.clone(), future)
+    }
+
+    /// Tells which way changed code is to go: `true` in runs that come to this place for the first time, `false` in those that have
+    /// passed it with the old code. So a workflow can be changed while runs of it are under way:
+    ///
+    /// ```
+    /// # use stent::prelude::*;
+    /// # #[derive(Serialize, Deserialize)] struct Check; #[derive(Serialize, Deserialize)] struct CheckTwice;
+    /// # impl Activity for Check { const NAME: &'static str = "a"; type Output = (); type Error = AppError; }
+    /// # impl Activity for CheckTwice { const NAME: &'static str = "b"; type Output = (); type Error = AppError; }
+    /// # async fn body(cx: Cx<impl Workflow>) -> Result<(), AppError> {
+    /// if cx.patched("check-twice") {
+    ///     cx.call(CheckTwice).await?;
+    /// } else {
+    ///     cx.call(Check).await?;
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// The answer is recorded (`true`) or follows from the log (`false`), and is the same for all places of one name in a run. Its life has
+    /// three deployments: with both ways; when no run without the patch is left, the new way alone behind
+    /// [`deprecate_patch`](Cx::deprecate_patch); when no run is left that began before that, without either. It takes no place in the order of
+    /// commands, so it may stand anywhere. Inside the closure of a step it is a mistake, and found.
+    pub fn patched(&self, id: &str) -> bool {
+        self.tape.patched(id, false)
+    }
+
+    /// Says that a patch has no old way any more: runs that recorded it are replayed as before, and those that pass here for the first
+    /// time record that later code need not mention it. A run that has passed without the patch still is blocked, and says so, if what follows differs.
+    pub fn deprecate_patch(&self, id: &str) {
+        self.tape.patched(id, true);
     }
 
     /// Tells whether the run was asked to stop.

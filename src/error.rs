@@ -218,6 +218,45 @@ impl<E> CallError<E> {
     }
 }
 
+/// How a child ended, if not with its output.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChildError<E> {
+    /// The child returned this error.
+    #[error("the child failed: {0}")]
+    Failed(E),
+    /// The child failed in a way that its own error type does not describe (a panic, a limit), or its options make no sense.
+    #[error("the child failed ({}): {}", .0.kind(), .0)]
+    Broken(Failure),
+    /// The child was cancelled.
+    #[error("the child was cancelled: {reason}")]
+    Stopped {
+        /// In the words of whoever asked.
+        reason: String,
+    },
+    /// The child's deadline passed.
+    #[error("the child's deadline passed")]
+    TimedOut,
+    /// An operator ended the child.
+    #[error("the child was terminated: {reason}")]
+    Terminated {
+        /// In the words of whoever did it.
+        reason: String,
+    },
+    /// No child was begun: an execution has, or had, this id.
+    #[error("no child was begun: an execution of the id {0:?} exists already; give it another id")]
+    IdInUse(String),
+    /// This run was cancelled; what becomes of the child is as `on_close` says.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl<E> From<Cancelled> for ChildError<E> {
+    fn from(_: Cancelled) -> Self {
+        ChildError::Cancelled
+    }
+}
+
 /// The run was asked to stop, and this await was where it heard of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("cancelled")]

@@ -101,7 +101,7 @@ pub use actors::{
     supervisor::Supervisor,
 };
 pub use cx::{Cx, OnExhausted};
-pub use error::{AppError, CallError, Cancelled, DispatchError, Error, Result, RunError, SendError};
-pub use kernel::retry::Retry;
+pub use error::{AppError, CallError, Cancelled, ChildError, DispatchError, Error, Result, RunError, SendError};
+pub use kernel::{event::OnClose, retry::Retry};
 pub use store::{Durability, Queue, QueueState};
 pub use workflow::{Signal, Workflow};

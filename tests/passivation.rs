@@ -78,6 +78,8 @@ fn item(of: Move, run: RunKey) -> Item {
         settled: Vec::new(),
         tasks: Vec::new(),
         withdrawn: Vec::new(),
+        starts: Vec::new(),
+        tells: Vec::new(),
     }))
 }
 
@@ -123,6 +125,8 @@ async fn play(mut store: Box<dyn Store>, order: &[Move], cuts: u32) {
         settled: Vec::new(),
         tasks: Vec::new(),
         withdrawn: Vec::new(),
+        starts: Vec::new(),
+        tells: Vec::new(),
     }));
     assert_eq!(store.commit(&batch(vec![first])).await.unwrap().outcomes, [Outcome::Done]);
     let mut outcomes = Vec::new();

@@ -36,10 +36,10 @@ impl Execution {
         });
         // Nor while something is yet to be told to stop.
         let aborts = decision.effects.iter().any(|effect| matches!(effect, Effect::Abort { .. }));
-        // What is in a queue is mostly back soon, and waiting for it in memory costs less than a claim and a replay.
+        // What is elsewhere is mostly back soon, and waiting for it in memory costs less than a claim and a replay.
         self.is_far(next, decision.commit.time)
             && !aborts
-            && self.run.queued().is_empty()
+            && !self.run.awaits_others()
             && !self.run.runs_steps()
             && attempts.count_of(self.key) <= recorded.count()
     }
@@ -71,7 +71,7 @@ impl Execution {
     pub(super) fn go_to_sleep(&mut self, ctx: &mut Context<Self>) {
         let now = self.now();
         let Rest::Waits { next } = self.run.rest(now) else { return };
-        let rested = self.run.queued().is_empty() || self.has_rested(ctx) || self.engine.resting.is_crowded();
+        let rested = !self.run.awaits_others() || self.has_rested(ctx) || self.engine.resting.is_crowded();
         if !self.is_quiet() {
             return;
         }
@@ -110,7 +110,7 @@ impl Execution {
         }
     }
 
-    /// Tells whether it has waited for its queues for long enough to leave memory; if not, it is looked again by then.
+    /// Tells whether it has waited for its queues and children for long enough to leave memory; if not, it is looked again by then.
     fn has_rested(&mut self, ctx: &mut Context<Self>) -> bool {
         let wait = self.engine.config.passivate_after;
         let rested = self.engine.config.clock.boot().saturating_sub(self.turned_at);

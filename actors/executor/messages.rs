@@ -82,6 +82,13 @@ pub(crate) struct ReadInbox {
     pub(crate) generation: u64,
 }
 
+/// Reserves at least so many run keys: an execution that begins children lacks some.
+///
+/// *from* Execution · *reply* none · *delivery* nudge · *if lost* it is sent again
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct AskKeys(pub(crate) usize);
+
 /// Compares what the store says this node owns with what is in memory.
 ///
 /// *from* Scheduler's tick · *reply* none · *delivery* nudge · *if lost* the next tick
@@ -289,6 +296,15 @@ impl Handler<ReadInbox> for Executor {
             }
             Err(_) => {}
         }));
+    }
+}
+
+impl Handler<AskKeys> for Executor {
+    type Result = ();
+
+    fn handle(&mut self, AskKeys(count): AskKeys, ctx: &mut Context<Self>) {
+        self.wants_keys = self.wants_keys.max(count);
+        self.ask_keys(ctx);
     }
 }
 

@@ -8,14 +8,14 @@ use std::{
     time::Duration,
 };
 
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     activity::Activity,
     error::CallError,
     kernel::{
         event::{Call, CallOptions, Command, Compensation},
-        failure::{Failure, KIND_CANCELLED, KIND_CODEC, KIND_ERROR, KIND_LIMIT, KIND_MAYBE_DONE, KIND_TIMEOUT},
+        failure::{Failure, KIND_CANCELLED, KIND_CODEC, KIND_ERROR, KIND_INVALID, KIND_LIMIT, KIND_MAYBE_DONE, KIND_TIMEOUT},
         id::Position,
         payload::Payload,
         retry::Retry,
@@ -51,7 +51,7 @@ struct Draft {
 
 impl<A: Activity> Pending<A> {
     pub(super) fn new(tape: Rc<Tape>, activity: A, scope: Option<Position>) -> Self {
-        let input = encode_input(&activity, tape.limits().payload_bytes);
+        let input = encode_input(&activity, A::NAME, tape.limits().payload_bytes);
         let draft = Draft { name: A::NAME, input, options: Settings::default(), undo: None, scope };
         Pending { wait: Wait::new(tape), draft: Some(Box::new(draft)), activity: PhantomData }
     }
@@ -130,7 +130,7 @@ impl<A: Activity> Pending<A> {
     pub(super) fn undo<C: Activity>(mut self, undo: C) -> Self {
         let most = self.wait.tape.limits().payload_bytes;
         if let Some(draft) = &mut self.draft {
-            match encode_input(&undo, most) {
+            match encode_input(&undo, C::NAME, most) {
                 Ok(input) => draft.undo = Some(Compensation { activity: C::NAME.to_owned(), input, options: None }),
                 Err(failure) => draft.input = Err(failure),
             }
@@ -188,7 +188,7 @@ impl Settings {
     pub(super) fn limit(&mut self, what: &str, limit: Duration, set: impl FnOnce(&mut CallOptions, Duration)) {
         if limit.is_zero() {
             let text = format!("{what}: a limit of zero can never be kept; leave it out for no limit");
-            self.invalid.get_or_insert(Failure::new("invalid", text).into_final());
+            self.invalid.get_or_insert(Failure::new(KIND_INVALID, text).into_final());
         } else {
             self.change(|options| set(options, limit.min(crate::kernel::time::LONGEST_WAIT)));
         }
@@ -268,12 +268,13 @@ fn error_of<E: DeserializeOwned>(failure: Failure, name: &str) -> Result<CallErr
     })
 }
 
-pub(super) fn encode_input<A: Activity>(activity: &A, most: usize) -> Result<Payload, Failure> {
-    let payload = Payload::encode(activity, format_args!("the input of {}", A::NAME))
+/// Encodes the argument of something of this name.
+pub(super) fn encode_input<T: Serialize>(input: &T, name: &str, most: usize) -> Result<Payload, Failure> {
+    let payload = Payload::encode(input, format_args!("the input of {name}"))
         .map_err(|e| Failure::new(KIND_CODEC, e.to_string()).into_final())?;
     if payload.bytes.len() > most {
         let text =
-            format!("the input of {} has {} bytes, the limit is {most}; pass a reference instead", A::NAME, payload.bytes.len());
+            format!("the input of {name} has {} bytes, the limit is {most}; pass a reference instead", payload.bytes.len());
         return Err(Failure::new(KIND_LIMIT, text).into_final());
     }
     Ok(payload)

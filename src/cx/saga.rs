@@ -25,7 +25,7 @@ impl Saga {
     /// A crash between the act and this line leaves the act without its compensation; [`Saga::call`] with
     /// [`Undoable::undo_with`] closes that gap.
     pub fn undo<A: Activity>(&mut self, compensation: A) {
-        match encode_input(&compensation, self.tape.limits().payload_bytes) {
+        match encode_input(&compensation, A::NAME, self.tape.limits().payload_bytes) {
             Ok(input) => {
                 let compensation = Compensation { activity: A::NAME.to_owned(), input, options: None };
                 let position = self.tape.reserve();

@@ -163,6 +163,7 @@ mod tests {
                     deadline: None,
                     deferred: false,
                     limits: None,
+                    parent: None,
                 }))),
                 Event::Command(Command::Sleep { position: 1, due: Timestamp(1_700_000_001_000_000) }),
             ],

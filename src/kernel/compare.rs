@@ -14,10 +14,18 @@ pub(super) fn same(a: &Command, b: &Command) -> bool {
             Command::Step { name, place, .. } => Some((name, Some(*place))),
             Command::Receive { signal, .. } => Some((signal, None)),
             Command::Undo { compensation, .. } => Some((&compensation.activity, None)),
+            Command::Child(child) => Some((&child.workflow, None)),
+            Command::Patched { id, .. } => Some((id, None)),
             _ => None,
         }
     }
-    std::mem::discriminant(a) == std::mem::discriminant(b) && a.position() == b.position() && name(a) == name(b)
+    let alike = std::mem::discriminant(a) == std::mem::discriminant(b) && a.position() == b.position() && name(a) == name(b);
+    // The code talks to a child by its id, and waits for it or does not.
+    let children = match (a, b) {
+        (Command::Child(a), Command::Child(b)) => a.id == b.id && a.awaited == b.awaited,
+        _ => true,
+    };
+    alike && children
 }
 
 /// Between twins the data counts as well: a clock or a random number that is only an argument now is a decision later. But
@@ -31,6 +39,7 @@ fn same_data(a: &Command, b: &Command) -> bool {
     match (a, b) {
         (Command::Call(a), Command::Call(b)) => bytes(&a.input) == bytes(&b.input),
         (Command::Undo { compensation: a, .. }, Command::Undo { compensation: b, .. }) => bytes(&a.input) == bytes(&b.input),
+        (Command::Child(a), Command::Child(b)) => bytes(&a.input) == bytes(&b.input),
         (Command::Sleep { due: a, .. }, Command::Sleep { due: b, .. }) => a == b,
         (Command::End { outcome: a }, Command::End { outcome: b }) => match (&**a, &**b) {
             (Outcome::Completed(a), Outcome::Completed(b)) => bytes(a) == bytes(b),
@@ -75,6 +84,11 @@ pub(super) fn describe(command: &Command) -> String {
         Command::Undo { position, compensation, .. } => format!("undo {:?} (#{position})", compensation.activity),
         Command::KeepSaga { scope } => format!("the good end of saga #{scope}"),
         Command::Compensate { scope } => format!("the compensation of saga #{scope}"),
+        Command::Patched { id, .. } => format!("the patch {id:?}"),
+        Command::Child(child) => {
+            let how = if child.awaited { "child" } else { "detached child" };
+            format!("{how} {:?} of {:?} (#{})", child.id, child.workflow, child.position)
+        }
         Command::End { .. } => "the end".to_owned(),
     }
 }
@@ -88,6 +102,12 @@ pub(super) fn shallow(command: &Command) -> Command {
             call.undo = None;
             call.options = None;
             Command::Call(Box::new(call))
+        }
+        Command::Child(child) => {
+            let mut child = (**child).clone();
+            child.input.bytes = bytes::Bytes::new();
+            child.options = None;
+            Command::Child(Box::new(child))
         }
         Command::End { .. } => Command::End { outcome: Box::new(Outcome::Continued) },
         other => other.clone(),

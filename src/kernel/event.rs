@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     failure::Failure,
-    id::{Attempt, BuildId, CommitNo, Digest, Epoch, Incarnation, Position},
+    id::{Attempt, BuildId, CommitNo, Digest, Epoch, Incarnation, Position, RunId},
     limits::Limits,
     payload::Payload,
     retry::Retry,
@@ -145,6 +145,18 @@ pub struct Started {
     /// The limits under which it runs, if they are not the default ones: a limit that was reached must be reached in replay.
     #[serde(default)]
     pub limits: Option<Box<Limits>>,
+    /// The run that waits for its end, if it is another run's child.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Box<Parent>>,
+}
+
+/// Who waits for the end of a child.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Parent {
+    /// The run that began it.
+    pub run: RunId,
+    /// Where in that run.
+    pub position: Position,
 }
 
 impl Started {
@@ -218,6 +230,33 @@ pub enum MessageBody {
         /// The heartbeat details that it left.
         details: Option<bytes::Bytes>,
     },
+    /// A child is over, or could not be begun.
+    #[serde(rename = "h")]
+    Child {
+        /// Where the parent began it.
+        position: Position,
+        /// How it ended.
+        end: Box<Outcome>,
+    },
+    /// Asks a child to stop, as [`Cancel`](MessageBody::Cancel) does: whoever began it does not wait for it any more. It counts only if
+    /// it comes from there, so that an id which was given to another execution harms nobody.
+    #[serde(rename = "x")]
+    Stop {
+        /// Who began it, and where.
+        parent: Parent,
+    },
+}
+
+impl MessageBody {
+    /// Returns why a run is to stop, if this asks it to.
+    #[must_use]
+    pub fn stops(&self) -> Option<String> {
+        match self {
+            MessageBody::Cancel { reason } => Some(reason.clone()),
+            MessageBody::Stop { parent } => Some(format!("{}, which began it, does not wait for it any more", parent.run)),
+            _ => None,
+        }
+    }
 }
 
 /// How an attempt in a shared queue ended.
@@ -308,6 +347,65 @@ pub enum Command {
         /// How.
         outcome: Box<Outcome>,
     },
+    /// The code that asks for this patch took its new way, from here on and in every replay.
+    #[serde(rename = "patch")]
+    Patched {
+        /// The patch's name.
+        id: String,
+        /// Whether the code has no old way any more, so that a later one need not ask.
+        deprecated: bool,
+    },
+    /// Begin another run, as a child of this one. It is written in the same commit.
+    #[serde(rename = "child")]
+    Child(Box<Child>),
+}
+
+/// The intent to begin a child.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Child {
+    /// Its place.
+    pub position: Position,
+    /// The workflow's stored name.
+    pub workflow: String,
+    /// The version of its code.
+    pub version: u32,
+    /// The id of the execution that it is.
+    pub id: String,
+    /// Its argument.
+    pub input: Payload,
+    /// Whether the parent waits for its end.
+    pub awaited: bool,
+    /// What becomes of it when nobody waits for it any more.
+    pub on_close: OnClose,
+    /// How it is run; `None` means the defaults.
+    pub options: Option<Box<ChildOptions>>,
+}
+
+/// How a child is run, as data.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ChildOptions {
+    /// Higher first.
+    pub priority: i32,
+    /// Its queue; empty is the default one.
+    pub queue: String,
+    /// Its tags.
+    pub tags: Vec<String>,
+    /// The tags that a node must have to run it.
+    pub needs: Vec<String>,
+    /// When it must have ended, counted from its intent.
+    pub deadline: Option<Duration>,
+}
+
+/// What becomes of a child when its parent has ended, or has given up waiting for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum OnClose {
+    /// It is asked to stop.
+    #[default]
+    #[serde(rename = "c")]
+    Cancel,
+    /// It goes on by itself.
+    #[serde(rename = "a")]
+    Abandon,
 }
 
 /// The intent to run an activity.
@@ -431,7 +529,28 @@ impl Command {
             | Command::OpenSaga { position }
             | Command::Undo { position, .. } => *position,
             Command::KeepSaga { scope } | Command::Compensate { scope } => *scope,
-            Command::End { .. } => 0,
+            Command::Child(child) => child.position,
+            Command::Patched { .. } | Command::End { .. } => 0,
         }
     }
+}
+
+/// How the ids of messages begin that runs send each other. Nobody else may use it: a message that is in an inbox already is not put in
+/// again, and the end of a child must never be taken for one that somebody made up.
+pub const OUR_MESSAGES: &str = "stent:";
+
+/// Says why nobody may send a message under this id, if so.
+#[must_use]
+pub fn refused_message_id(message: &str) -> Option<String> {
+    if message.is_empty() || message.len() > 255 || message.contains('\0') {
+        return Some("a message id has 1 to 255 bytes and no NUL".to_owned());
+    }
+    let ours = message.starts_with(OUR_MESSAGES);
+    ours.then(|| format!("message ids that begin with {OUR_MESSAGES:?} are Stent's own; choose another"))
+}
+
+/// Returns the own id of the message in which a parent hears of the end of the child that it began there.
+#[must_use]
+pub fn child_message(position: Position) -> String {
+    format!("{OUR_MESSAGES}child:{position}")
 }

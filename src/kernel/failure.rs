@@ -37,6 +37,10 @@ pub const KIND_LIMIT: &str = "limit";
 pub const KIND_CANCELLED: &str = "cancelled";
 /// The kind of a transaction that this store cannot run, or that it rolled back.
 pub const KIND_STORE: &str = "store";
+/// The kind of a call or child whose options make no sense.
+pub const KIND_INVALID: &str = "invalid";
+/// The kind of a child that could not be begun because its id is in use.
+pub const KIND_ID_IN_USE: &str = "id_in_use";
 /// The kind of an activity whose actor is gone.
 pub const KIND_HANDLER_GONE: &str = "handler_gone";
 

@@ -72,6 +72,18 @@ impl Instance {
     /// # Errors
     /// [`Misuse`] when this build cannot go on with the run; nothing of this fact may be recorded then.
     pub(crate) fn apply(&mut self, fact: &Fact, at: Timestamp) -> Result<Vec<Command>, Misuse> {
+        self.apply_fact(fact, at, None)
+    }
+
+    /// The same in replay, where it is known which patches the log has behind this fact.
+    ///
+    /// # Errors
+    /// As [`apply`](Instance::apply).
+    pub(crate) fn apply_again(&mut self, fact: &Fact, at: Timestamp, patches: Vec<String>) -> Result<Vec<Command>, Misuse> {
+        self.apply_fact(fact, at, Some(patches))
+    }
+
+    fn apply_fact(&mut self, fact: &Fact, at: Timestamp, patches: Option<Vec<String>>) -> Result<Vec<Command>, Misuse> {
         // A run that was written without its first turn is not polled before it begins.
         if let Fact::Started(started) = fact {
             self.begun = !started.deferred;
@@ -82,7 +94,7 @@ impl Instance {
             return Ok(Vec::new());
         }
         uphold!(OneEventOnePoll, self.tape.take_commands().is_empty(), "{}: commands without a fact", self.tape.id());
-        self.tape.begin_fact(at);
+        self.tape.begin_fact(at, patches);
         self.tape.wake_signal().enter();
         self.deliver(fact);
         let polled = self.quiesce();
@@ -126,10 +138,13 @@ impl Instance {
             Fact::Received { body: MessageBody::Signal { name, payload }, .. } => {
                 self.tape.receive(name, payload.clone());
             }
-            Fact::Received { body: MessageBody::Cancel { reason }, .. } => {
+            Fact::Received { body: MessageBody::Child { position, end }, .. } => {
+                self.tape.answer(*position, Answer::Child(end.clone()));
+            }
+            Fact::Received { body: body @ (MessageBody::Cancel { .. } | MessageBody::Stop { .. }), .. } => {
                 // The log's order decides why it stops.
                 if !self.deadline_passed {
-                    self.cancel_reason.get_or_insert_with(|| reason.clone());
+                    self.cancel_reason = self.cancel_reason.take().or_else(|| body.stops());
                 }
                 self.tape.cancel();
             }

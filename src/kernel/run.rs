@@ -11,12 +11,13 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+pub(crate) use self::others::Telling;
 use self::turning::{Turning, position_of, weight_of};
 
 use super::{
     blocked::Blocked,
-    compare::{describe, describe_event, first_difference, same, shallow},
-    event::{Command, Commit, Event, Fact, Ignored, MessageBody, Outcome, Started, StepPlace, TaskEnd},
+    compare::first_difference,
+    event::{Child, Command, Commit, Event, Fact, Ignored, MessageBody, Outcome, Started, StepPlace, TaskEnd},
     failure::{Failure, KIND_LIMIT},
     id::{Attempt, BuildId, CommitNo, Digest, Epoch, Incarnation, Position, RunId},
     instance::{Begin, Instance, StepResult},
@@ -29,6 +30,8 @@ use super::{
     wake::Hook,
 };
 
+mod others;
+mod replay;
 mod turning;
 
 /// Something that reached a run and is not recorded yet.
@@ -88,6 +91,10 @@ pub(crate) struct Decision {
     pub(crate) consumed: Vec<u64>,
     /// Calls that are over: what was kept for their attempts is of no use any more.
     pub(crate) settled: Vec<Position>,
+    /// Runs that this one begins, in the same commit.
+    pub(crate) starts: Vec<Child>,
+    /// What it tells other runs, in the same commit.
+    pub(crate) tells: Vec<Telling>,
     pub(crate) rest: Rest,
 }
 
@@ -160,77 +167,6 @@ impl Run {
             last: Vec::new(),
             queued: BTreeSet::new(),
         })
-    }
-
-    /// Rebuilds a run from its log and compares each command that the code asks for with the one that is recorded. A commit is
-    /// decoded when its turn has come and dropped behind it: a long log is never in memory decoded as a whole.
-    pub(crate) fn replay<E: From<Blocked>>(
-        id: &RunId,
-        log: impl IntoIterator<Item = Result<(Commit, Digest), E>>,
-        begin: &Begin,
-        twin: bool,
-    ) -> Result<Run, E> {
-        let bad = |what: &str| Blocked::BadLog { run: id.clone(), what: what.to_owned() };
-        let mut log = log.into_iter();
-        let first = log.next().transpose()?;
-        let started = match first.as_ref().map(|(commit, _)| (commit.events.first(), commit.time)) {
-            Some((Some(Event::Fact(Fact::Started(started))), at)) => ((**started).clone(), at),
-            _ => return Err(bad("it does not begin with a start").into()),
-        };
-        let mut run = Run::new(id.clone(), started.0, begin, twin, started.1)?;
-        for next in first.map(Ok).into_iter().chain(log) {
-            let (commit, digest) = next?;
-            let follows = commit.commit_no == run.next_commit && commit.prev == run.tail;
-            if !follows || commit.time < run.last_time || commit.epoch < run.last_epoch {
-                return Err(bad(&format!("commit {} does not follow its predecessor", commit.commit_no)).into());
-            }
-            run.replay_commit(&commit)?;
-            run.recorded(&commit, digest);
-        }
-        Ok(run)
-    }
-
-    fn replay_commit(&mut self, commit: &Commit) -> Result<(), Blocked> {
-        let mut asked: VecDeque<Command> = VecDeque::new();
-        for (index, event) in commit.events.iter().enumerate() {
-            if self.state.outcome.is_some() {
-                return Err(Blocked::BadLog {
-                    run: self.id.clone(),
-                    what: format!("commit {} goes on behind the end", commit.commit_no),
-                });
-            }
-            match event {
-                Event::Fact(fact) => {
-                    if let Some(command) = asked.pop_front() {
-                        return Err(self.differs(commit, index, &describe_event(event), &describe(&command)));
-                    }
-                    self.state.fact(fact, &self.limits);
-                    asked = self.instance.apply(fact, commit.time).map_err(|misuse| self.misuse(misuse))?.into();
-                    if let Some(twin) = &mut self.twin {
-                        let _ = twin.apply(fact, commit.time);
-                    }
-                }
-                Event::Command(expected) => {
-                    let Some(found) = asked.pop_front() else {
-                        return Err(self.differs(commit, index, &describe(expected), "nothing"));
-                    };
-                    if !same(expected, &found) {
-                        return Err(self.differs(commit, index, &describe(expected), &describe(&found)));
-                    }
-                    // The recorded command is the truth: options and input of the code may have changed since.
-                    self.state.command(expected, commit.time);
-                    self.instance.recorded(expected);
-                    if let Some(twin) = &self.twin {
-                        twin.recorded(expected);
-                    }
-                    self.note(expected);
-                }
-            }
-        }
-        match asked.pop_front() {
-            Some(command) => Err(self.differs(commit, commit.events.len(), "nothing more", &describe(&command))),
-            None => Ok(()),
-        }
     }
 
     /// Takes what has arrived, in order. `None`: nothing came of it, so there is nothing to record. What is left behind did
@@ -329,13 +265,15 @@ impl Run {
     }
 
     fn fact_of_message(&self, message: String, body: MessageBody) -> Fact {
-        if self.state.knows(&message) {
+        if self.state.knows(&message) && !matches!(body, MessageBody::Child { .. }) {
             return Fact::Ignored { message, why: Ignored::Duplicate };
         }
         let late = match &body {
             MessageBody::Signal { .. } => false,
-            MessageBody::Cancel { .. } => self.state.cancel.is_some() || self.state.deadline_passed,
+            MessageBody::Stop { parent } if self.state.started.parent.as_deref() != Some(parent) => true,
+            MessageBody::Cancel { .. } | MessageBody::Stop { .. } => self.state.cancel.is_some() || self.state.deadline_passed,
             MessageBody::Retry { position } => self.state.parked(*position).next().is_none(),
+            MessageBody::Child { position, .. } => self.state.child(*position).is_none(),
             MessageBody::Task { .. } => true,
         };
         if late { Fact::Ignored { message, why: Ignored::Late } } else { Fact::Received { message, body } }
@@ -416,6 +354,7 @@ impl Run {
             };
             turn.aborted.extend(&over);
             turn.settled.extend(over);
+            self.concerns_others(&command, turn);
             if matches!(command, Command::End { .. }) {
                 let undoing = self.state.open.values().any(|open| matches!(open, Open::Call(call) if call.compensating));
                 uphold!(SagaEmptyAtEnd, !undoing, "{}: it would end while a compensation runs", self.id);
@@ -463,6 +402,8 @@ impl Run {
             effects,
             consumed: turn.consumed,
             settled: turn.settled,
+            starts: turn.starts,
+            tells: turn.tells,
             rest: self.rest(turn.at),
         }
     }
@@ -470,7 +411,7 @@ impl Run {
     fn effect_of(&self, position: Position) -> Option<Effect> {
         match self.state.open.get(&position)? {
             Open::Sleep { due } => Some(Effect::Timer { position, due: *due }),
-            Open::Receive { .. } => None,
+            Open::Receive { .. } | Open::Child(_) => None,
             Open::Call(call) => match call.phase {
                 Phase::Intended => Some(Effect::Start { position, attempt: call.attempt, at: None }),
                 Phase::Waiting { at } => Some(Effect::Start { position, attempt: call.attempt, at: Some(at) }),
@@ -509,6 +450,11 @@ impl Run {
         &self.queued
     }
 
+    /// Tells whether it waits for something that others do for it: attempts in shared queues, children.
+    pub(crate) fn awaits_others(&self) -> bool {
+        !self.queued.is_empty() || self.state.children().next().is_some()
+    }
+
     /// Returns whether the run has something to do at `now`.
     pub(crate) fn rest(&self, now: Timestamp) -> Rest {
         self.state.rest(now, &self.queued)
@@ -520,6 +466,11 @@ impl Run {
             Open::Call(call) if call.input.is_some() && !is_shared(call.queue()) => Some(call.name.as_str()),
             _ => None,
         })
+    }
+
+    /// Returns the report of a child whose workflow is not registered here.
+    pub(crate) fn unregistered_child(&self, child: &Child) -> Blocked {
+        self.misuse(Misuse::UnregisteredChild(child.workflow.clone(), child.version))
     }
 
     /// Returns the report of a call whose activity is not registered here.
@@ -594,29 +545,7 @@ impl Run {
         self.next_commit
     }
 
-    fn note(&mut self, command: &Command) {
-        if self.last.len() == 5 {
-            self.last.remove(0);
-        }
-        self.last.push(shallow(command));
-    }
-
     fn misuse(&self, misuse: Misuse) -> Blocked {
         Blocked::Misuse { run: self.id.clone(), workflow: self.state.started.workflow.clone(), misuse }
-    }
-
-    fn differs(&self, commit: &Commit, event: usize, expected: &str, found: &str) -> Blocked {
-        let last: Vec<String> = self.last.iter().map(describe).collect();
-        Blocked::Nondeterminism {
-            run: self.id.clone(),
-            workflow: self.state.started.workflow.clone(),
-            version: self.state.started.version,
-            commit_no: commit.commit_no,
-            event,
-            expected: expected.to_owned(),
-            found: found.to_owned(),
-            last: if last.is_empty() { "none".to_owned() } else { last.join(", ") },
-            wrote: commit.build,
-        }
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    event::{Call, CallOptions, Command, Fact, MessageBody, Next, Outcome, Started, StepPlace},
+    event::{Call, CallOptions, Child, Command, Fact, MessageBody, Next, OnClose, Outcome, Started, StepPlace},
     failure::Failure,
     id::{Attempt, Position},
     invariant::uphold,
@@ -38,6 +38,15 @@ pub(crate) enum Open {
     Call(OpenCall),
     Sleep { due: Timestamp },
     Receive { signal: String },
+    Child(OpenChild),
+}
+
+/// A child that is not over.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct OpenChild {
+    pub(crate) workflow: String,
+    pub(crate) id: String,
+    pub(crate) on_close: OnClose,
 }
 
 /// A call or step that is not over.
@@ -125,14 +134,20 @@ impl State {
                 self.open.remove(position);
             }
             Fact::Received { message, body } => {
-                uphold!(ConsumedOnce, !self.knows(message), "message {message} is taken a second time");
-                self.remember(message, limits);
+                // The end of a child is known by what is open, and takes nothing of what is remembered for others.
+                if !matches!(body, MessageBody::Child { .. }) {
+                    uphold!(ConsumedOnce, !self.knows(message), "message {message} is taken a second time");
+                    self.remember(message, limits);
+                }
                 match body {
                     MessageBody::Signal { name, .. } => self.serve(name),
-                    MessageBody::Cancel { reason } => {
-                        self.cancel.get_or_insert_with(|| reason.clone());
+                    MessageBody::Cancel { .. } | MessageBody::Stop { .. } => {
+                        self.cancel = self.cancel.take().or_else(|| body.stops())
                     }
                     MessageBody::Retry { position } => self.unpark(*position),
+                    MessageBody::Child { position, .. } => {
+                        self.open.remove(position);
+                    }
                     // Its facts follow.
                     MessageBody::Task { .. } => {}
                 }
@@ -216,6 +231,13 @@ impl State {
                 let call = OpenCall::new(name, None, Some(*place), options.clone(), false, at);
                 self.open.insert(*position, Open::Call(call));
             }
+            Command::Child(child) => {
+                let Child { position, workflow, id, awaited, on_close, .. } = &**child;
+                if *awaited {
+                    let child = OpenChild { workflow: workflow.clone(), id: id.clone(), on_close: *on_close };
+                    self.open.insert(*position, Open::Child(child));
+                }
+            }
             Command::Sleep { position, due } => {
                 self.open.insert(*position, Open::Sleep { due: *due });
             }
@@ -236,7 +258,11 @@ impl State {
                 self.open.clear();
                 self.outcome = Some((**outcome).clone());
             }
-            Command::OpenSaga { .. } | Command::Undo { .. } | Command::KeepSaga { .. } | Command::Compensate { .. } => {}
+            Command::Patched { .. }
+            | Command::OpenSaga { .. }
+            | Command::Undo { .. }
+            | Command::KeepSaga { .. }
+            | Command::Compensate { .. } => {}
         }
     }
 
@@ -245,6 +271,21 @@ impl State {
             Some(Open::Call(call)) => Some(call),
             _ => None,
         }
+    }
+
+    pub(crate) fn child(&self, position: Position) -> Option<&OpenChild> {
+        match self.open.get(&position) {
+            Some(Open::Child(child)) => Some(child),
+            _ => None,
+        }
+    }
+
+    /// The children that it waits for.
+    pub(crate) fn children(&self) -> impl Iterator<Item = (Position, &OpenChild)> {
+        self.open.iter().filter_map(|(&position, open)| match open {
+            Open::Child(child) => Some((position, child)),
+            _ => None,
+        })
     }
 
     /// Decides what follows a failed attempt.
@@ -301,7 +342,7 @@ impl State {
                     Phase::Parked => None,
                 },
                 Open::Sleep { due } => Some(*due),
-                Open::Receive { .. } => None,
+                Open::Receive { .. } | Open::Child(_) => None,
             };
             next = match (next, due) {
                 (Some(a), Some(b)) => Some(a.min(b)),
@@ -338,6 +379,7 @@ impl State {
             .map(|(position, open)| match open {
                 Open::Sleep { due } => format!("sleep #{position} until {due}"),
                 Open::Receive { signal } => format!("signal {signal:?} (#{position})"),
+                Open::Child(child) => format!("child {:?} of {} (#{position})", child.id, child.workflow),
                 Open::Call(call) => call.describe(*position),
             })
             .collect();

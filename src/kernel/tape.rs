@@ -15,7 +15,7 @@ use std::{
 };
 
 use super::{
-    event::{Command, Compensation},
+    event::{Command, Compensation, Outcome},
     failure::{Failure, KIND_LIMIT},
     id::{Attempt, Position, RunId},
     limits::Limits,
@@ -35,6 +35,8 @@ pub(crate) enum Answer {
     Fired,
     /// A signal was taken: which one of its run, and what it says.
     Signal(u64, Payload),
+    /// A child ended.
+    Child(Box<Outcome>),
 }
 
 /// Why the kernel stops polling a workflow.
@@ -68,6 +70,11 @@ pub enum Misuse {
         "it calls activity {0:?}, which is not registered here; add `.activity(…)` to the builder, or run a build that has it"
     )]
     Unregistered(String),
+    /// It begins a child whose workflow this program does not have.
+    #[error(
+        "it begins a child of workflow {0:?} version {1}, which is not registered here; add `.workflow::<…>()` to the builder, or run a build that has it"
+    )]
+    UnregisteredChild(String, u32),
     /// The closure of a step used the context, which no replay would see.
     #[error(
         "the closure of a step used `cx` (a call, a random number, a uuid); closures do not run in replay, so take such values before the step and let the closure borrow them"
@@ -130,6 +137,10 @@ struct Inner {
     step_results: Vec<(Position, Attempt, Result<Payload, Failure>)>,
     closures: BTreeMap<Position, StepWork>,
     sagas: Sagas,
+    /// Which way the code took at each patch.
+    patches: BTreeMap<String, bool>,
+    /// In replay: the patches that are recorded behind this fact.
+    recorded_patches: Option<Vec<String>>,
     fault: Option<Fault>,
 }
 
@@ -189,6 +200,23 @@ impl Tape {
         inner.forbid_in_step();
         inner.draws += 1;
         random::mix(inner.seed, inner.draws)
+    }
+
+    /// Tells whether the code takes its new way at a patch: a run that has passed the place without it does not, and what was decided
+    /// stays so for the whole run. No position is reserved, so code without the patch has the same ones.
+    pub(crate) fn patched(&self, id: &str, deprecated: bool) -> bool {
+        let mut inner = self.inner.borrow_mut();
+        inner.forbid_in_step();
+        if let Some(known) = inner.patches.get(id) {
+            return *known;
+        }
+        let is = inner.recorded_patches.as_ref().is_none_or(|recorded| recorded.iter().any(|recorded| recorded == id));
+        inner.patches.insert(id.to_owned(), is);
+        drop(inner);
+        if is {
+            self.command(Command::Patched { id: id.to_owned(), deprecated });
+        }
+        is
     }
 
     /// Emits a command and tells whether it was taken; inert when sealed. Beyond the limits the run fails instead, but what
@@ -446,9 +474,10 @@ impl Tape {
 
     // ---- for the kernel ----------------------------------------------------------------------------------------
 
-    /// Begins a fact: its time, and a fresh count of commands.
-    pub(crate) fn begin_fact(&self, now: Timestamp) {
+    /// Begins a fact: its time, and a fresh count of commands; in replay also the patches that are recorded behind it.
+    pub(crate) fn begin_fact(&self, now: Timestamp, recorded_patches: Option<Vec<String>>) {
         let mut inner = self.inner.borrow_mut();
+        inner.recorded_patches = recorded_patches;
         inner.now = now;
         inner.commands_of_fact = 0;
         inner.bytes_of_fact = 0;
@@ -579,10 +608,12 @@ fn wake(waker: Option<Waker>) {
     }
 }
 
-/// Tells whether a command ends or undoes something.
+/// Tells whether a command ends or undoes something, or says what was decided already: such are always taken.
 fn gives_up(command: &Command) -> bool {
     match command {
         Command::Cancel { .. } | Command::Undo { .. } | Command::KeepSaga { .. } | Command::Compensate { .. } => true,
+        // The code has taken its new way already.
+        Command::Patched { .. } => true,
         Command::Call(call) => call.compensating,
         _ => false,
     }
@@ -593,6 +624,7 @@ pub(crate) fn weight(command: &Command) -> usize {
     match command {
         Command::Call(call) => call.input.bytes.len() + call.undo.as_ref().map_or(0, |undo| undo.input.bytes.len()),
         Command::Undo { compensation, .. } => compensation.input.bytes.len(),
+        Command::Child(child) => child.input.bytes.len(),
         _ => 0,
     }
 }

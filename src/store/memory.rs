@@ -30,6 +30,7 @@ mod apply;
 #[cfg(feature = "actors")]
 mod hints;
 pub(super) mod lines;
+mod others;
 pub(super) mod refuse;
 mod tasks;
 

@@ -24,8 +24,10 @@ use crate::kernel::{
 mod error;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod gathering;
+mod item;
 pub mod memory;
 mod node;
+mod others;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod outbox;
 #[cfg(feature = "postgres")]
@@ -47,6 +49,7 @@ pub use queue::{EndTask, NewTask, Queue, QueueState, StaleTask, TakenTasks, Task
 
 pub use error::StoreError;
 pub use node::{NewNode, NodeRow, NodeState, Renewed, Warden};
+pub use others::{NewChild, Tell, Told};
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use outbox::Enqueued;
 pub use status::Status;
@@ -234,7 +237,8 @@ pub enum Durability {
     Normal,
 }
 
-/// What one transaction does, in this order: fence, renewal, items, claim.
+/// What one transaction does, in this order: fence, renewal, items kind by kind, claim. What the accepted turns do to *other*
+/// runs comes behind all turns and enqueues, and before all other items.
 #[derive(Clone, Debug)]
 pub struct Batch {
     /// Who writes; checked first.
@@ -256,6 +260,8 @@ pub struct BatchAnswer {
     pub outcomes: Vec<Outcome>,
     /// The runs claimed.
     pub claimed: Vec<Claimed>,
+    /// What the accepted turns told other runs, in the order in which it was put into inboxes.
+    pub told: Vec<Told>,
     /// Whether the node still stands; `false` means that nothing at all was written.
     pub live: bool,
 }
@@ -318,47 +324,10 @@ pub struct Turn {
     /// Calls whose attempts in shared queues nobody wants any more: what nobody has begun goes at once, what somebody holds
     /// once that one lets go.
     pub withdrawn: Vec<u32>,
-}
-
-impl Turn {
-    /// Tells whether it touches shared queues.
-    #[must_use]
-    pub fn has_tasks(&self) -> bool {
-        !self.tasks.is_empty() || !self.withdrawn.is_empty()
-    }
-
-    /// Tells whether its row comes right behind this one.
-    #[must_use]
-    pub fn follows(&self, commit_no: CommitNo, digest: Digest) -> bool {
-        commit_no.checked_add(1) == Some(self.commit_no) && self.prev == Some(digest)
-    }
-}
-
-impl Item {
-    /// Tells whether it touches shared queues.
-    #[must_use]
-    pub fn has_tasks(&self) -> bool {
-        match self {
-            Item::Turn(turn) => turn.has_tasks(),
-            Item::EndTask(_) | Item::BeatTask(..) | Item::PlaceTasks(..) => true,
-            _ => false,
-        }
-    }
-
-    /// Returns where in a batch the kind of this item has its turn.
-    pub(crate) fn kind(&self) -> u8 {
-        match self {
-            Item::Turn(_) => 0,
-            Item::Enqueue(..) => 1,
-            Item::Yield(_) => 2,
-            Item::Send(_) => 3,
-            Item::Heartbeat { .. } => 4,
-            Item::Progressed(_) => 5,
-            Item::PlaceTasks(..) => 6,
-            Item::EndTask(_) => 7,
-            Item::BeatTask(..) => 8,
-        }
-    }
+    /// Runs that this one begins as its children; `NewChild` says when and how.
+    pub starts: Vec<NewChild>,
+    /// What it tells other runs, behind its `starts`.
+    pub tells: Vec<Tell>,
 }
 
 /// What becomes of a run behind a commit.

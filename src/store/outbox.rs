@@ -11,7 +11,7 @@ use crate::{
     error::{DispatchError, SendError},
     kernel::{
         codec::Record,
-        event::MessageBody,
+        event::{MessageBody, refused_message_id},
         id::{Digest, Incarnation, RunId},
         limits::Limits,
         run::Writer,
@@ -113,8 +113,11 @@ impl Posted {
             let (size, most) = (payload.bytes.len(), limits.payload_bytes);
             return Err(SendError::Invalid(format!("the signal {name} has {size} bytes, the limit is {most}")));
         }
-        if [&to, &message].iter().any(|name| name.is_empty() || name.len() > 255 || name.contains('\0')) {
-            return Err(SendError::Invalid("the ids of an execution and of a message have 1 to 255 bytes and no NUL".to_owned()));
+        if to.is_empty() || to.len() > 255 || to.contains('\0') {
+            return Err(SendError::Invalid("the id of an execution has 1 to 255 bytes and no NUL".to_owned()));
+        }
+        if let Some(why) = refused_message_id(&message) {
+            return Err(SendError::Invalid(why));
         }
         let body = rmp_serde::to_vec(&body).map_err(|error| SendError::Invalid(error.to_string()))?;
         Ok(Posted { to, message, body })

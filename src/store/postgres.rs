@@ -42,6 +42,7 @@ mod home;
 mod look;
 mod nodes;
 mod options;
+mod others;
 mod outbox;
 mod read;
 mod rows;

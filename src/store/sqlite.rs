@@ -51,6 +51,7 @@ mod hints;
 mod lock;
 mod look;
 mod nodes;
+mod others;
 mod outbox;
 mod read;
 mod recall;

@@ -109,6 +109,8 @@ mod tests {
             settled,
             tasks: Vec::new(),
             withdrawn: Vec::new(),
+            starts: Vec::new(),
+            tells: Vec::new(),
         }))
     }
 

@@ -74,6 +74,24 @@ impl Activity for Flaky {
     type Error = AppError;
 }
 
+/// What each execution has done by a child.
+#[derive(Serialize, Deserialize)]
+struct Part {
+    word: String,
+}
+
+impl Workflow for Part {
+    const NAME: &'static str = "crash.part";
+    type Output = String;
+    type Error = AppError;
+
+    async fn run(self, cx: Cx<Self>) -> Result<String, AppError> {
+        let word = cx.call(Act { word: self.word }).await?;
+        cx.sleep(millis(12)).await?;
+        Ok(word)
+    }
+}
+
 impl Workflow for Order {
     const NAME: &'static str = "crash.order";
     type Output = String;
@@ -108,6 +126,7 @@ impl Workflow for Order {
         cx.sleep(millis(3)).await?;
         cx.sleep(millis(15)).await?;
         let go = cx.signal::<Go>().await?.word;
+        let part = cx.child(Part { word: "part".into() }).await?;
         let flaky = cx.call(Flaky { failures: 2 }).retry(Retry::fixed(millis(4)).jitter_percent(0)).await?;
         let once = match cx.call(Act { word: "once".into() }).at_most_once().await {
             Ok(word) => word,
@@ -123,7 +142,7 @@ impl Workflow for Order {
                 if self.number.is_multiple_of(3) { Err(AppError::new("as planned")) } else { Ok(both) }
             })
             .await?;
-        Ok(format!("{first} {inline} {blocking} {go} {flaky} {once} {saved}"))
+        Ok(format!("{first} {inline} {blocking} {go} {part} {flaky} {once} {saved}"))
     }
 }
 
@@ -148,7 +167,7 @@ async fn main() {
         acts(&call.run().id, &format!("#{}", call.key().rsplit('/').next().unwrap_or_default()), call.attempt());
         if call.attempt() <= call.failures { Err(AppError::new("not yet")) } else { Ok("stable".to_owned()) }
     };
-    let builder = Stent::open(&format!("sqlite:{database}")).workflow::<Order>();
+    let builder = Stent::open(&format!("sqlite:{database}")).workflow::<Order>().workflow::<Part>();
     let inline = std::env::var("STENT_INLINE").is_ok_and(|inline| inline == "1");
     let builder = if inline { builder.inline(act).inline(flaky) } else { builder.activity(act).activity(flaky) };
     let stent = builder

@@ -12,7 +12,10 @@ use stent::{
     store::{Item, Outcome, Then, Turn},
 };
 
-use crate::kit::*;
+use crate::{
+    kit::*,
+    others::{child, tell, with},
+};
 
 /// Inserts an execution by hand, as a program would that begins it in a transaction of its own.
 const TAKES_THE_ID: &str = "INSERT INTO executions (run, id, run_no, workflow, version, status, epoch, claims, forced, priority, \
@@ -318,5 +321,121 @@ fn a_caller_who_holds_many_runs_and_ids_costs_a_batch_one_transaction_and_a_few(
         }
         assert_eq!(begun, 20, "each batch tries some, and comes to all of them");
         assert!(world.commit(sends()).await.iter().all(|outcome| matches!(outcome, Outcome::Sent { .. })));
+    });
+}
+
+#[test]
+fn a_turn_that_tells_a_run_that_a_foreign_transaction_has_locked_waits_alone_and_as_a_whole() {
+    with_foreign(async |world, foreign| {
+        let (locked, a, b) = (world.started("locked").await, world.started("a").await, world.started("b").await);
+        let [x, y] = [world.key().await, world.key().await];
+        foreign.execute("BEGIN").await.unwrap();
+        foreign.execute("SELECT 1 FROM executions WHERE id = 'locked' FOR UPDATE").await.unwrap();
+        let waiting = with(turn(a, 1, Then::Hold), vec![child(x, "x", 1)], vec![tell("b", "of a"), tell("locked", "m")]);
+        let free = with(turn(b, 1, Then::Hold), vec![child(y, "y", 1)], vec![tell("a", "of b")]);
+        let began = Instant::now();
+        let batch = world.batch(vec![waiting.clone(), free]);
+        let answer = world.store.commit(&batch).await.unwrap();
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        assert_eq!(answer.outcomes, [Outcome::Waits, Outcome::Done]);
+        assert_eq!(answer.told.iter().map(|told| (told.run, told.unread.seq)).collect::<Vec<_>>(), [(a, 1)]);
+        assert!(world.store.reader().find("x", None).await.unwrap().is_none());
+        assert_eq!(world.one(waiting.clone()).await, Outcome::Waits, "it is known by now that somebody holds it");
+        foreign.execute("COMMIT").await.unwrap();
+        let batch = world.batch(vec![waiting]);
+        let answer = world.store.commit(&batch).await.unwrap();
+        assert_eq!(answer.told.iter().map(|told| (told.run, told.unread.seq)).collect::<Vec<_>>(), [(b, 1), (locked, 1)]);
+        assert_eq!(world.commit(vec![end(a, 2, 1), end(b, 2, 1), end(locked, 1, 1)]).await, [const { Outcome::Done }; 3]);
+    });
+}
+
+#[test]
+fn a_turn_whose_child_a_foreign_transaction_is_about_to_begin_waits_alone_and_hears_how_that_ended() {
+    for commits in [false, true] {
+        with_foreign(async |world, foreign| {
+            let (a, b) = (world.started("a").await, world.started("b").await);
+            let [x, y, k] = [world.key().await, world.key().await, world.key().await];
+            foreign.execute("BEGIN").await.unwrap();
+            let taken = TAKES_THE_ID.replace("'\\x00'", "decode(repeat('00', 32), 'hex')");
+            foreign.execute(sqlx::AssertSqlSafe(taken)).await.unwrap();
+            let waiting = with(turn(a, 1, Then::Hold), vec![child(x, "x", 1), child(k, "k", 2)], vec![tell("b", "m")]);
+            let free = with(turn(b, 1, Then::Hold), vec![child(y, "y", 1)], vec![tell("a", "m")]);
+            let began = Instant::now();
+            assert_eq!(world.commit(vec![waiting.clone(), free]).await, [Outcome::Waits, Outcome::Done]);
+            assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+            assert_eq!(world.commit(vec![waiting.clone(), step(b, 2)]).await, [Outcome::Waits, Outcome::Done]);
+            assert!(world.store.reader().find("x", None).await.unwrap().is_none());
+            foreign.execute(if commits { "COMMIT" } else { "ROLLBACK" }).await.unwrap();
+            let batch = world.batch(vec![waiting]);
+            let answer = world.store.commit(&batch).await.unwrap();
+            assert_eq!(answer.outcomes, [Outcome::Done]);
+            let told: Vec<_> = answer.told.iter().map(|told| (told.run, told.unread.seq)).collect();
+            assert_eq!(told, if commits { vec![(a, 2), (b, 1)] } else { vec![(b, 1)] });
+            assert_eq!(world.summary("k").await.run == k, !commits);
+            assert_eq!(world.summary("x").await.run, x);
+        });
+    }
+}
+
+#[test]
+fn a_run_of_another_node_that_is_told_something_neither_ends_nor_sleeps_over_it() {
+    block_on(async {
+        let schema = Schema::fresh();
+        let [mut first, mut second] = two(&schema).await;
+        let from = first.started("from").await;
+        let (mut owners, mut moved, mut woken, mut dropped) = (0, 0, 0, 0);
+        for number in 0..80 {
+            let id = format!("r{number}");
+            let run = second.started(&id).await;
+            second.done(step(run, 1)).await;
+            let ends = number % 2 == 0;
+            let leaves = if ends { end(run, 2, 0) } else { sleep(run, 2, None, 0) };
+            let tells = with(turn(from, number + 1, Then::Hold), Vec::new(), vec![tell(&id, "m")]);
+            let later = Duration::from_micros(u64::from(number / 4) * 300);
+            let (a, b) = if number / 2 % 2 == 0 { (Duration::ZERO, later) } else { (later, Duration::ZERO) };
+            let leaving = async {
+                tokio::time::sleep(a).await;
+                loop {
+                    match second.one(leaves.clone()).await {
+                        Outcome::Waits => {}
+                        outcome => return outcome,
+                    }
+                }
+            };
+            let telling = async {
+                tokio::time::sleep(b).await;
+                loop {
+                    let batch = first.batch(vec![tells.clone()]);
+                    let answer = first.store.commit(&batch).await.unwrap();
+                    match answer.outcomes[0] {
+                        Outcome::Waits => {}
+                        ref outcome => {
+                            assert_eq!(*outcome, Outcome::Done);
+                            return answer.told;
+                        }
+                    }
+                }
+            };
+            let (left, told) = futures::future::join(leaving, telling).await;
+            let owner = told.first().map(|told| told.owner);
+            let row = first.summary(&id).await;
+            match (left, owner) {
+                (Outcome::InboxMoved, Some(Some(owner))) => {
+                    assert_eq!(owner, incarnation(2));
+                    (owners, moved) = (owners + 1, moved + 1);
+                }
+                (Outcome::Done, Some(None)) if !ends => {
+                    assert!(row.wake_at.is_some(), "{id} sleeps over a message");
+                    woken += 1;
+                }
+                (Outcome::Done, None) if ends => dropped += 1,
+                other => panic!("{id}: {other:?}"),
+            }
+        }
+        assert!(owners > 0 && moved > 0 && woken + dropped > 0, "both orders were met: {moved} {woken} {dropped}");
+        for world in [&mut first, &mut second] {
+            world.store.close().await.unwrap();
+        }
+        schema.drop().await;
     });
 }

@@ -249,6 +249,8 @@ pub(crate) fn start_then(new: NewRun, then: Then) -> Item {
         settled: Vec::new(),
         tasks: Vec::new(),
         withdrawn: Vec::new(),
+        starts: Vec::new(),
+        tells: Vec::new(),
     }))
 }
 
@@ -264,6 +266,8 @@ pub(crate) fn turn(run: RunKey, commit_no: CommitNo, then: Then) -> Turn {
         settled: Vec::new(),
         tasks: Vec::new(),
         withdrawn: Vec::new(),
+        starts: Vec::new(),
+        tells: Vec::new(),
     }
 }
 

@@ -16,6 +16,7 @@ mod kit;
 mod known;
 mod messages;
 mod nodes;
+mod others;
 #[cfg(feature = "postgres")]
 mod plans;
 #[cfg(feature = "sqlite")]

@@ -12,7 +12,10 @@ use stent::{
     store::{Item, Queue, TaskRequest, Then, Turn},
 };
 
-use crate::kit::*;
+use crate::{
+    kit::*,
+    others::{child, tell, with},
+};
 
 const MANY: i64 = 20_000;
 
@@ -48,8 +51,8 @@ async fn told(foreign: &mut PgConnection) -> (i64, i64) {
     (row.get(0), row.get(1))
 }
 
-/// The life of a run: turns behind rows that their writer has written and behind others, a message and a heartbeat, an end; and
-/// a run that is claimed.
+/// The life of a run: turns behind rows that their writer has written and behind others, a message and a heartbeat, a child, one
+/// that cannot be begun and a message to another run, an end; and a run that is claimed.
 async fn lap(world: &mut World, other: &mut World, number: i64) {
     let id = format!("new-{number}");
     let run = world.started(&id).await;
@@ -58,7 +61,12 @@ async fn lap(world: &mut World, other: &mut World, number: i64) {
     world.done(heartbeat(run, 3, 1)).await;
     world.send(&id, "m").await;
     world.done(Item::Turn(Arc::new(Turn { consumed: vec![1], settled: vec![3], ..turn(run, 3, Then::Hold) }))).await;
-    other.done(end(run, 4, 1)).await;
+    let [kid, refused] = [world.key().await, world.key().await];
+    let starts = vec![child(kid, &format!("kid-{number}"), 1), child(refused, &id, 2)];
+    world.done(with(turn(run, 4, Then::Hold), starts, vec![tell(&format!("kid-{number}"), "m"), tell(&id, "m")])).await;
+    assert_eq!(world.claim(10, 10).await.claimed.len(), 1);
+    other.done(end(run, 5, 3)).await;
+    world.done(end(kid, 1, 1)).await;
     let claimed = world.key().await;
     world.done(enqueue(new_run(claimed, &format!("claimed-{number}")))).await;
     assert_eq!(world.claim(10, 10).await.claimed.len(), 1);

@@ -9,7 +9,10 @@ use stent::{
     store::{Batch, ClaimRequest, Item, NewRun, Outcome, Then},
 };
 
-use crate::kit::*;
+use crate::{
+    kit::*,
+    others::{child, tell, with},
+};
 
 #[test]
 fn poisoned_items_in_a_batch_of_500_fail_alone_each_with_its_own_outcome() {
@@ -122,4 +125,65 @@ fn an_item_whose_second_statement_fails_leaves_nothing_of_its_first() {
     let trigger = "CREATE TRIGGER poison BEFORE UPDATE ON executions WHEN NEW.id = 'b' AND NEW.ended_at IS NOT NULL
                    BEGIN SELECT RAISE(ABORT, 'it is poison'); END";
     block_on(with_trigger(trigger, only_the_middle_one_fails));
+}
+
+/// Whose message, or whose child, the database refuses is refused with its turn, and with everything else that this does to others;
+/// what other turns do to the same runs takes place as if it had never been there.
+async fn only_the_turn_with_the_poison_fails(world: &mut World) {
+    let [a, b, c] = [world.started("a").await, world.started("b").await, world.started("c").await];
+    let [x, y, z] = [world.key().await, world.key().await, world.key().await];
+    let last = turn(a, 1, Then::End { status: stent::store::Status::Completed, seen: 0 });
+    let poison = with(last, vec![child(x, "x", 1), child(y, "poison", 2)], vec![tell("b", "one"), tell("b", "poison")]);
+    let fine = with(turn(c, 1, Then::Hold), vec![child(z, "x", 1)], vec![tell("b", "two"), tell("a", "three")]);
+    let batch = world.batch(vec![sleep(b, 1, None, 0), poison, fine, send("b", "four"), release(a, 1, None)]);
+    let answer = world.store.commit(&batch).await.unwrap();
+    assert_eq!(answer.outcomes[0], Outcome::Done);
+    assert!(matches!(&answer.outcomes[1], Outcome::Refused(_)), "{answer:?}");
+    assert_eq!(answer.outcomes[2..], [Outcome::Done, Outcome::Sent { seq: 2, run: b, owner: None }, Outcome::Done]);
+    let told: Vec<_> = answer.told.iter().map(|told| (told.run, told.unread.seq, &*told.unread.message, told.owner)).collect();
+    assert_eq!(told, [(b, 1, "two", None), (a, 1, "three", None)]);
+    assert_eq!(world.summary("x").await.run, z, "the child of the one that was refused is not in its way");
+    assert_eq!((world.summary("a").await.ended_at, world.rows("event a/1").await.len()), (None, 1));
+    assert!(world.store.reader().find("poison", None).await.unwrap().is_none());
+    assert_eq!(world.rows("inbox").await.len(), 3);
+    assert_eq!(world.claim(9, 9).await.claimed.len(), 3);
+    assert_eq!(world.one(end(b, 2, 0)).await, Outcome::InboxMoved);
+    assert_eq!(world.commit(vec![end(a, 1, 1), end(b, 2, 2), end(z, 1, 0), step(c, 2)]).await, [const { Outcome::Done }; 4]);
+}
+
+#[test]
+fn a_turn_whose_message_the_database_refuses_fails_alone_with_all_it_does_to_others() {
+    let trigger = "CREATE TRIGGER poison BEFORE INSERT ON inbox WHEN NEW.message = 'poison'
+                   BEGIN SELECT RAISE(ABORT, 'it is poison'); END";
+    block_on(with_trigger(trigger, only_the_turn_with_the_poison_fails));
+}
+
+#[test]
+fn a_turn_whose_child_the_database_refuses_fails_alone_with_all_it_does_to_others() {
+    for refuses in ["ABORT, 'it is poison'", "IGNORE"] {
+        let trigger = format!(
+            "CREATE TRIGGER poison BEFORE INSERT ON executions WHEN NEW.id = 'poison' BEGIN SELECT RAISE({refuses}); END"
+        );
+        block_on(with_trigger(trigger.leak(), only_the_turn_with_the_poison_fails));
+    }
+}
+
+#[test]
+#[cfg(feature = "postgres")]
+fn a_turn_whose_message_or_child_the_server_refuses_fails_alone_with_all_it_does_to_others() {
+    for (table, column) in [("inbox", "message"), ("executions", "id")] {
+        block_on(async {
+            let schema = Schema::fresh();
+            let mut world = World::new(Box::new(schema.open().await)).await;
+            let trigger = format!(
+                "CREATE FUNCTION poison() RETURNS trigger LANGUAGE plpgsql AS
+                 'BEGIN IF NEW.{column} = ''poison'' THEN RAISE EXCEPTION ''it is poison''; END IF; RETURN NEW; END';
+                 CREATE TRIGGER poison BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION poison()"
+            );
+            schema.foreign().await.execute(sqlx::AssertSqlSafe(trigger)).await.unwrap();
+            only_the_turn_with_the_poison_fails(&mut world).await;
+            world.store.close().await.unwrap();
+            schema.drop().await;
+        });
+    }
 }

@@ -14,8 +14,8 @@ use stent::{
         time::Timestamp,
     },
     store::{
-        Batch, ClaimRequest, Filter, Item, Message, NewRun, NewTask, Queue, Status, Store, Summary, TaskKey, TaskRequest, Then,
-        Turn, Warden, Yield, YieldReason, memory::MemoryStore,
+        Batch, ClaimRequest, Filter, Item, Message, NewChild, NewRun, NewTask, Queue, Status, Store, Summary, TaskKey,
+        TaskRequest, Tell, Then, Turn, Warden, Yield, YieldReason, memory::MemoryStore,
     },
 };
 
@@ -67,9 +67,20 @@ async fn compare(seed: u64, ops: u32) {
     }
     // A generator that only ever meets one answer tests nothing.
     if ops >= 250 {
-        for wanted in
-            ["Done", "Sent", "Conflict", "IdInUse", "InboxMoved", "Unknown", "Ended", "NotOwned", "AlreadySent", "Taken"]
-        {
+        for wanted in [
+            "Done",
+            "Sent",
+            "Conflict",
+            "IdInUse",
+            "InboxMoved",
+            "Unknown",
+            "Ended",
+            "NotOwned",
+            "AlreadySent",
+            "Taken",
+            "Told",
+            "NoChild",
+        ] {
             assert!(all.outcomes.contains_key(wanted), "seed {seed} never met {wanted}: {:?}", all.outcomes);
         }
     }
@@ -166,6 +177,10 @@ impl All {
                     let name = name.split(['(', ' ']).next().unwrap_or_default().to_owned();
                     *self.outcomes.entry(name).or_default() += 1;
                 }
+                for told in &memory.told {
+                    let name = if told.unread.message.starts_with("stent:child:") { "NoChild" } else { "Told" };
+                    *self.outcomes.entry(name.into()).or_default() += 1;
+                }
                 what
             }
         }
@@ -232,6 +247,12 @@ impl All {
                 } else {
                     let then = self.then(0);
                     let mut item = start_then(new, then);
+                    if let Item::Turn(turn) = &mut item
+                        && self.dice.once_in(4)
+                    {
+                        let turn = Arc::make_mut(turn);
+                        (turn.starts, turn.tells) = self.others().await;
+                    }
                     if let Item::Turn(turn) = &mut item
                         && self.dice.once_in(15)
                     {
@@ -343,7 +364,46 @@ impl All {
         let tasks = if self.dice.once_in(3) { self.tasks(row.run) } else { Vec::new() };
         let withdrawn = if self.dice.once_in(6) { vec![u32::try_from(self.dice.below(4)).unwrap()] } else { Vec::new() };
         let run = row.run;
-        Item::Turn(Arc::new(Turn { run, start: None, commit_no, prev, record, then, consumed, settled, tasks, withdrawn }))
+        let (starts, tells) = if self.dice.once_in(2) { self.others().await } else { (Vec::new(), Vec::new()) };
+        Item::Turn(Arc::new(Turn {
+            run,
+            start: None,
+            commit_no,
+            prev,
+            record,
+            then,
+            consumed,
+            settled,
+            tasks,
+            withdrawn,
+            starts,
+            tells,
+        }))
+    }
+
+    /// Children whose ids are fresh or in use, and messages to runs of every state, to these children, and to nobody.
+    async fn others(&mut self) -> (Vec<NewChild>, Vec<Tell>) {
+        let (mut starts, mut tells) = (Vec::new(), Vec::new());
+        for _ in 0..self.dice.below(3) {
+            let mut row = self.new_run().await;
+            row.id.run_no = if self.dice.once_in(60) { 2 } else { 1 };
+            if !self.dice.once_in(3) {
+                row.id.id = format!("kid {}", self.dice.below(300));
+            }
+            let position = u32::try_from(self.dice.below(4)).unwrap();
+            starts.push(NewChild { position, record: record(row.run, 0), row });
+        }
+        for _ in 0..self.dice.below(4) {
+            let to = match (self.dice.below(8), self.some_run().await) {
+                (0, _) => RunId { id: self.dice.of(&NAMES).into(), run_no: u32::try_from(self.dice.below(3)).unwrap() + 1 },
+                (1..=2, _) if !starts.is_empty() => self.dice.of(&starts).row.id,
+                (_, Some(row)) => row.id,
+                (_, None) => RunId { id: "nobody".into(), run_no: 1 },
+            };
+            let message = format!("m{}", self.dice.below(12));
+            tells.push(Tell { to, body: signal(&message), message });
+        }
+        (starts, tells)
     }
 
     fn tasks(&mut self, run: RunKey) -> Vec<NewTask> {

@@ -1,6 +1,6 @@
 //! A turn while it is being made: what was applied so far, and what that asks of the world.
 
-use super::{Event, Fact, Limits, MessageBody, Position, Timestamp};
+use super::{Child, Event, Fact, Limits, MessageBody, Outcome, Position, Telling, Timestamp};
 
 /// A turn in the making.
 pub(super) struct Turning {
@@ -10,6 +10,8 @@ pub(super) struct Turning {
     pub(super) aborted: Vec<Position>,
     pub(super) settled: Vec<Position>,
     pub(super) consumed: Vec<u64>,
+    pub(super) starts: Vec<Child>,
+    pub(super) tells: Vec<Telling>,
     /// How many of these are told by other facts than that they were received.
     pub(super) told: usize,
     /// The payloads of its events.
@@ -25,6 +27,8 @@ impl Turning {
             aborted: Vec::new(),
             settled: Vec::new(),
             consumed: Vec::new(),
+            starts: Vec::new(),
+            tells: Vec::new(),
             told: 0,
             bytes: 0,
         }
@@ -59,6 +63,11 @@ pub(super) fn weight_of(fact: &Fact) -> usize {
         Fact::Completed { output, .. } => output.bytes.len(),
         Fact::Failed { failure, .. } => failure.bytes(),
         Fact::Received { body: MessageBody::Signal { payload, .. }, .. } => payload.bytes.len(),
+        Fact::Received { body: MessageBody::Child { end, .. }, .. } => match &**end {
+            Outcome::Completed(output) => output.bytes.len(),
+            Outcome::Failed(failure) => failure.bytes(),
+            _ => 0,
+        },
         _ => 0,
     }
 }

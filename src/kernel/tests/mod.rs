@@ -16,22 +16,24 @@ use serde::{Deserialize, Serialize};
 use super::{
     blocked::Blocked,
     codec::{self, Record},
-    event::{Command, Event, Fact, MessageBody, Outcome, Started, StepPlace, TaskEnd},
+    event::{Child, Command, Event, Fact, MessageBody, Outcome, Started, StepPlace, TaskEnd, child_message},
     failure::Failure,
     id::{Attempt, BuildId, Incarnation, Position, RunId},
     instance::Begin,
     limits::Limits,
     payload::Payload,
     random::mix,
-    run::{Arrival, Decision, Effect, Run, Writer},
+    run::{Arrival, Decision, Effect, Run, Telling, Writer},
     tape::StepWork,
     time::Timestamp,
 };
 use crate::{Activity, AppError, Signal, Workflow};
 
 mod attempts;
+mod children;
 mod formats;
 mod orders;
+mod patches;
 mod queues;
 mod rails;
 mod sagas;

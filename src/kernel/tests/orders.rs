@@ -11,6 +11,7 @@ enum Program {
     Call(u64),
     Sleep(u64),
     Word(u64),
+    Child(u64),
     Chain(Vec<Program>),
     Join(Vec<Program>),
     Both(Box<Program>, Box<Program>),
@@ -32,6 +33,20 @@ impl Workflow for Random {
     }
 }
 
+/// Never run here: the world says how it ends.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+pub(super) struct Leaf(pub(super) u64);
+
+impl Workflow for Leaf {
+    const NAME: &'static str = "leaf";
+    type Output = u64;
+    type Error = AppError;
+
+    async fn run(self, _: Cx<Self>) -> Result<u64, AppError> {
+        Ok(self.0 * 7)
+    }
+}
+
 type Evaluated<'a> = std::pin::Pin<Box<dyn Future<Output = Result<u64, AppError>> + 'a>>;
 
 fn eval<'a>(cx: &'a Cx<Random>, program: &'a Program) -> Evaluated<'a> {
@@ -46,6 +61,7 @@ fn eval<'a>(cx: &'a Cx<Random>, program: &'a Program) -> Evaluated<'a> {
                 cx.signal::<Word>().within(secs(*n)).await?;
                 2
             }
+            Program::Child(n) => cx.child(Leaf(*n)).await?,
             Program::Chain(parts) => {
                 let mut sum = 0;
                 for part in parts {
@@ -88,6 +104,7 @@ fn direct(program: &Program) -> u64 {
         Program::Call(n) => n * 3,
         Program::Sleep(_) => 1,
         Program::Word(_) => 2,
+        Program::Child(n) => n * 7,
         Program::Chain(parts) | Program::Join(parts) | Program::Map(_, parts) => parts.iter().map(direct).fold(0, mix),
         Program::Both(a, b) => mix(direct(a), direct(b)),
         Program::Bag(parts) => parts.iter().fold(0, |sum, part| sum.wrapping_add(direct(part)).wrapping_add(15)),
@@ -96,19 +113,20 @@ fn direct(program: &Program) -> u64 {
 }
 
 fn program(dice: &mut Dice, depth: usize) -> Program {
-    let kind = if depth == 0 { dice.below(3) } else { dice.below(9) };
+    let kind = if depth == 0 { dice.below(4) } else { dice.below(10) };
     let many = |dice: &mut Dice, most: usize| (0..=dice.below(most)).map(|_| program(dice, depth - 1)).collect::<Vec<_>>();
     match kind {
         0 => Program::Call(dice.below(100) as u64),
         1 => Program::Sleep(dice.below(20) as u64),
         2 => Program::Word(1 + dice.below(20) as u64),
-        3 => Program::Chain(many(dice, 3)),
+        3 => Program::Child(dice.below(100) as u64),
+        4 => Program::Chain(many(dice, 3)),
         // More than thirty: join_all changes its algorithm there.
-        4 if depth == 1 && dice.below(4) == 0 => Program::Join((0..40).map(|_| program(dice, 0)).collect()),
-        4 => Program::Join(many(dice, 4)),
-        5 => Program::Both(Box::new(program(dice, depth - 1)), Box::new(program(dice, depth - 1))),
-        6 => Program::Bag(many(dice, 4)),
-        7 => Program::Map(1 + dice.below(4), many(dice, 6)),
+        5 if depth == 1 && dice.below(4) == 0 => Program::Join((0..40).map(|_| program(dice, 0)).collect()),
+        5 => Program::Join(many(dice, 4)),
+        6 => Program::Both(Box::new(program(dice, depth - 1)), Box::new(program(dice, depth - 1))),
+        7 => Program::Bag(many(dice, 4)),
+        8 => Program::Map(1 + dice.below(4), many(dice, 6)),
         _ => Program::Race(Box::new(program(dice, depth - 1)), Box::new(program(dice, depth - 1))),
     }
 }
@@ -147,6 +165,8 @@ fn play(seed: u64, crashes: bool) {
         }
     }
     assert_eq!(world.output::<u64>(), direct(&program), "{program:?}");
+    let begun = world.commands(|command| matches!(command, Command::Child(_)));
+    assert_eq!(world.begun.len(), begun, "each child was begun with its intent");
     for (n, open) in opens.iter().enumerate().filter(|(_, open)| !open.is_empty()) {
         let run = world.replayed(n + 1).unwrap();
         assert_eq!(&format!("{:?}", run.state().open), open, "the prefix of {} commits", n + 1);

@@ -19,6 +19,10 @@ pub(super) struct World {
     pub(super) timers: BTreeMap<Position, Timestamp>,
     /// The rows of attempts in shared queues.
     pub(super) tasks: BTreeMap<Position, (Attempt, Timestamp)>,
+    /// Children, in the order in which they were begun, and those that have not ended.
+    pub(super) begun: Vec<Child>,
+    pub(super) children: BTreeMap<Position, Child>,
+    pub(super) told: Vec<Telling>,
     pub(super) handler: Handler,
     /// The side file: each act that was begun, with its attempt.
     pub(super) acts: Vec<(String, Attempt)>,
@@ -52,6 +56,7 @@ impl World {
             deadline,
             deferred: false,
             limits: Some(Box::new(limits)),
+            parent: None,
         };
         let (run, decision) = Run::begin(id.clone(), started, &begin, twin, now, writer(1))?;
         let mut world = World {
@@ -69,6 +74,9 @@ impl World {
             running: BTreeMap::new(),
             timers: BTreeMap::new(),
             tasks: BTreeMap::new(),
+            begun: Vec::new(),
+            children: BTreeMap::new(),
+            told: Vec::new(),
             handler: Box::new(|_, _| value(1)),
             acts: Vec::new(),
             aborted: Vec::new(),
@@ -116,6 +124,12 @@ impl World {
                 _ => {}
             }
         }
+        for child in &decision.starts {
+            assert!(self.begun.iter().all(|before| before.id != child.id), "{} is begun twice", child.id);
+            self.begun.push(child.clone());
+            self.children.insert(child.position, child.clone());
+        }
+        self.told.extend(decision.tells.iter().cloned());
         Some(decision)
     }
 
@@ -247,6 +261,7 @@ impl World {
         choices.extend((!ready.is_empty()).then_some(2));
         choices.extend((!running.is_empty()).then_some(3));
         choices.extend(self.nudged.load(Ordering::SeqCst).then_some(4));
+        choices.extend((!self.children.is_empty()).then_some(5));
         if self.outcome().is_some() && self.in_flight.is_none() {
             return false;
         }
@@ -258,6 +273,10 @@ impl World {
             1 => self.turn(),
             2 => self.start(ready[dice.below(ready.len())]),
             3 => self.deliver(running[dice.below(running.len())]),
+            5 => {
+                let children: Vec<Position> = self.children.keys().copied().collect();
+                self.end_child(children[dice.below(children.len())], None);
+            }
             _ => self.poll_steps(),
         }
         true
@@ -354,6 +373,17 @@ impl World {
         let (attempt, _) = self.tasks.remove(&position).unwrap();
         let body = MessageBody::Task { position, attempt, end, details: None };
         self.send(&format!("task-{position}-{attempt}"), body);
+    }
+
+    /// Ends a child, as its own last commit does: with seven times its argument unless something else is said.
+    pub(super) fn end_child(&mut self, position: Position, end: Option<Outcome>) {
+        let child = self.children.remove(&position).unwrap();
+        let seven = || {
+            let orders::Leaf(n) = child.input.decode("the input").unwrap();
+            Outcome::Completed(Payload::encode(&(n * 7), "a number").unwrap())
+        };
+        let body = MessageBody::Child { position, end: Box::new(end.unwrap_or_else(seven)) };
+        self.send(&child_message(position), body);
     }
 
     pub(super) fn open(&self) -> String {

@@ -1,5 +1,5 @@
-//! One batch, applied to the maps: fence, renewal, then the items kind by kind (turns, enqueues, yields, sends,
-//! heartbeats, progress), then the claim. Each item is looked at in full before anything of it is written.
+//! One batch, applied to the maps: fence, renewal, then the items kind by kind (turns, enqueues, what the turns do to other
+//! runs, yields, sends, heartbeats, progress), then the claim. Each item is looked at in full before anything of it is written.
 
 use std::collections::BTreeMap;
 
@@ -13,15 +13,15 @@ use crate::{
     },
     store::{
         Batch, BatchAnswer, ClaimRequest, Claimed, FORMAT, Item, Message, NewRun, NodeState, Outcome, Status, Then, Turn, Unread,
-        Yield, YieldReason, queue::rank,
+        Yield, YieldReason, others::behind_yields, queue::rank,
     },
 };
 
 /// Who writes, and when.
 #[derive(Clone, Copy)]
-struct Writer {
+pub(super) struct Writer {
     incarnation: Incarnation,
-    now: Timestamp,
+    pub(super) now: Timestamp,
 }
 
 impl Data {
@@ -29,7 +29,7 @@ impl Data {
         self.now = batch.now;
         let Some(node) = self.nodes.get_mut(&batch.incarnation.0).filter(|node| node.is_live()) else {
             let outcomes = vec![Outcome::Fenced; batch.items.len()];
-            return BatchAnswer { outcomes, claimed: Vec::new(), live: false };
+            return BatchAnswer { outcomes, claimed: Vec::new(), told: Vec::new(), live: false };
         };
         node.beat += u64::from(batch.renew);
         if batch.renew {
@@ -38,16 +38,29 @@ impl Data {
         let claims = node.state == NodeState::Live;
         let writer = Writer { incarnation: batch.incarnation, now: batch.now };
         let mut outcomes: Vec<_> = refuse::unacceptable(batch).into_iter().map(|why| why.map(Outcome::Refused)).collect();
+        self.items(batch, true, &mut outcomes, writer);
+        let mut told = Vec::new();
+        for (item, outcome) in batch.items.iter().zip(&outcomes) {
+            if let (Some(turn), Some(Outcome::Done)) = (item.with_others(), outcome) {
+                self.others(turn, writer, &mut told);
+            }
+        }
+        self.items(batch, false, &mut outcomes, writer);
+        let claimed = batch.claim.as_ref().filter(|_| claims).map(|request| self.claim(request, writer)).unwrap_or_default();
+        let outcomes: Vec<_> = outcomes.into_iter().map(|outcome| outcome.unwrap_or(Outcome::Done)).collect();
+        behind_yields(batch, &outcomes, &mut told);
+        BatchAnswer { outcomes, claimed, told, live: true }
+    }
+
+    /// Applies the items before, or behind, what turns do to other runs, kind by kind.
+    fn items(&mut self, batch: &Batch, before_others: bool, outcomes: &mut [Option<Outcome>], writer: Writer) {
         for kind in 0..9 {
-            for (item, outcome) in batch.items.iter().zip(&mut outcomes) {
-                if outcome.is_none() && item.kind() == kind {
+            for (item, outcome) in batch.items.iter().zip(outcomes.iter_mut()) {
+                if outcome.is_none() && item.kind() == kind && item.precedes_others() == before_others {
                     *outcome = Some(self.apply(item, writer));
                 }
             }
         }
-        let claimed = batch.claim.as_ref().filter(|_| claims).map(|request| self.claim(request, writer)).unwrap_or_default();
-        let outcomes = outcomes.into_iter().map(|outcome| outcome.unwrap_or(Outcome::Done)).collect();
-        BatchAnswer { outcomes, claimed, live: true }
     }
 
     fn apply(&mut self, item: &Item, writer: Writer) -> Outcome {
@@ -137,7 +150,7 @@ impl Data {
         Ok(())
     }
 
-    fn enqueue(&mut self, new: &NewRun, record: &Record, writer: Writer) -> Result<(), Outcome> {
+    pub(super) fn enqueue(&mut self, new: &NewRun, record: &Record, writer: Writer) -> Result<(), Outcome> {
         self.may_begin(new)?;
         // Without a time of its own it is due at once: nobody else would ever wake it.
         self.begin(new, None, 0, new.wake_at.or(Some(writer.now)));

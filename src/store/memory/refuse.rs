@@ -3,7 +3,8 @@
 
 use crate::{
     fast::{FastSet, RandomState},
-    store::{Batch, Item, NewRun, NewTask, Then, YieldReason},
+    kernel::event::MessageBody,
+    store::{Batch, Item, NewChild, NewRun, NewTask, Tell, Then, YieldReason},
 };
 
 /// The longest row, message or details that is accepted. SQLite's own limit is 1 GB for a bound value, and one value
@@ -12,6 +13,9 @@ pub(crate) const LONGEST_BODY: usize = 64 << 20;
 
 /// The longest id, as documented at `RunId`, and the limit for names, queues and tags too.
 pub(crate) const LONGEST_NAME: usize = 255;
+
+/// The longest id of a message of one run to another: it may have the whole id of its sender in it.
+const LONGEST_TOLD: usize = 2 * LONGEST_NAME;
 
 /// Returns for each item why no store accepts it, or `None`.
 pub(crate) fn unacceptable(batch: &Batch) -> Vec<Option<String>> {
@@ -38,17 +42,15 @@ fn reason(item: &Item, turned: &mut FastSet<i64>) -> Option<String> {
             }
             match turn.then {
                 Then::End { status, .. } if !status.is_end() => Some(format!("{} is not an end", status.as_str())),
-                _ => body(turn.record.body.len()).or_else(|| turn.tasks.iter().find_map(task)),
+                _ => body(turn.record.body.len())
+                    .or_else(|| turn.tasks.iter().find_map(task))
+                    .or_else(|| turn.starts.iter().find_map(child))
+                    .or_else(|| turn.tells.iter().find_map(tell)),
             }
         }
         Item::Enqueue(new, record) => new_run(new).or_else(|| body(record.body.len())),
         Item::Send(message) => {
-            name("the id", &message.to).or_else(|| name("the message's id", &message.message)).or_else(
-                || match rmp_serde::to_vec(&message.body) {
-                    Ok(bytes) => body(bytes.len()),
-                    Err(error) => Some(format!("the message cannot be encoded: {error}")),
-                },
-            )
+            name("the id", &message.to).or_else(|| name("the message's id", &message.message)).or_else(|| says(&message.body))
         }
         Item::Heartbeat { details, .. } => body(details.len()),
         Item::PlaceTasks(_, _, tasks) => tasks.iter().find_map(task),
@@ -58,6 +60,24 @@ fn reason(item: &Item, turned: &mut FastSet<i64>) -> Option<String> {
         },
         Item::BeatTask(_, details) => body(details.len()),
         Item::Yield(_) | Item::Progressed(_) => None,
+    }
+}
+
+fn child(child: &NewChild) -> Option<String> {
+    if child.row.id.run_no != 1 {
+        return Some("a child is the first run of its id".into());
+    }
+    new_run(&child.row).or_else(|| body(child.record.body.len()))
+}
+
+fn tell(tell: &Tell) -> Option<String> {
+    name("the id", &tell.to.id).or_else(|| text("the message's id", &tell.message, LONGEST_TOLD)).or_else(|| says(&tell.body))
+}
+
+fn says(message: &MessageBody) -> Option<String> {
+    match rmp_serde::to_vec(message) {
+        Ok(bytes) => body(bytes.len()),
+        Err(error) => Some(format!("the message cannot be encoded: {error}")),
     }
 }
 
@@ -79,12 +99,16 @@ fn new_run(new: &NewRun) -> Option<String> {
         .or_else(|| new.tags.iter().chain(&new.needs).find_map(|tag| name("a tag", tag)))
 }
 
+fn name(what: &str, name: &str) -> Option<String> {
+    text(what, name, LONGEST_NAME)
+}
+
 /// A NUL is refused because PostgreSQL cannot store it and SQLite's text functions end at it.
-fn name(what: &str, text: &str) -> Option<String> {
+fn text(what: &str, text: &str, longest: usize) -> Option<String> {
     if text.contains('\0') {
         Some(format!("{what} contains a NUL"))
-    } else if text.len() > LONGEST_NAME {
-        Some(format!("{what} is longer than {LONGEST_NAME} bytes"))
+    } else if text.len() > longest {
+        Some(format!("{what} is longer than {longest} bytes"))
     } else {
         None
     }

@@ -2,7 +2,8 @@
 //!
 //! The general path is one transaction: fence, lock, look, decide, write. It waits for nobody: what somebody else has locked
 //! is put aside, tried once more a moment later, and else told to [wait](Outcome::Waits). A statement that fails for a
-//! reason that no decision foresaw has one guilty item: the batch is halved until that stands alone.
+//! reason that no decision foresaw has one guilty item: the batch is halved until that stands alone. What turns do to other runs
+//! comes behind all turns of its own transaction: a batch that had to be divided is as good as several batches in a row.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -27,7 +28,10 @@ use super::{
 };
 use crate::{
     kernel::{id::Incarnation, time::Timestamp},
-    store::{Batch, BatchAnswer, Item, Outcome, StoreError, Then, Yield, YieldReason, memory::refuse, queue::asked_for},
+    store::{
+        Batch, BatchAnswer, Item, Outcome, StoreError, Then, Told, Yield, YieldReason, memory::refuse, others::behind_yields,
+        queue::asked_for,
+    },
 };
 
 /// How often the short way is tried again when its answer was lost, before the general path is taken.
@@ -68,7 +72,17 @@ struct Decided {
     outcomes: Vec<(usize, Outcome)>,
     /// Items about something that somebody else is at work on.
     aside: Vec<usize>,
+    told: Vec<Told>,
     witness: Option<Witness>,
+}
+
+impl Decided {
+    fn take(&mut self, place: usize, outcome: Option<Outcome>) {
+        match outcome {
+            Some(outcome) => self.outcomes.push((place, outcome)),
+            None => self.aside.push(place),
+        }
+    }
 }
 
 impl Writer {
@@ -116,6 +130,8 @@ impl Writer {
         self.know_priorities(batch, &open).await?;
         self.know_priorities(batch, &held).await?;
         open.iter().filter_map(|place| due_at(&batch.items[*place])).for_each(|due| self.floor.due_at(due));
+        let children = open.iter().filter_map(|place| batch.items[*place].with_others()).flat_map(|turn| &turn.starts);
+        children.filter_map(|child| child.row.wake_at).for_each(|due| self.floor.due_at(due));
         let mut hurry = false;
         let mut tries = 0;
         loop {
@@ -140,13 +156,13 @@ impl Writer {
                 Err(_) => break,
             }
         }
-        let mut live = true;
+        let (mut live, mut told) = (true, Vec::new());
         if !open.is_empty() || commit.renew {
-            live = self.general(&mut commit, vec![open], hurry.then_some(HURRY), &mut outcomes).await?;
+            live = self.general(&mut commit, vec![open], hurry.then_some(HURRY), &mut outcomes, &mut told).await?;
         }
         if live && !held.is_empty() {
             let (groups, later) = self.groups(batch, &held);
-            live = self.general(&mut commit, groups, Some(AT_ONCE), &mut outcomes).await?;
+            live = self.general(&mut commit, groups, Some(AT_ONCE), &mut outcomes, &mut told).await?;
             later.into_iter().for_each(|place| outcomes[place] = Some(Outcome::Waits));
         }
         self.remember(batch, &held, &outcomes);
@@ -164,8 +180,9 @@ impl Writer {
         if !live && !outcomes.iter().any(wrote) {
             return Ok(fenced(batch));
         }
-        let outcomes = outcomes.into_iter().map(|outcome| outcome.unwrap_or(Outcome::Fenced)).collect();
-        Ok(BatchAnswer { outcomes, claimed, live })
+        let outcomes: Vec<_> = outcomes.into_iter().map(|outcome| outcome.unwrap_or(Outcome::Fenced)).collect();
+        behind_yields(batch, &outcomes, &mut told);
+        Ok(BatchAnswer { outcomes, claimed, told, live })
     }
 
     /// Groups what is held, in its order. Items about runs that exist are decided together: what they want is locked or left
@@ -173,7 +190,7 @@ impl Writer {
     /// rest is for later batches.
     fn groups(&mut self, batch: &Batch, held: &[usize]) -> (Vec<Vec<usize>>, Vec<usize>) {
         let begins = |place: &usize| match &batch.items[*place] {
-            Item::Turn(turn) => turn.start.is_some(),
+            Item::Turn(turn) => turn.start.is_some() || !turn.starts.is_empty(),
             Item::Enqueue(..) => true,
             _ => false,
         };
@@ -213,6 +230,8 @@ impl Writer {
                 Item::Enqueue(new, _) => Some(&**new),
                 _ => None,
             };
+            let children = batch.items[*place].with_others().into_iter().flat_map(|turn| &turn.starts);
+            let begins = begins.into_iter().chain(children.map(|child| &child.row));
             new.extend(begins.map(|begins| begins.priority).filter(|priority| !self.priorities.contains(priority)));
         }
         if !new.is_empty() {
@@ -242,6 +261,7 @@ impl Writer {
         groups: Vec<Vec<usize>>,
         mut hurry: Option<&'static str>,
         outcomes: &mut [Option<Outcome>],
+        told: &mut Vec<Told>,
     ) -> Result<bool, Trouble> {
         let mut groups = VecDeque::from(groups);
         let mut aside = Vec::new();
@@ -268,6 +288,7 @@ impl Writer {
                         outcomes[place] = Some(outcome);
                     }
                     aside.extend(decided.aside);
+                    told.extend(decided.told);
                 }
                 Err(Trouble::Waits | Trouble::Statement(_) | Trouble::Again(_)) if items.len() > 1 => {
                     hurry = hurry.or(Some(HURRY));
@@ -313,13 +334,17 @@ async fn decide(
     let seen = Seen::behind_locks(session, batch, items).await?;
     let found = tasks::find(session, &asked_for(items.iter().map(|place| &batch.items[*place]))).await?;
     let mut plan = Plan::new(batch, session.home.options.inbox_limit, node, seen, found);
-    let mut decided = Decided { outcomes: Vec::with_capacity(items.len()), aside: Vec::new(), witness: None };
-    for &place in items {
-        match plan.decide(place) {
-            Some(outcome) => decided.outcomes.push((place, outcome)),
-            None => decided.aside.push(place),
+    let outcomes = Vec::with_capacity(items.len());
+    let mut decided = Decided { outcomes, aside: Vec::new(), told: Vec::new(), witness: None };
+    let precedes = |place: &&usize| batch.items[**place].precedes_others();
+    items.iter().filter(precedes).for_each(|place| decided.take(*place, plan.decide(*place)));
+    for (place, outcome) in &decided.outcomes {
+        if let (Some(turn), Outcome::Done) = (batch.items[*place].with_others(), outcome) {
+            plan.others(turn);
         }
     }
+    items.iter().filter(|place| !precedes(place)).for_each(|place| decided.take(*place, plan.decide(*place)));
+    decided.told = std::mem::take(&mut plan.told);
     if let Some((values, wanted)) = plan.deletions() {
         let row = session.rows(sql::DELETE, values).await?;
         let deleted: Option<i64> =
@@ -371,5 +396,5 @@ fn due_at(item: &Item) -> Option<Timestamp> {
 }
 
 fn fenced(batch: &Batch) -> BatchAnswer {
-    BatchAnswer { outcomes: vec![Outcome::Fenced; batch.items.len()], claimed: Vec::new(), live: false }
+    BatchAnswer { outcomes: vec![Outcome::Fenced; batch.items.len()], claimed: Vec::new(), told: Vec::new(), live: false }
 }

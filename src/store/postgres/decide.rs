@@ -16,7 +16,7 @@ use crate::{
         time::Timestamp,
     },
     store::{
-        Batch, FORMAT, Item, Message, NewRun, Outcome, Status, Summary, TaskKey, Then, Turn, Yield, YieldReason,
+        Batch, FORMAT, Item, Message, NewRun, Outcome, Status, Summary, TaskKey, Then, Told, Turn, Yield, YieldReason,
         memory::{lines::Beside, refuse},
         queue::{Found, TaskPlan},
     },
@@ -33,10 +33,10 @@ struct Sent {
 
 /// What the accepted items write.
 pub(super) struct Plan<'a> {
-    batch: &'a Batch,
+    pub(super) batch: &'a Batch,
     inbox_limit: u64,
     node: i32,
-    seen: Seen,
+    pub(super) seen: Seen,
     /// The rows of the log, in the order in which they are appended.
     pub(super) events: Vec<(RunKey, CommitNo, &'a Record)>,
     sent: Vec<Sent>,
@@ -47,6 +47,8 @@ pub(super) struct Plan<'a> {
     heartbeats: BTreeMap<(i64, i64), (i64, &'a [u8])>,
     /// What becomes of tasks.
     pub(super) tasks: TaskPlan<'a>,
+    /// What the turns told other runs.
+    pub(super) told: Vec<Told>,
 }
 
 impl<'a> Plan<'a> {
@@ -63,6 +65,7 @@ impl<'a> Plan<'a> {
             settled: Vec::new(),
             heartbeats: BTreeMap::new(),
             tasks: TaskPlan { found, ..TaskPlan::default() },
+            told: Vec::new(),
         }
     }
 
@@ -70,8 +73,8 @@ impl<'a> Plan<'a> {
         self.batch.incarnation
     }
 
-    /// Decides about one item, unless it is about something that somebody else is at work on. Items are to be given kind by
-    /// kind.
+    /// Decides about one item, but for what it does to other runs, unless it is about something that somebody else is at work
+    /// on. Items are to be given kind by kind.
     pub(super) fn decide(&mut self, place: usize) -> Option<Outcome> {
         let batch = self.batch;
         let item = &batch.items[place];
@@ -195,7 +198,7 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    fn enqueue(&mut self, new: &NewRun, record: &'a Record) -> Result<(), Outcome> {
+    pub(super) fn enqueue(&mut self, new: &NewRun, record: &'a Record) -> Result<(), Outcome> {
         self.may_begin(new)?;
         // Without a time of its own it is due at once: nobody else would ever wake it.
         self.begin(new.begun(None, 0, new.wake_at.or(Some(self.batch.now))), record);
@@ -275,7 +278,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Puts a message into the inbox of a run that was looked at, and wakes it.
-    fn deliver(&mut self, run: i64, message: String, body: &MessageBody, sent_at: Timestamp) -> Outcome {
+    pub(super) fn deliver(&mut self, run: i64, message: String, body: &MessageBody, sent_at: Timestamp) -> Outcome {
         let now = self.batch.now;
         let Some(known) = self.seen.runs.get_mut(&run) else { return Outcome::Unknown };
         let row = &mut known.summary;

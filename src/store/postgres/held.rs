@@ -52,6 +52,6 @@ impl Held {
 }
 
 fn keys(item: &Item) -> impl Iterator<Item = What> {
-    let (runs, id) = about(item);
-    runs.into_iter().map(What::Run).chain(id.map(|id| What::Id(id.to_owned())))
+    let (runs, ids) = about(item);
+    runs.into_iter().map(What::Run).chain(ids.map(|id| What::Id(id.to_owned())))
 }

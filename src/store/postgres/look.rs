@@ -4,11 +4,11 @@ use std::collections::{HashMap, HashSet};
 
 use sqlx::Row;
 
-use super::{rows, session::Session, sql, trouble::Trouble, values::Values};
+use super::{others, rows, session::Session, sql, trouble::Trouble, values::Values};
 use crate::{
     fast::{FastMap, FastSet},
     kernel::id::{CommitNo, Digest},
-    store::{Batch, Item, Summary, memory::lines::Beside},
+    store::{Batch, Item, Summary, Turn, memory::lines::Beside},
 };
 
 /// What was read. `decide` goes on to change it as items are accepted, so that later items see what earlier ones did.
@@ -28,7 +28,7 @@ pub(super) struct Known {
     pub(super) summary: Summary,
     pub(super) beside: Beside,
     pub(super) unread: u64,
-    /// The numbers of those messages that somebody is about to send again.
+    /// The numbers of those messages that somebody is about to send, or tell, again.
     pub(super) messages: HashMap<String, u64>,
     pub(super) tail: Option<(CommitNo, Digest)>,
     /// Begun by this very transaction.
@@ -37,19 +37,23 @@ pub(super) struct Known {
     pub(super) changed: bool,
 }
 
-/// What one item is about: keys of runs, and ids that stand for their current run.
-pub(super) fn about(item: &Item) -> (Vec<i64>, Option<&str>) {
-    match item {
+/// What one item is about: keys of runs, and ids that stand for their current run. A turn is about the runs that it begins or tells
+/// something, too: where one of these is somebody else's, all of it has to wait.
+pub(super) fn about(item: &Item) -> (Vec<i64>, impl Iterator<Item = &str>) {
+    let (mut runs, id) = match item {
         Item::Turn(turn) => (vec![turn.run.0], turn.start.as_ref().map(|new| new.id.id.as_str())),
-        Item::Enqueue(new, _) => (vec![new.run.0], Some(&new.id.id)),
-        Item::Send(message) => (Vec::new(), Some(&message.to)),
+        Item::Enqueue(new, _) => (vec![new.run.0], Some(&*new.id.id)),
+        Item::Send(message) => (Vec::new(), Some(&*message.to)),
         Item::Yield(back) => (vec![back.run.0], None),
         Item::Heartbeat { run, .. } => (vec![run.0], None),
         Item::PlaceTasks(run, ..) => (vec![run.0], None),
         Item::EndTask(end) => (vec![end.key.run.0], None),
         Item::BeatTask(..) => (Vec::new(), None),
         Item::Progressed(runs) => (runs.iter().map(|run| run.0).collect(), None),
-    }
+    };
+    let others = item.with_others();
+    runs.extend(others.iter().flat_map(|turn| &turn.starts).map(|child| child.row.run.0));
+    (runs, id.into_iter().chain(others.into_iter().flat_map(Turn::other_ids)))
 }
 
 impl Seen {
@@ -57,9 +61,9 @@ impl Seen {
     pub(super) async fn behind_locks(session: &mut Session, batch: &Batch, items: &[usize]) -> Result<Seen, Trouble> {
         let (mut runs, mut ids) = (Vec::new(), Vec::new());
         for &place in items {
-            let (keys, id) = about(&batch.items[place]);
+            let (keys, names) = about(&batch.items[place]);
             runs.extend(keys);
-            ids.extend(id);
+            ids.extend(names);
         }
         runs.sort_unstable();
         runs.dedup();
@@ -96,6 +100,11 @@ impl Seen {
 
     async fn read_inboxes(&mut self, session: &mut Session, batch: &Batch, items: &[usize]) -> Result<(), Trouble> {
         let (mut to, mut messages, mut from, mut numbers) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let refusals = others::refusals(batch, items);
+        for (run, message) in &refusals {
+            to.push(*run);
+            messages.push(message.as_str());
+        }
         for &place in items {
             match &batch.items[place] {
                 Item::Send(message) => {
@@ -108,6 +117,12 @@ impl Seen {
                     for seq in &turn.consumed {
                         from.push(turn.run.0);
                         numbers.push(rows::number(*seq));
+                    }
+                    for tell in &turn.tells {
+                        if let Some(run) = self.current.get(&tell.to.id) {
+                            to.push(*run);
+                            messages.push(tell.message.as_str());
+                        }
                     }
                 }
                 _ => {}
@@ -142,8 +157,8 @@ impl Seen {
         if self.foreign.is_empty() {
             return false;
         }
-        let (runs, id) = about(item);
-        let current = id.and_then(|id| self.current.get(id));
+        let (runs, ids) = about(item);
+        let current = ids.filter_map(|id| self.current.get(id));
         runs.iter().chain(current).any(|run| self.foreign.contains(run))
     }
 }

@@ -2,7 +2,8 @@
 //! third, because the rows that it takes are only known behind the writes.
 //!
 //! When a statement fails that no decision foresaw, the batch is rolled back and tried a second time with a savepoint
-//! around each item, still as one transaction: the guilty item alone is refused.
+//! around each item, still as one transaction: the guilty item alone is refused. What a turn does to other runs comes behind all
+//! turns, when the turn's own savepoint is gone; if that fails it is all tried again without this item.
 
 use std::{collections::HashMap, path::Path, sync::Arc};
 
@@ -22,8 +23,9 @@ use super::{
     turns::Turns,
 };
 use crate::store::{
-    Batch, BatchAnswer, ClaimRequest, Claimed, Outcome, StoreError, Summary,
+    Batch, BatchAnswer, ClaimRequest, Claimed, Outcome, StoreError, Summary, Told,
     memory::{lines::Beside, refuse},
+    others::behind_yields,
     queue::asked_for,
 };
 
@@ -37,7 +39,7 @@ pub(super) struct Writer {
     turns: Turns,
     scripts: Scripts,
     path: String,
-    inbox_limit: u32,
+    pub(super) inbox_limit: u32,
     memory: Memory,
     /// How many executions the node has in memory, as it says with its next renewal.
     pub(super) held: u32,
@@ -212,7 +214,7 @@ impl Writer {
             && !items.iter().any(|item| batch.items[*item].has_tasks())
             && self.known(batch, &items, &mut outcomes).await?
         {
-            return Ok(answer(outcomes, Vec::new()));
+            return Ok(answer(batch, outcomes, Vec::new(), Vec::new()));
         }
         let mut seen = self.look(batch, &items, Frame::Whole, claims_only).await?;
         let Some(node) = seen.node else { return self.fenced(batch).await };
@@ -221,9 +223,8 @@ impl Writer {
         let mut candidates = std::mem::take(&mut seen.candidates);
         let tasks = self.find_tasks(&asked_for(items.iter().map(|item| &batch.items[*item]))).await?;
         let mut plan = Plan::new(batch, self.inbox_limit, node, seen, tasks);
-        for &item in &items {
-            outcomes[item] = Some(plan.decide(item));
-        }
+        plan.decide_all(&items, &mut outcomes);
+        let told = std::mem::take(&mut plan.told);
         plan.changed_more(self.write_tasks(&plan.tasks).await?);
         let frame = if claim.is_some() { Frame::Open } else { Frame::Whole };
         let claim_behind = claim.filter(|_| claims_only.is_none());
@@ -233,7 +234,7 @@ impl Writer {
             Some(request) => self.take(batch, node, request, candidates).await?,
             None => Vec::new(),
         };
-        Ok(answer(outcomes, claimed))
+        Ok(answer(batch, outcomes, told, claimed))
     }
 
     /// Writes a batch about which everything is known; `false` when something is not, or turns out not to be so.
@@ -259,20 +260,43 @@ impl Writer {
     }
 
     async fn one_by_one(&mut self, batch: &Batch) -> Result<BatchAnswer, Trouble> {
-        let (mut outcomes, items) = sorted(batch);
+        let mut refused = HashMap::new();
+        loop {
+            let before = refused.len();
+            if let Some(answer) = self.try_one_by_one(batch, &mut refused).await? {
+                return Ok(answer);
+            }
+            // Each time round refuses at least one more.
+            debug_assert!(refused.len() > before);
+            self.roll_back_leftovers().await;
+            self.open = true;
+        }
+    }
+
+    /// Tries all items but those that are refused; `None` when there are more of these now, and nothing may stay.
+    async fn try_one_by_one(
+        &mut self,
+        batch: &Batch,
+        refused: &mut HashMap<usize, String>,
+    ) -> Result<Option<BatchAnswer>, Trouble> {
+        let (mut outcomes, mut items) = sorted(batch);
+        refused.iter().for_each(|(item, why)| outcomes[*item] = Some(Outcome::Refused(why.clone())));
+        items.retain(|item| outcomes[*item].is_none());
         let seen = self.look(batch, &[], Frame::Whole, None).await?;
-        let Some(node) = seen.node else { return self.fenced(batch).await };
+        let Some(node) = seen.node else { return self.fenced(batch).await.map(Some) };
         let renewal = Plan::new(batch, self.inbox_limit, node, seen, HashMap::new());
         self.write(batch, renewal, Frame::Open, self.renewal(batch), None).await?;
-        for item in items {
-            outcomes[item] = Some(match self.single(batch, item, node).await {
-                Ok(outcome) => outcome,
-                Err(Trouble::Statement(why)) => {
-                    self.run(sql::ROLLBACK_TO, Values::default()).await?;
-                    Outcome::Refused(why)
-                }
-                Err(store) => return Err(store),
-            });
+        let (first, behind): (Vec<usize>, _) = items.into_iter().partition(|item| batch.items[*item].precedes_others());
+        for item in first {
+            outcomes[item] = Some(self.savepoint(batch, item, node).await?);
+        }
+        let before = refused.len();
+        let told = self.others_one_by_one(batch, &outcomes, node, refused).await?;
+        if refused.len() > before {
+            return Ok(None);
+        }
+        for item in behind {
+            outcomes[item] = Some(self.savepoint(batch, item, node).await?);
         }
         let claim = claim_of(batch);
         let mut seen = self.look(batch, &[], Frame::Open, claim).await?;
@@ -285,7 +309,18 @@ impl Writer {
             }
         };
         self.memory.forget();
-        Ok(answer(outcomes, claimed))
+        Ok(Some(answer(batch, outcomes, told, claimed)))
+    }
+
+    /// Decides and writes one item; it is refused if the database does.
+    async fn savepoint(&mut self, batch: &Batch, item: usize, node: i64) -> Result<Outcome, Trouble> {
+        match self.single(batch, item, node).await {
+            Err(Trouble::Statement(why)) => {
+                self.run(sql::ROLLBACK_TO, Values::default()).await?;
+                Ok(Outcome::Refused(why))
+            }
+            answer => answer,
+        }
     }
 
     async fn single(&mut self, batch: &Batch, item: usize, node: i64) -> Result<Outcome, Trouble> {
@@ -298,7 +333,7 @@ impl Writer {
         Ok(outcome)
     }
 
-    async fn look(
+    pub(super) async fn look(
         &mut self,
         batch: &Batch,
         items: &[usize],
@@ -313,7 +348,7 @@ impl Writer {
     }
 
     /// Writes what was accepted; returns what may be claimed behind it, if that is asked for.
-    async fn write(
+    pub(super) async fn write(
         &mut self,
         batch: &Batch,
         plan: Plan<'_>,
@@ -394,10 +429,10 @@ impl Writer {
     async fn fenced(&mut self, batch: &Batch) -> Result<BatchAnswer, Trouble> {
         self.memory.forget();
         self.run(sql::ROLLBACK, Values::default()).await?;
-        Ok(BatchAnswer { outcomes: vec![Outcome::Fenced; batch.items.len()], claimed: Vec::new(), live: false })
+        Ok(BatchAnswer { outcomes: vec![Outcome::Fenced; batch.items.len()], claimed: Vec::new(), told: Vec::new(), live: false })
     }
 
-    async fn run(&mut self, text: &'static str, values: Values) -> Result<(), Trouble> {
+    pub(super) async fn run(&mut self, text: &'static str, values: Values) -> Result<(), Trouble> {
         script::run(&mut self.connection, text, values).await.map_err(|error| self.sort(error))?;
         Ok(())
     }
@@ -419,6 +454,8 @@ fn claim_of(batch: &Batch) -> Option<&ClaimRequest> {
     batch.claim.as_ref().filter(|request| request.limit > 0 && !request.workflows.is_empty())
 }
 
-fn answer(outcomes: Vec<Option<Outcome>>, claimed: Vec<Claimed>) -> BatchAnswer {
-    BatchAnswer { outcomes: outcomes.into_iter().map(|outcome| outcome.unwrap_or(Outcome::Done)).collect(), claimed, live: true }
+fn answer(batch: &Batch, outcomes: Vec<Option<Outcome>>, mut told: Vec<Told>, claimed: Vec<Claimed>) -> BatchAnswer {
+    let outcomes: Vec<_> = outcomes.into_iter().map(|outcome| outcome.unwrap_or(Outcome::Done)).collect();
+    behind_yields(batch, &outcomes, &mut told);
+    BatchAnswer { outcomes, claimed, told, live: true }
 }

@@ -18,7 +18,7 @@ use crate::{
         time::Timestamp,
     },
     store::{
-        Batch, FORMAT, Item, Message, NewRun, Outcome, Status, Summary, TaskKey, Then, Turn, Yield, YieldReason,
+        Batch, FORMAT, Item, Message, NewRun, Outcome, Status, Summary, TaskKey, Then, Told, Turn, Yield, YieldReason,
         memory::refuse,
         queue::{Found, TaskPlan},
     },
@@ -26,10 +26,10 @@ use crate::{
 
 /// What the accepted items write: the tables of the statements of the same names.
 pub(super) struct Plan<'a> {
-    batch: &'a Batch,
+    pub(super) batch: &'a Batch,
     inbox_limit: u64,
     node: i64,
-    seen: Seen,
+    pub(super) seen: Seen,
     blob: Blob,
     runs: Grid,
     events: Grid,
@@ -46,6 +46,8 @@ pub(super) struct Plan<'a> {
     receivers: BTreeSet<i64>,
     /// What becomes of tasks.
     pub(super) tasks: TaskPlan<'a>,
+    /// What the turns told other runs.
+    pub(super) told: Vec<Told>,
     /// What the writer will know.
     notes: Vec<(i64, Note)>,
 }
@@ -83,6 +85,7 @@ impl<'a> Plan<'a> {
             progressed: Table::new(),
             receivers: BTreeSet::new(),
             tasks: TaskPlan { found: tasks, ..TaskPlan::default() },
+            told: Vec::new(),
             notes: Vec::new(),
         }
     }
@@ -91,7 +94,23 @@ impl<'a> Plan<'a> {
         self.batch.incarnation
     }
 
-    /// Decides about one item. Items are to be given kind by kind.
+    /// Decides about these items, which stand kind by kind.
+    pub(super) fn decide_all(&mut self, items: &[usize], outcomes: &mut [Option<Outcome>]) {
+        let batch = self.batch;
+        for &item in items.iter().filter(|item| batch.items[**item].precedes_others()) {
+            outcomes[item] = Some(self.decide(item));
+        }
+        for &item in items {
+            if let (Some(turn), Some(Outcome::Done)) = (batch.items[item].with_others(), &outcomes[item]) {
+                self.others(turn);
+            }
+        }
+        for &item in items.iter().filter(|item| !batch.items[**item].precedes_others()) {
+            outcomes[item] = Some(self.decide(item));
+        }
+    }
+
+    /// Decides about one item, but for what it does to other runs. Items are to be given kind by kind.
     pub(super) fn decide(&mut self, place: usize) -> Outcome {
         let refused_or_done = |result: Result<(), Outcome>| result.map_or_else(|refused| refused, |()| Outcome::Done);
         let batch = self.batch;
@@ -227,7 +246,7 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    fn enqueue(&mut self, new: &NewRun, record: &Record) -> Result<(), Outcome> {
+    pub(super) fn enqueue(&mut self, new: &NewRun, record: &Record) -> Result<(), Outcome> {
         self.may_begin(new)?;
         self.append(new.run, 0, record);
         // Without a time of its own it is due at once: nobody else would ever wake it.
@@ -342,7 +361,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Puts a message into the inbox of a run that was looked at, and wakes it.
-    fn deliver(&mut self, run: i64, message: &str, body: &MessageBody, sent_at: Timestamp) -> Outcome {
+    pub(super) fn deliver(&mut self, run: i64, message: &str, body: &MessageBody, sent_at: Timestamp) -> Outcome {
         let now = self.batch.now;
         let Some(known) = self.seen.runs.get_mut(&run) else { return Outcome::Unknown };
         let row = &mut known.summary;

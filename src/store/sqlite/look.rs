@@ -12,14 +12,14 @@ use super::{
 };
 use crate::{
     fast::{FastMap, FastSet},
-    kernel::id::Incarnation,
+    kernel::{event::child_message, id::Incarnation},
     store::{Batch, ClaimRequest, FORMAT, Item, Summary, Then, memory::lines::Beside},
 };
 
 /// The questions about some items of a batch.
 pub(super) struct Look {
     /// Which scripts of `LOOK` are needed.
-    pub(super) wanted: [bool; 8],
+    pub(super) wanted: [bool; 9],
     pub(super) values: Values,
     /// The items behind the places in the table of turns.
     turns: Vec<usize>,
@@ -58,7 +58,7 @@ pub(super) struct Seen {
 pub(super) struct Known {
     pub(super) summary: Summary,
     pub(super) unread: u64,
-    /// The numbers of those messages that somebody is about to send again.
+    /// The numbers of those messages that somebody is about to send, or tell, again.
     pub(super) messages: HashMap<String, u64>,
 }
 
@@ -73,6 +73,7 @@ pub(super) fn ask(batch: &Batch, items: &[usize], claim: Option<&ClaimRequest>) 
     let mut blob = Blob::default();
     let [mut turns, mut consumed, mut keys] = [Table::new(), Table::new(), Table::new()];
     let [mut ids, mut runs, mut messages] = [Table::new(), Table::new(), Table::new()];
+    let mut refusals = None;
     let mut items_of_turns = Vec::new();
     let mut asked = HashSet::new();
     for &place in items {
@@ -117,6 +118,24 @@ pub(super) fn ask(batch: &Batch, items: &[usize], claim: Option<&ClaimRequest>) 
             Item::EndTask(end) => runs.number(end.key.run.0),
             Item::Progressed(_) | Item::BeatTask(..) => {}
         }
+        let Some(turn) = batch.items[place].with_others() else { continue };
+        for child in &turn.starts {
+            keys.number(child.row.run.0);
+            // Where it ends up if the id is in use; the id of a run is not told with its turn.
+            let refusals = refusals.get_or_insert_with(Table::new);
+            refusals.row().int(turn.run.0).text(&child_message(child.position));
+        }
+        for tell in &turn.tells {
+            messages.row().text(&tell.to.id).text(&tell.message);
+        }
+        for id in turn.other_ids() {
+            if asked.insert(id) {
+                ids.text(id);
+            }
+        }
+        if !turn.starts.is_empty() {
+            runs.number(turn.run.0);
+        }
     }
     let wanted = [
         true,
@@ -126,6 +145,7 @@ pub(super) fn ask(batch: &Batch, items: &[usize], claim: Option<&ClaimRequest>) 
         !ids.is_empty(),
         !runs.is_empty(),
         !messages.is_empty(),
+        refusals.is_some(),
         claim.is_some(),
     ];
     let mut values = Values::default()
@@ -137,6 +157,9 @@ pub(super) fn ask(batch: &Batch, items: &[usize], claim: Option<&ClaimRequest>) 
         .with(ids.finish())?
         .with(runs.finish())?
         .with(messages.finish())?;
+    if let Some(refusals) = refusals {
+        values = values.with(refusals.finish())?;
+    }
     if let Some(request) = claim {
         values = claiming(values, batch, request)?;
     }
@@ -175,7 +198,7 @@ impl Look {
             let answer = if wanted { answers.next() } else { None };
             answer.unwrap_or_default().rows
         };
-        let [fence, turns, consumed, keys, ids, runs, messages, candidates] = self.wanted;
+        let [fence, turns, consumed, keys, ids, runs, messages, refusals, candidates] = self.wanted;
         if let Some(row) = next(fence).first() {
             seen.node = Some(row.try_get(0)?);
             seen.changes = row.try_get(1)?;
@@ -206,9 +229,11 @@ impl Look {
             let known = known(&row)?;
             seen.runs.entry(known.summary.run.0).or_insert(known);
         }
-        for row in next(messages) {
-            if let Some(known) = seen.runs.get_mut(&row.try_get(0)?) {
-                known.messages.insert(row.try_get(2)?, rows::large(&row, 1)?);
+        for wanted in [messages, refusals] {
+            for row in next(wanted) {
+                if let Some(known) = seen.runs.get_mut(&row.try_get(0)?) {
+                    known.messages.insert(row.try_get(2)?, rows::large(&row, 1)?);
+                }
             }
         }
         for row in next(candidates) {

@@ -68,6 +68,8 @@ impl Memory {
         let mut seen = Seen::default();
         for &item in items {
             match &batch.items[item] {
+                // Where its children and messages would go is not remembered.
+                Item::Turn(turn) if turn.has_others() => return None,
                 Item::Turn(turn) => match &turn.start {
                     Some(new) => {
                         // Refused, and the reason depends on what is in the file.
@@ -183,8 +185,13 @@ mod tests {
 
     use super::*;
     use crate::{
-        kernel::{codec::Record, id::RunKey, time::Timestamp},
-        store::Status,
+        kernel::{
+            codec::Record,
+            event::MessageBody,
+            id::{RunId, RunKey},
+            time::Timestamp,
+        },
+        store::{Status, Tell},
     };
 
     fn turn(run: i64, commit_no: CommitNo, then: Then) -> Turn {
@@ -201,6 +208,8 @@ mod tests {
             settled: Vec::new(),
             tasks: Vec::new(),
             withdrawn: Vec::new(),
+            starts: Vec::new(),
+            tells: Vec::new(),
         }
     }
 
@@ -242,6 +251,9 @@ mod tests {
         assert!(!recalls(&memory, Turn { prev: Some(Digest([3; 32])), ..turn(7, 2, Then::Hold) }), "another tail");
         assert!(!recalls(&memory, Turn { consumed: vec![1], ..turn(7, 2, Then::Hold) }), "messages are looked up");
         assert!(!recalls(&memory, turn(8, 2, Then::Hold)), "an unknown run");
+        let to = RunId { id: "other".into(), run_no: 1 };
+        let tell = Tell { to, message: "m".into(), body: MessageBody::Cancel { reason: String::new() } };
+        assert!(!recalls(&memory, Turn { tells: vec![tell], ..turn(7, 2, Then::Hold) }), "other runs are looked up");
         memory.note(vec![(7, Note::Left)]);
         memory.learn();
         assert!(!recalls(&memory, turn(7, 2, Then::Hold)));

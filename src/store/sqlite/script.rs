@@ -145,7 +145,7 @@ const EVENTS: usize = 1;
 pub(super) const COUNTS: usize = 5;
 const UNCOUNTED: u32 = 0b011_1111_1100_0000;
 
-const LOOK: [&str; 8] = [
+const LOOK: [&str; 9] = [
     sql::FENCE,
     sql::LOOK_TURNS,
     sql::LOOK_CONSUMED,
@@ -153,6 +153,7 @@ const LOOK: [&str; 8] = [
     sql::LOOK_IDS,
     sql::LOOK_RUNS,
     sql::LOOK_MESSAGES,
+    sql::LOOK_REFUSALS,
     sql::CANDIDATES,
 ];
 

@@ -109,7 +109,8 @@ pub(super) const SAVEPOINT: &str = "SAVEPOINT item;";
 pub(super) const RELEASE: &str = "RELEASE item;";
 pub(super) const ROLLBACK_TO: &str = "ROLLBACK TO item; RELEASE item;";
 
-// Looking. $1 incarnation, $2 blob, $3 turns, $4 consumed, $5 new keys, $6 ids, $7 runs, $8 messages.
+// Looking. $1 incarnation, $2 blob, $3 turns, $4 consumed, $5 new keys, $6 ids, $7 runs, $8 messages,
+// $9 messages by run.
 
 /// Answers the node's short name, how many rows this connection has ever changed, for `ASSERT_TURNS`, a number that
 /// changes when another connection has written, and whether the node may claim.
@@ -167,6 +168,10 @@ pub(super) const LOOK_RUNS: &str = concat!(
 pub(super) const LOOK_MESSAGES: &str = "SELECT i.run, i.seq, i.message FROM json_each($8) s
     JOIN inbox i ON i.message = s.value ->> 1
      AND i.run = (SELECT x.run FROM executions x WHERE x.id = s.value ->> 0 ORDER BY x.run_no DESC LIMIT 1);";
+
+/// The same where the run is known by its key. Rows of $9: run, message.
+pub(super) const LOOK_REFUSALS: &str = "SELECT i.run, i.seq, i.message FROM json_each($9) s
+    JOIN inbox i ON i.run = s.value ->> 0 AND i.message = s.value ->> 1;";
 
 // Writing. $1 node, $2 blob, $3 now, $4 format; then rows and their count.
 
@@ -540,6 +545,7 @@ pub(super) const ALL: &[(&str, &str)] = &[
     ("look_ids", LOOK_IDS),
     ("look_runs", LOOK_RUNS),
     ("look_messages", LOOK_MESSAGES),
+    ("look_refusals", LOOK_REFUSALS),
     ("renew", RENEW),
     ("write_runs", WRITE_RUNS),
     ("write_events", WRITE_EVENTS),

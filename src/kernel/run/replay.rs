@@ -1,0 +1,125 @@
+//! Replay: a run is rebuilt from its log, and each command that its code asks for is compared with the one that is recorded.
+
+use std::collections::VecDeque;
+
+use super::Run;
+use crate::kernel::{
+    blocked::Blocked,
+    compare::{describe, describe_event, same, shallow},
+    event::{Command, Commit, Event, Fact},
+    id::{Digest, RunId},
+    instance::Begin,
+};
+
+impl Run {
+    /// Rebuilds a run from its log and compares each command that the code asks for with the one that is recorded. A commit is
+    /// decoded when its turn has come and dropped behind it: a long log is never in memory decoded as a whole.
+    pub(crate) fn replay<E: From<Blocked>>(
+        id: &RunId,
+        log: impl IntoIterator<Item = Result<(Commit, Digest), E>>,
+        begin: &Begin,
+        twin: bool,
+    ) -> Result<Run, E> {
+        let bad = |what: &str| Blocked::BadLog { run: id.clone(), what: what.to_owned() };
+        let mut log = log.into_iter();
+        let first = log.next().transpose()?;
+        let started = match first.as_ref().map(|(commit, _)| (commit.events.first(), commit.time)) {
+            Some((Some(Event::Fact(Fact::Started(started))), at)) => ((**started).clone(), at),
+            _ => return Err(bad("it does not begin with a start").into()),
+        };
+        let mut run = Run::new(id.clone(), started.0, begin, twin, started.1)?;
+        for next in first.map(Ok).into_iter().chain(log) {
+            let (commit, digest) = next?;
+            let follows = commit.commit_no == run.next_commit && commit.prev == run.tail;
+            if !follows || commit.time < run.last_time || commit.epoch < run.last_epoch {
+                return Err(bad(&format!("commit {} does not follow its predecessor", commit.commit_no)).into());
+            }
+            run.replay_commit(&commit)?;
+            run.recorded(&commit, digest);
+        }
+        Ok(run)
+    }
+
+    fn replay_commit(&mut self, commit: &Commit) -> Result<(), Blocked> {
+        let mut asked: VecDeque<Command> = VecDeque::new();
+        for (index, event) in commit.events.iter().enumerate() {
+            if self.state.outcome.is_some() {
+                return Err(Blocked::BadLog {
+                    run: self.id.clone(),
+                    what: format!("commit {} goes on behind the end", commit.commit_no),
+                });
+            }
+            match event {
+                Event::Fact(fact) => {
+                    if let Some(command) = asked.pop_front() {
+                        return Err(self.differs(commit, index, &describe_event(event), &describe(&command)));
+                    }
+                    self.state.fact(fact, &self.limits);
+                    let patches = patches_behind(&commit.events[index + 1..]);
+                    if let Some(twin) = &mut self.twin {
+                        let _ = twin.apply_again(fact, commit.time, patches.clone());
+                    }
+                    let commands = self.instance.apply_again(fact, commit.time, patches);
+                    asked = commands.map_err(|misuse| self.misuse(misuse))?.into();
+                }
+                // The code does not ask any more, as was to come.
+                Event::Command(expected @ Command::Patched { deprecated: true, .. })
+                    if asked.front().is_none_or(|found| !same(expected, found)) => {}
+                Event::Command(expected) => {
+                    let Some(found) = asked.pop_front() else {
+                        return Err(self.differs(commit, index, &describe(expected), "nothing"));
+                    };
+                    if !same(expected, &found) {
+                        return Err(self.differs(commit, index, &describe(expected), &describe(&found)));
+                    }
+                    // The recorded command is the truth: options and input of the code may have changed since.
+                    self.state.command(expected, commit.time);
+                    self.instance.recorded(expected);
+                    if let Some(twin) = &self.twin {
+                        twin.recorded(expected);
+                    }
+                    self.note(expected);
+                }
+            }
+        }
+        match asked.pop_front() {
+            Some(command) => Err(self.differs(commit, commit.events.len(), "nothing more", &describe(&command))),
+            None => Ok(()),
+        }
+    }
+
+    fn note(&mut self, command: &Command) {
+        if self.last.len() == 5 {
+            self.last.remove(0);
+        }
+        self.last.push(shallow(command));
+    }
+
+    fn differs(&self, commit: &Commit, event: usize, expected: &str, found: &str) -> Blocked {
+        let last: Vec<String> = self.last.iter().map(describe).collect();
+        Blocked::Nondeterminism {
+            run: self.id.clone(),
+            workflow: self.state.started.workflow.clone(),
+            version: self.state.started.version,
+            commit_no: commit.commit_no,
+            event,
+            expected: expected.to_owned(),
+            found: found.to_owned(),
+            last: if last.is_empty() { "none".to_owned() } else { last.join(", ") },
+            wrote: commit.build,
+        }
+    }
+}
+
+/// The patches that were recorded before the next fact.
+fn patches_behind(events: &[Event]) -> Vec<String> {
+    let commands = events.iter().map_while(|event| match event {
+        Event::Command(command) => Some(command),
+        Event::Fact(_) => None,
+    });
+    let patches = commands.filter_map(|command| match command {
+        Command::Patched { id, .. } => Some(id.clone()),
+        _ => None,
+    });
+    patches.collect()
+}

@@ -1,0 +1,60 @@
+//! What an item tells of itself, before any store is asked: its kind, which is its place in the order of a batch, and whether
+//! it concerns more than its own run.
+
+use super::{Item, Turn};
+use crate::kernel::id::{CommitNo, Digest};
+
+impl Turn {
+    /// Tells whether it touches shared queues.
+    #[must_use]
+    pub fn has_tasks(&self) -> bool {
+        !self.tasks.is_empty() || !self.withdrawn.is_empty()
+    }
+
+    /// Tells whether its row comes right behind this one.
+    #[must_use]
+    pub fn follows(&self, commit_no: CommitNo, digest: Digest) -> bool {
+        commit_no.checked_add(1) == Some(self.commit_no) && self.prev == Some(digest)
+    }
+}
+
+impl Item {
+    /// Tells whether it touches shared queues.
+    #[must_use]
+    pub fn has_tasks(&self) -> bool {
+        match self {
+            Item::Turn(turn) => turn.has_tasks(),
+            Item::EndTask(_) | Item::BeatTask(..) | Item::PlaceTasks(..) => true,
+            _ => false,
+        }
+    }
+
+    /// Returns where in a batch the kind of this item has its turn.
+    pub(crate) fn kind(&self) -> u8 {
+        match self {
+            Item::Turn(_) => 0,
+            Item::Enqueue(..) => 1,
+            Item::Yield(_) => 2,
+            Item::Send(_) => 3,
+            Item::Heartbeat { .. } => 4,
+            Item::Progressed(_) => 5,
+            Item::PlaceTasks(..) => 6,
+            Item::EndTask(_) => 7,
+            Item::BeatTask(..) => 8,
+        }
+    }
+
+    /// Tells whether its kind comes before what turns do to other runs: that must find every run as all turns of the batch
+    /// have left it, so that who has just gone to sleep is woken and who has just ended hears nothing.
+    pub(crate) fn precedes_others(&self) -> bool {
+        self.kind() < 2
+    }
+
+    /// Returns its turn, if that concerns other runs than its own.
+    pub(crate) fn with_others(&self) -> Option<&Turn> {
+        match self {
+            Item::Turn(turn) if turn.has_others() => Some(turn),
+            _ => None,
+        }
+    }
+}
