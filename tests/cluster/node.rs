@@ -23,7 +23,7 @@ pub(crate) struct Options {
     pub(crate) workflows: &'static str,
     pub(crate) lease: Duration,
     pub(crate) grace: Duration,
-    /// How far ahead sleepers are claimed.
+    /// How far ahead sleepers are claimed; short, or the naps of these jobs would be spent in memory.
     pub(crate) ahead: Duration,
     /// Activities at once.
     pub(crate) activities: u64,
@@ -47,7 +47,7 @@ impl Default for Options {
             workflows: "load",
             lease: Duration::from_secs(2),
             grace: Duration::from_secs(5),
-            ahead: Duration::from_secs(1),
+            ahead: Duration::from_millis(20),
             activities: 1_000,
             limit: 0,
             per_key: 0,
