@@ -26,7 +26,7 @@ mod wait;
 
 pub use call::{OnExhausted, Pending};
 pub use child::{ChildRun, Detached};
-pub use map::{Either, Map, Race};
+pub use map::{AtLeast, Either, Map, Race, Settle};
 pub use saga::{Saga, Undoable};
 pub use step::Step;
 pub(crate) use step::failure_of;
@@ -138,7 +138,8 @@ impl<W> Cx<W> {
     }
 
     /// Runs `each` over `items`, at most 16 at a time (see [`Map::concurrency`]), and returns the outputs in the order of
-    /// the items, or the first error; then what still runs is cancelled.
+    /// the items, or the first error; then what still runs is cancelled. [`Map::settle`] gives each item's own end instead,
+    /// [`Map::at_least`] as many outputs as are needed.
     pub fn map<'a, I, T, F, U, E>(&self, items: I, each: F) -> Map<'a, I::IntoIter, F, U, E>
     where
         I: IntoIterator,

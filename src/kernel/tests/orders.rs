@@ -18,6 +18,8 @@ enum Program {
     Bag(Vec<Program>),
     Map(usize, Vec<Program>),
     Race(Box<Program>, Box<Program>),
+    Settle(usize, Vec<Program>),
+    Enough(usize, Vec<Program>),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -90,6 +92,14 @@ fn eval<'a>(cx: &'a Cx<Random>, program: &'a Program) -> Evaluated<'a> {
                 let all = cx.map(parts, |part| eval(cx, part)).concurrency(*most).await?;
                 all.into_iter().fold(0, mix)
             }
+            Program::Settle(most, parts) => {
+                let all = cx.map(parts, |part| eval(cx, part)).concurrency(*most).settle().await;
+                all.into_iter().try_fold(0, |sum, part| part.map(|part| mix(sum, part)))?
+            }
+            Program::Enough(wanted, parts) => {
+                let enough = cx.map(parts, |part| eval(cx, part)).concurrency(3).at_least(*wanted).await;
+                4 + enough.map_or(0, |outputs| outputs.len() as u64)
+            }
             Program::Race(a, b) => {
                 let _ = cx.race(eval(cx, a), eval(cx, b)).await;
                 3
@@ -105,15 +115,18 @@ fn direct(program: &Program) -> u64 {
         Program::Sleep(_) => 1,
         Program::Word(_) => 2,
         Program::Child(n) => n * 7,
-        Program::Chain(parts) | Program::Join(parts) | Program::Map(_, parts) => parts.iter().map(direct).fold(0, mix),
+        Program::Chain(parts) | Program::Join(parts) | Program::Map(_, parts) | Program::Settle(_, parts) => {
+            parts.iter().map(direct).fold(0, mix)
+        }
         Program::Both(a, b) => mix(direct(a), direct(b)),
         Program::Bag(parts) => parts.iter().fold(0, |sum, part| sum.wrapping_add(direct(part)).wrapping_add(15)),
         Program::Race(..) => 3,
+        Program::Enough(wanted, parts) => 4 + if *wanted <= parts.len() { *wanted as u64 } else { 0 },
     }
 }
 
 fn program(dice: &mut Dice, depth: usize) -> Program {
-    let kind = if depth == 0 { dice.below(4) } else { dice.below(10) };
+    let kind = if depth == 0 { dice.below(4) } else { dice.below(12) };
     let many = |dice: &mut Dice, most: usize| (0..=dice.below(most)).map(|_| program(dice, depth - 1)).collect::<Vec<_>>();
     match kind {
         0 => Program::Call(dice.below(100) as u64),
@@ -127,6 +140,8 @@ fn program(dice: &mut Dice, depth: usize) -> Program {
         6 => Program::Both(Box::new(program(dice, depth - 1)), Box::new(program(dice, depth - 1))),
         7 => Program::Bag(many(dice, 4)),
         8 => Program::Map(1 + dice.below(4), many(dice, 6)),
+        9 => Program::Settle(1 + dice.below(4), many(dice, 4)),
+        10 => Program::Enough(dice.below(4), many(dice, 4)),
         _ => Program::Race(Box::new(program(dice, depth - 1)), Box::new(program(dice, depth - 1))),
     }
 }
