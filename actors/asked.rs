@@ -1,15 +1,15 @@
-//! A dispatch without its types: what is checked before any store is asked, and how its run begins. The door's, and that of
-//! whoever begins an execution in a transaction of their own.
+//! A dispatch without its types: what is checked of it, and of a message, before any store is asked, and how its run begins. The
+//! door's, that of whoever begins an execution in a transaction of their own, and that of a parent.
 
 use std::time::Duration;
 
 use super::messages::IfInUse;
 use crate::{
-    error::DispatchError,
+    error::{DispatchError, SendError},
     kernel::{
         codec::{self, Record},
-        event::{Commit, Event, Fact, Started},
-        id::{RunId, RunKey},
+        event::{Commit, Event, Fact, MessageBody, OUR_MESSAGES, Started},
+        id::{Digest, RunId, RunKey},
         limits::Limits,
         payload::Payload,
         run::Writer,
@@ -72,21 +72,50 @@ impl Asked {
             parent: None,
         };
         let row = NewRun {
-            run: RunKey(0),
-            id: RunId { id: self.id.clone(), run_no: 1 },
-            after: Vec::new(),
-            workflow: self.workflow.to_owned(),
-            version: self.version,
             priority: self.priority,
             queue: self.queue.clone(),
             tags: self.tags.clone(),
             needs: self.needs.clone(),
-            created_at: now,
             wake_at: self.delay.map(|delay| now.after(delay)),
-            deadline,
-            input_digest: digest,
+            ..first_row(self.id.clone(), &started, digest, now)
         };
         (row, started)
+    }
+}
+
+/// Refuses a message to an execution that no store could take, or whose id is not its sender's to give.
+pub(crate) fn check_message(message: &str, body: &MessageBody, limits: &Limits) -> Result<(), SendError> {
+    if let MessageBody::Signal { payload, name } = body
+        && payload.bytes.len() > limits.payload_bytes
+    {
+        let (size, most) = (payload.bytes.len(), limits.payload_bytes);
+        return Err(SendError::Invalid(format!("the signal {name} has {size} bytes, the limit is {most}")));
+    }
+    if message.is_empty() || message.len() > 255 || message.contains('\0') {
+        return Err(SendError::Invalid("a message id has 1 to 255 bytes and no NUL".to_owned()));
+    }
+    if message.starts_with(OUR_MESSAGES) {
+        return Err(SendError::Invalid(format!("message ids that begin with {OUR_MESSAGES:?} are Stent's own; choose another")));
+    }
+    Ok(())
+}
+
+/// Returns the row of the first run of an id, still without its key, as a dispatch without options makes it.
+pub(crate) fn first_row(id: String, started: &Started, input_digest: Digest, now: Timestamp) -> NewRun {
+    NewRun {
+        run: RunKey(0),
+        id: RunId { id, run_no: 1 },
+        after: Vec::new(),
+        workflow: started.workflow.clone(),
+        version: started.version,
+        priority: 0,
+        queue: String::new(),
+        tags: Vec::new(),
+        needs: Vec::new(),
+        created_at: now,
+        wake_at: None,
+        deadline: started.deadline,
+        input_digest,
     }
 }
 

@@ -15,7 +15,7 @@ use actix::Addr;
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    asked::Asked,
+    asked::{self, Asked},
     backlog::{self, Backlog},
     execution::{Begun, Unbegun},
     executor::{Executor, Start},
@@ -35,7 +35,7 @@ use crate::{
     error::{DispatchError, Error, SendError},
     kernel::{
         codec,
-        event::{Command, Event, MessageBody, Outcome as RunEnd, refused_message_id},
+        event::{Command, Event, MessageBody, Outcome as RunEnd},
         id::{RunId, RunKey},
     },
     registry::Workflows,
@@ -325,15 +325,7 @@ impl Door {
     // ---- messages ----------------------------------------------------------------------------------------------
 
     pub(crate) async fn send(&self, to: String, message: String, body: MessageBody) -> Result<(), Error> {
-        if let MessageBody::Signal { payload, name } = &body
-            && payload.bytes.len() > self.config.limits.payload_bytes
-        {
-            let (size, most) = (payload.bytes.len(), self.config.limits.payload_bytes);
-            return Err(SendError::Invalid(format!("the signal {name} has {size} bytes, the limit is {most}")).into());
-        }
-        if let Some(why) = refused_message_id(&message) {
-            return Err(SendError::Invalid(why).into());
-        }
+        asked::check_message(&message, &body, &self.config.limits)?;
         let (sent_at, mut waits) = (self.time.now(), 0);
         loop {
             let links = self.links().await?;

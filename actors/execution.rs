@@ -59,7 +59,6 @@ mod reopen;
 mod rest;
 mod transaction;
 
-use children::tells_of;
 pub(crate) use messages::{Acked, Arrive, Behind, Depart, Due, Evict, InboxRead, Mail, Woken};
 pub(crate) use rest::MakeWay;
 
@@ -317,7 +316,7 @@ impl Execution {
             tasks: self.tasks_of(&decision.effects),
             withdrawn: withdrawn.collect(),
             starts: Vec::new(),
-            tells: tells_of(&mut decision),
+            tells: std::mem::take(&mut decision.tells),
         };
         self.turned_at = self.engine.config.clock.boot();
         self.engine.resting.forget(self.key);

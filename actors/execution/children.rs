@@ -1,5 +1,4 @@
-//! What a turn does to other runs: the rows of the children that it begins, and what it tells its parent and its children. All
-//! of it goes with the turn's own item.
+//! The rows of the children that a turn begins, which go with the turn's own item.
 
 use std::sync::Arc;
 
@@ -9,21 +8,14 @@ use super::{BREATH, Execution, Recording};
 use crate::{
     actors::{asked, executor::AskKeys},
     kernel::{
-        event::{Child, Parent, Started},
-        id::{RunId, RunKey},
+        event::{Child, ChildOptions, Parent, Started},
+        id::RunKey,
         limits::Limits,
         random,
-        run::Decision,
         time::Timestamp,
     },
-    store::{NewChild, NewRun, Tell, YieldReason},
+    store::{NewChild, NewRun, YieldReason},
 };
-
-/// What a turn tells other runs, as the store takes it.
-pub(super) fn tells_of(decision: &mut Decision) -> Vec<Tell> {
-    let tells = std::mem::take(&mut decision.tells).into_iter();
-    tells.map(|telling| Tell { to: telling.to, message: telling.message, body: telling.body }).collect()
-}
 
 impl Execution {
     /// Submits a turn once its children have their keys.
@@ -70,23 +62,10 @@ impl Execution {
             limits: (limits != Limits::default()).then(|| Box::new(limits)),
             parent,
         };
-        let id = RunId { id: id.clone(), run_no: 1 };
-        let record = asked::without_a_turn(&id, started, self.engine.writer(0), now)?;
-        let row = NewRun {
-            run: RunKey(key),
-            id,
-            after: Vec::new(),
-            workflow: workflow.clone(),
-            version: *version,
-            priority: options.priority,
-            queue: options.queue,
-            tags: options.tags,
-            needs: options.needs,
-            created_at: now,
-            wake_at: None,
-            deadline,
-            input_digest: input.digest(),
-        };
+        let ChildOptions { priority, queue, tags, needs, .. } = options;
+        let row = asked::first_row(id.clone(), &started, input.digest(), now);
+        let row = NewRun { run: RunKey(key), priority, queue, tags, needs, ..row };
+        let record = asked::without_a_turn(&row.id, started, self.engine.writer(0), now)?;
         Ok(NewChild { position: *position, row, record })
     }
 }

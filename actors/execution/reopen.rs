@@ -9,7 +9,7 @@ use super::Execution;
 use crate::{
     actors::pool::attempts::Standing,
     kernel::{run::Arrival, state::Rest},
-    store::{Unread, YieldReason},
+    store::Unread,
 };
 
 impl Execution {
@@ -80,8 +80,7 @@ impl Execution {
         match self.run.rest(now) {
             Rest::Ended => self.ended(ctx),
             Rest::Waits { next } if attempts == 0 && self.run.queued().is_empty() && self.is_far(next, now) => {
-                self.slept(next, now);
-                self.give_back(YieldReason::Released { wake_at: next, forced: false }, ctx);
+                self.sleep(next, now, ctx);
             }
             Rest::Waits { .. } | Rest::Busy => {
                 let effects = self.open_effects();

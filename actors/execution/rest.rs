@@ -83,7 +83,7 @@ impl Execution {
     }
 
     /// Gives the run back until it is due; at once if a message came in meanwhile.
-    fn sleep(&mut self, next: Option<Timestamp>, now: Timestamp, ctx: &mut Context<Self>) {
+    pub(super) fn sleep(&mut self, next: Option<Timestamp>, now: Timestamp, ctx: &mut Context<Self>) {
         self.slept(next, now);
         self.give_back(YieldReason::Released { wake_at: next, forced: false }, ctx);
     }

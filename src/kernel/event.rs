@@ -247,6 +247,19 @@ pub enum MessageBody {
     },
 }
 
+/// A message of one run to another, in the commit of the sender's turn, sent at the batch's time. One to a run that is not the
+/// current one of its id, or has ended, is dropped without a word, and so is one whose id is unread in that inbox already. No inbox
+/// is too full for it: what one run owes to another must never be lost. It wakes whom a message wakes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tell {
+    /// To whom.
+    pub to: RunId,
+    /// The message's own id.
+    pub message: String,
+    /// What it says.
+    pub body: MessageBody,
+}
+
 impl MessageBody {
     /// Returns why a run is to stop, if this asks it to.
     #[must_use]
@@ -538,16 +551,6 @@ impl Command {
 /// How the ids of messages begin that runs send each other. Nobody else may use it: a message that is in an inbox already is not put in
 /// again, and the end of a child must never be taken for one that somebody made up.
 pub const OUR_MESSAGES: &str = "stent:";
-
-/// Says why nobody may send a message under this id, if so.
-#[must_use]
-pub fn refused_message_id(message: &str) -> Option<String> {
-    if message.is_empty() || message.len() > 255 || message.contains('\0') {
-        return Some("a message id has 1 to 255 bytes and no NUL".to_owned());
-    }
-    let ours = message.starts_with(OUR_MESSAGES);
-    ours.then(|| format!("message ids that begin with {OUR_MESSAGES:?} are Stent's own; choose another"))
-}
 
 /// Returns the own id of the message in which a parent hears of the end of the child that it began there.
 #[must_use]

@@ -11,13 +11,12 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-pub(crate) use self::others::Telling;
 use self::turning::{Turning, position_of, weight_of};
 
 use super::{
     blocked::Blocked,
     compare::first_difference,
-    event::{Child, Command, Commit, Event, Fact, Ignored, MessageBody, Outcome, Started, StepPlace, TaskEnd},
+    event::{Child, Command, Commit, Event, Fact, Ignored, MessageBody, Outcome, Started, StepPlace, TaskEnd, Tell},
     failure::{Failure, KIND_LIMIT},
     id::{Attempt, BuildId, CommitNo, Digest, Epoch, Incarnation, Position, RunId},
     instance::{Begin, Instance, StepResult},
@@ -94,7 +93,7 @@ pub(crate) struct Decision {
     /// Runs that this one begins, in the same commit.
     pub(crate) starts: Vec<Child>,
     /// What it tells other runs, in the same commit.
-    pub(crate) tells: Vec<Telling>,
+    pub(crate) tells: Vec<Tell>,
     pub(crate) rest: Rest,
 }
 

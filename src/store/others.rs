@@ -10,11 +10,12 @@
 //! same batch is woken, one that has ended gets nothing, and one that was begun there is found.
 
 use super::{Batch, Item, NewRun, Turn, Unread};
+pub use crate::kernel::event::Tell;
 use crate::kernel::{
     codec::Record,
     event::{MessageBody, Outcome, child_message},
     failure::{Failure, KIND_ID_IN_USE},
-    id::{Incarnation, RunId, RunKey},
+    id::{Incarnation, RunKey},
 };
 
 /// A run that a turn of another begins, in the same commit: the first of its id. It is written as `Item::Enqueue` does: unowned,
@@ -30,19 +31,6 @@ pub struct NewChild {
     pub row: NewRun,
     /// Its first commit.
     pub record: Record,
-}
-
-/// A message of one run to another, in the commit of the sender's turn, sent at the batch's time. One to a run that is not the
-/// current one of its id, or has ended, is dropped without a word, and so is one whose id is unread in that inbox already. No inbox
-/// is too full for it: what one run owes to another must never be lost. It wakes whom a message wakes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Tell {
-    /// To whom.
-    pub to: RunId,
-    /// The message's own id.
-    pub message: String,
-    /// What it says.
-    pub body: MessageBody,
 }
 
 /// A message that one run's turn put into the inbox of another (or of its own, when a child could not be begun).

@@ -6,12 +6,11 @@ use uuid::Uuid;
 use super::{NewRun, Status};
 use crate::{
     Dispatch, IfInUse, SendSignal, Workflow,
-    actors::asked::{Asked, without_a_turn},
+    actors::asked::{Asked, check_message, without_a_turn},
     config::this_build,
     error::{DispatchError, SendError},
     kernel::{
         codec::Record,
-        event::{MessageBody, refused_message_id},
         id::{Digest, Incarnation, RunId},
         limits::Limits,
         run::Writer,
@@ -107,17 +106,9 @@ impl Posted {
     pub(crate) fn of(signal: SendSignal, limits: Limits) -> Result<Posted, SendError> {
         let SendSignal { to, message, body } = signal;
         let body = body.map_err(|error| SendError::Invalid(error.to_string()))?;
-        if let MessageBody::Signal { payload, name } = &body
-            && payload.bytes.len() > limits.payload_bytes
-        {
-            let (size, most) = (payload.bytes.len(), limits.payload_bytes);
-            return Err(SendError::Invalid(format!("the signal {name} has {size} bytes, the limit is {most}")));
-        }
+        check_message(&message, &body, &limits)?;
         if to.is_empty() || to.len() > 255 || to.contains('\0') {
             return Err(SendError::Invalid("the id of an execution has 1 to 255 bytes and no NUL".to_owned()));
-        }
-        if let Some(why) = refused_message_id(&message) {
-            return Err(SendError::Invalid(why));
         }
         let body = rmp_serde::to_vec(&body).map_err(|error| SendError::Invalid(error.to_string()))?;
         Ok(Posted { to, message, body })

@@ -1,6 +1,6 @@
 //! A turn while it is being made: what was applied so far, and what that asks of the world.
 
-use super::{Child, Event, Fact, Limits, MessageBody, Outcome, Position, Telling, Timestamp};
+use super::{Child, Event, Fact, Limits, MessageBody, Outcome, Position, Tell, Timestamp};
 
 /// A turn in the making.
 pub(super) struct Turning {
@@ -11,7 +11,7 @@ pub(super) struct Turning {
     pub(super) settled: Vec<Position>,
     pub(super) consumed: Vec<u64>,
     pub(super) starts: Vec<Child>,
-    pub(super) tells: Vec<Telling>,
+    pub(super) tells: Vec<Tell>,
     /// How many of these are told by other facts than that they were received.
     pub(super) told: usize,
     /// The payloads of its events.

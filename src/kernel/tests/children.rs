@@ -77,7 +77,7 @@ fn a_child_that_nobody_waits_for_any_more_is_told_to_stop_in_the_same_commit() {
     world.pass(secs(5));
     world.turn();
     let tells = world.in_flight.as_ref().unwrap().tells.clone();
-    assert!(matches!(&tells[..], [Telling { to, body: MessageBody::Stop { .. }, .. }] if to.id == "x/1/1" && to.run_no == 1));
+    assert!(matches!(&tells[..], [Tell { to, body: MessageBody::Stop { .. }, .. }] if to.id == "x/1/1" && to.run_no == 1));
     // What it says afterwards comes too late, and is no fact of the code's.
     world.ack();
     world.end_child(1, Some(Outcome::Cancelled { reason: "told".into() }));
@@ -104,14 +104,14 @@ fn the_end_and_the_cancellation_of_a_parent_stop_its_children_unless_they_are_to
     let mut world = World::new(&Leaves);
     world.settle();
     assert_eq!(world.begun.len(), 2);
-    assert_eq!(world.told.iter().map(|telling| telling.to.id.as_str()).collect::<Vec<_>>(), ["x/1/1"]);
+    assert_eq!(world.told.iter().map(|tell| tell.to.id.as_str()).collect::<Vec<_>>(), ["x/1/1"]);
 
     let mut world = World::new(&One);
     world.ack();
     world.cancel();
     world.settle();
     assert!(matches!(world.outcome(), Some(Outcome::Cancelled { .. })));
-    assert_eq!(world.told.iter().map(|telling| telling.to.id.as_str()).collect::<Vec<_>>(), ["leaf-6"]);
+    assert_eq!(world.told.iter().map(|tell| tell.to.id.as_str()).collect::<Vec<_>>(), ["leaf-6"]);
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn a_child_tells_its_parent_in_the_commit_of_its_end() {
     };
     let id = RunId { id: "p/3/7".into(), run_no: 1 };
     let (_, decision) = Run::begin(id, started, &begin, true, Timestamp(1), writer(1)).unwrap();
-    let [Telling { to, message, body: MessageBody::Child { position: 7, end } }] = &decision.tells[..] else {
+    let [Tell { to, message, body: MessageBody::Child { position: 7, end } }] = &decision.tells[..] else {
         panic!("{:?}", decision.tells)
     };
     assert_eq!((to, message.as_str()), (&parent.run, "stent:child:7"));

@@ -16,14 +16,14 @@ use serde::{Deserialize, Serialize};
 use super::{
     blocked::Blocked,
     codec::{self, Record},
-    event::{Child, Command, Event, Fact, MessageBody, Outcome, Started, StepPlace, TaskEnd, child_message},
+    event::{Child, Command, Event, Fact, MessageBody, Outcome, Started, StepPlace, TaskEnd, Tell, child_message},
     failure::Failure,
     id::{Attempt, BuildId, Incarnation, Position, RunId},
     instance::Begin,
     limits::Limits,
     payload::Payload,
     random::mix,
-    run::{Arrival, Decision, Effect, Run, Telling, Writer},
+    run::{Arrival, Decision, Effect, Run, Writer},
     tape::StepWork,
     time::Timestamp,
 };

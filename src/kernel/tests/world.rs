@@ -22,7 +22,7 @@ pub(super) struct World {
     /// Children, in the order in which they were begun, and those that have not ended.
     pub(super) begun: Vec<Child>,
     pub(super) children: BTreeMap<Position, Child>,
-    pub(super) told: Vec<Telling>,
+    pub(super) told: Vec<Tell>,
     pub(super) handler: Handler,
     /// The side file: each act that was begun, with its attempt.
     pub(super) acts: Vec<(String, Attempt)>,
