@@ -12,7 +12,7 @@ use std::{
 };
 
 use actix::Addr;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::{
     asked::{self, Asked},
@@ -41,6 +41,8 @@ use crate::{
     registry::Workflows,
     store::{Filter, Item, Message, NewRun, Outcome, QueueState, Reader, Status, StoreError, Summary, TaskRow},
 };
+
+mod inquiring;
 
 /// How long a call waits for a runtime that restarts itself.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -80,6 +82,8 @@ pub(crate) struct Door {
     pub(crate) standing: watch::Sender<Standing>,
     /// Other nodes may have workflows that this one has not.
     pub(crate) shared: AtomicBool,
+    /// Runs that are replayed only to be asked.
+    replays: Arc<Semaphore>,
     unanswered: AtomicUsize,
 }
 
@@ -111,6 +115,7 @@ impl Door {
             backlog,
             standing: watch::Sender::new(Standing::Starting),
             shared: AtomicBool::new(false),
+            replays: Arc::new(Semaphore::new(inquiring::MOST_REPLAYS)),
             unanswered: AtomicUsize::new(0),
         })
     }

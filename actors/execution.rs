@@ -54,11 +54,13 @@ fn longer(breath: Duration) -> Duration {
 
 mod acts;
 mod children;
+mod inquiries;
 mod messages;
 mod reopen;
 mod rest;
 mod transaction;
 
+pub(crate) use inquiries::Inquire;
 pub(crate) use messages::{Acked, Arrive, Behind, Depart, Due, Evict, InboxRead, Mail, Woken};
 pub(crate) use rest::MakeWay;
 
@@ -106,6 +108,8 @@ pub(crate) struct Execution {
     details: Vec<(Position, Attempt, Bytes)>,
     /// Transactional steps: what the store keeps of each goes with the commit that records its end.
     transactions: BTreeSet<Position>,
+    /// Questions that wait for the commit in flight: the state behind it is not recorded yet.
+    inquiries: Vec<Inquire>,
     /// Who waits for the first commit.
     reply: Option<oneshot::Sender<Begun>>,
     /// The run's row, until it is on its way.
@@ -174,6 +178,7 @@ impl Execution {
             seen,
             details,
             transactions: BTreeSet::new(),
+            inquiries: Vec::new(),
             reply: None,
             start: None,
             reopened: false,
@@ -431,6 +436,7 @@ impl Execution {
             }
         }
         self.forget_stale();
+        self.answer_inquiries();
         failpoint!("execution.before_effects");
         match turn.then {
             Then::End { .. } => self.ended(ctx),

@@ -9,8 +9,8 @@ use super::{
     builder::Builder,
     door::{Door, Found, Standing},
     messages::{
-        Cancel, Describe, Description, Dispatch, List, ListQueues, PauseQueue, Resume, ResumeQueue, RetryParked, SendSignal,
-        Shutdown,
+        Ask, Cancel, Describe, Description, Dispatch, List, ListQueues, PauseQueue, Resume, ResumeQueue, RetryParked, SendSignal,
+        Shutdown, Whose,
     },
     stats::Stats,
     supervisor::{GetDoor, Supervisor},
@@ -24,7 +24,7 @@ use crate::{
         id::{RunId, RunKey},
     },
     store::{QueueState, Summary},
-    workflow::Workflow,
+    workflow::{Query, Workflow},
 };
 
 /// A handle of one execution. Cheap to clone; dropping it changes nothing.
@@ -33,13 +33,15 @@ pub struct Handle<W> {
     id: RunId,
     end: watch::Receiver<End>,
     door: Arc<Door>,
+    supervisor: Addr<Supervisor>,
     workflow: PhantomData<fn() -> W>,
 }
 
 impl<W> Clone for Handle<W> {
     fn clone(&self) -> Self {
-        let Handle { run, id, end, door, .. } = self;
-        Handle { run: *run, id: id.clone(), end: end.clone(), door: door.clone(), workflow: PhantomData }
+        let Handle { run, id, end, door, supervisor, .. } = self;
+        let (id, end, door, supervisor) = (id.clone(), end.clone(), door.clone(), supervisor.clone());
+        Handle { run: *run, id, end, door, supervisor, workflow: PhantomData }
     }
 }
 
@@ -50,9 +52,9 @@ impl<W> fmt::Debug for Handle<W> {
 }
 
 impl<W> Handle<W> {
-    pub(crate) fn new(found: Found, door: Arc<Door>) -> Self {
+    pub(crate) fn new(found: Found, door: Arc<Door>, supervisor: Addr<Supervisor>) -> Self {
         let Found { run, id, end } = found;
-        Handle { run, id, end, door, workflow: PhantomData }
+        Handle { run, id, end, door, supervisor, workflow: PhantomData }
     }
 
     /// Returns the execution's id.
@@ -65,6 +67,15 @@ impl<W> Handle<W> {
     #[must_use]
     pub fn run_no(&self) -> u32 {
         self.id.run_no
+    }
+
+    /// Asks this run something, also when it has ended; see [`Ask`].
+    ///
+    /// # Errors
+    /// [`Error::Query`] says why it was not answered.
+    pub async fn query<Q: Query>(&self, question: &Q) -> Result<Q::Answer, Error> {
+        let ask = Ask::of(Whose::Run(self.run), question);
+        self.supervisor.send(ask).await.unwrap_or_else(|_| Err(self.door.standing.borrow().error()))
     }
 
     /// Returns the store's key of this run.
@@ -165,7 +176,7 @@ impl Stent {
     /// [`Error::Store`] or [`Error::Stopped`].
     pub async fn handle<W: Workflow>(&self, id: impl Into<String>) -> Result<Option<Handle<W>>, Error> {
         let found = self.asked(self.supervisor.send(super::supervisor::Find(id.into())).await)?;
-        Ok(found.map(|found| Handle::new(found, self.door.clone())))
+        Ok(found.map(|found| Handle::new(found, self.door.clone(), self.supervisor.clone())))
     }
 
     /// Sends a signal; see [`SendSignal`].
@@ -174,6 +185,14 @@ impl Stent {
     /// [`Error::Send`] says why it was not taken.
     pub async fn signal(&self, signal: SendSignal) -> Result<(), Error> {
         self.asked(self.supervisor.send(signal).await)
+    }
+
+    /// Asks a workflow something; see [`Ask`].
+    ///
+    /// # Errors
+    /// [`Error::Query`] says why it was not answered.
+    pub async fn query<Q: Query>(&self, ask: Ask<Q>) -> Result<Q::Answer, Error> {
+        self.asked(self.supervisor.send(ask).await)
     }
 
     /// Asks an execution to stop; see [`Cancel`].

@@ -8,6 +8,7 @@ use crate::{
         codec::{self, Record, Unreadable},
         event::{Commit, Event, Fact, MessageBody},
         id::{CommitNo, Digest, RunId, RunKey},
+        instance::Begin,
         run::Run,
         state::State,
     },
@@ -48,6 +49,13 @@ pub(crate) async fn read(reader: &dyn Reader, runs: &[RunKey], alone: bool) -> R
     }
 }
 
+/// Returns how its workflow begins here.
+fn begin_of<'w>(loaded: &Stored, workflows: &'w Workflows) -> Result<&'w Begin, Unopened> {
+    let (workflow, version) = (&loaded.summary.workflow, loaded.summary.version);
+    let unregistered = || Unopened::Unregistered { run: loaded.summary.id.clone(), workflow: workflow.clone(), version };
+    workflows.get(workflow, version).ok_or_else(unregistered)
+}
+
 /// Replays a run.
 pub(crate) fn open(
     loaded: &Stored,
@@ -57,10 +65,7 @@ pub(crate) fn open(
     verify: bool,
 ) -> Result<Run, Unopened> {
     let id = &loaded.summary.id;
-    let (workflow, version) = (&loaded.summary.workflow, loaded.summary.version);
-    let Some(begin) = workflows.get(workflow, version) else {
-        return Err(Unopened::Unregistered { run: id.clone(), workflow: workflow.clone(), version });
-    };
+    let begin = begin_of(loaded, workflows)?;
     let mut run = Run::replay(id, decoded(id, &loaded.log).map(|commit| commit.map_err(Unopened::from)), begin, verify)?;
     let told = loaded.inbox.unread.iter().filter_map(|unread| match &unread.body {
         MessageBody::Task { position, attempt, .. } => Some((*position, *attempt)),
@@ -69,6 +74,13 @@ pub(crate) fn open(
     run.found_queued(loaded.tasks.iter().map(|task| (task.key.position, task.key.attempt)).chain(told));
     let lacking = run.open_activities(is_shared).find(|name| !activities.contains(*name)).map(|name| run.unregistered(name));
     lacking.map_or(Ok(run), |blocked| Err(blocked.into()))
+}
+
+/// Replays a run only to ask it: it need not be able to go on here.
+pub(crate) fn replay(loaded: &Stored, workflows: &Workflows) -> Result<Run, Unopened> {
+    let id = &loaded.summary.id;
+    let begin = begin_of(loaded, workflows)?;
+    Run::replay(id, decoded(id, &loaded.log).map(|commit| commit.map_err(Unopened::from)), begin, false)
 }
 
 /// Sums a log up without its code.

@@ -15,7 +15,7 @@ use crate::{
         time::LONGEST_WAIT,
     },
     store::{QueueState, Status, Summary},
-    workflow::{Signal, Workflow},
+    workflow::{Query, Signal, Workflow},
 };
 
 /// What to do when the id of a dispatch is in use.
@@ -161,6 +161,51 @@ impl SendSignal {
 
 impl Message for SendSignal {
     type Result = Result<(), Error>;
+}
+
+/// Asks a workflow something; it answers from its state as of its last commit, and nothing is recorded.
+///
+/// A run that is in memory here answers itself, between two commits. Any other (it sleeps, has ended, or is with another node) is
+/// replayed from its log, on a thread of its own, answers, and is forgotten: so its workflow must be registered here. The question
+/// and the answer have the payload limit.
+#[derive(Debug, Clone)]
+pub struct Ask<Q> {
+    pub(crate) of: Whose,
+    pub(crate) question: Result<Payload, CodecError>,
+    pub(crate) within: Duration,
+    query: PhantomData<fn() -> Q>,
+}
+
+/// Which run is asked.
+#[derive(Debug, Clone)]
+pub(crate) enum Whose {
+    /// The current one of an id.
+    Current(String),
+    /// That one.
+    Run(RunKey),
+}
+
+impl<Q: Query> Ask<Q> {
+    /// Makes a question to the current run of an id, to be answered within ten seconds.
+    pub fn new(id: impl Into<String>, question: &Q) -> Ask<Q> {
+        Ask::of(Whose::Current(id.into()), question)
+    }
+
+    pub(crate) fn of(of: Whose, question: &Q) -> Ask<Q> {
+        let question = Payload::encode(question, format_args!("the query {}", Q::NAME));
+        Ask { of, question, within: Duration::from_secs(10), query: PhantomData }
+    }
+
+    /// Sets within which time it is to be answered; then the asker hears that it was not.
+    #[must_use]
+    pub fn within(mut self, limit: Duration) -> Ask<Q> {
+        self.within = limit;
+        self
+    }
+}
+
+impl<Q: Query> Message for Ask<Q> {
+    type Result = Result<Q::Answer, Error>;
 }
 
 /// Asks an execution to stop: its next await, and running activities, hear of it; compensations run.

@@ -18,7 +18,7 @@
 //!
 //! | message | from | to |
 //! |---|---|---|
-//! | `Dispatch` `SendSignal` `Cancel` `RetryParked` `Resume` `Describe` `List` `Find` `PauseQueue` `ResumeQueue` `ListQueues` `Shutdown` | application | Supervisor |
+//! | `Dispatch` `SendSignal` `Ask` `Cancel` `RetryParked` `Resume` `Describe` `List` `Find` `PauseQueue` `ResumeQueue` `ListQueues` `Shutdown` | application | Supervisor |
 //! | `Open` `GetDoor` | builder, handles | Supervisor |
 //! | `Exited` `CannotGoOn` | core actors and their watchers | Supervisor |
 //! | `Submit` | outbox, door, pool | Persistence |
@@ -26,7 +26,7 @@
 //! | `Link` `Close` | incarnation | Persistence |
 //! | `Arm` `Nudge` `Room` | outbox, Persistence, Executor | Scheduler |
 //! | `Begin` `StopClaiming` | incarnation | Scheduler |
-//! | `Start` | door | Executor |
+//! | `Start` `Inquire` | door | Executor |
 //! | `Acks` `ClaimedRuns` `Deliver` | Persistence | Executor |
 //! | `TimersDue` `Reconcile` | Scheduler | Executor |
 //! | `MakeRoom` | Scheduler, executions | Executor |
@@ -41,7 +41,7 @@
 //! | `Finish` | incarnation | Foreman |
 //! | `Shed` | Undertaker | Executor |
 //! | `GiveWay` | Undertaker | Scheduler |
-//! | `Arrive` `Acked` `Mail` `Behind` `InboxRead` `Due` `MakeWay` `Depart` `Evict` | Executor | Execution |
+//! | `Arrive` `Acked` `Mail` `Behind` `InboxRead` `Due` `MakeWay` `Depart` `Evict` `Inquire` | Executor | Execution |
 //! | `Woken` | a workflow's waker | Execution |
 
 pub(crate) mod asked;

@@ -17,22 +17,22 @@ use super::{
     handle::Handle,
     incarnation::{Exited, Incarnation},
     messages::{
-        Cancel, Describe, Description, Dispatch, Escalated, List, ListQueues, PauseQueue, Resume, ResumeQueue, RetryParked,
+        Ask, Cancel, Describe, Description, Dispatch, Escalated, List, ListQueues, PauseQueue, Resume, ResumeQueue, RetryParked,
         SendSignal, Shutdown,
     },
     persistence::{Blame, CannotGoOn},
     setup::Setup,
 };
 use crate::{
-    error::{Error, SendError},
-    kernel::event::MessageBody,
+    error::{Error, QueryError, SendError},
+    kernel::{event::MessageBody, payload::CodecError},
     store::{QueueState, Summary},
-    workflow::Workflow,
+    workflow::{Query, Workflow},
 };
 
 mod window;
 
-/// The runtime's root, and its public door: send it [`Dispatch`], [`SendSignal`], [`Cancel`], [`Describe`], [`List`],
+/// The runtime's root, and its public door: send it [`Dispatch`], [`SendSignal`], [`Ask`], [`Cancel`], [`Describe`], [`List`],
 /// [`RetryParked`] and [`Shutdown`].
 pub struct Supervisor {
     door: Arc<Door>,
@@ -249,11 +249,11 @@ impl Handler<CannotGoOn> for Supervisor {
 impl<W: Workflow> Handler<Dispatch<W>> for Supervisor {
     type Result = ResponseFuture<Result<Handle<W>, Error>>;
 
-    fn handle(&mut self, dispatch: Dispatch<W>, _: &mut Context<Self>) -> Self::Result {
-        let door = self.door.clone();
+    fn handle(&mut self, dispatch: Dispatch<W>, ctx: &mut Context<Self>) -> Self::Result {
+        let (door, supervisor) = (self.door.clone(), ctx.address());
         Box::pin(async move {
             let found = door.dispatch(dispatch.asked()?).await?;
-            Ok(Handle::new(found, door))
+            Ok(Handle::new(found, door, supervisor))
         })
     }
 }
@@ -293,6 +293,19 @@ impl Handler<SendSignal> for Supervisor {
         Box::pin(async move {
             let body = body.map_err(|e| SendError::Invalid(e.to_string()))?;
             door.send(to, message, body).await
+        })
+    }
+}
+
+impl<Q: Query> Handler<Ask<Q>> for Supervisor {
+    type Result = ResponseFuture<Result<Q::Answer, Error>>;
+
+    fn handle(&mut self, Ask { of, question, within, .. }: Ask<Q>, _: &mut Context<Self>) -> Self::Result {
+        let door = self.door.clone();
+        Box::pin(async move {
+            let invalid = |e: CodecError| QueryError::Invalid(e.to_string());
+            let answer = door.ask(of, Q::NAME, question.map_err(invalid)?, within).await?;
+            Ok(answer.decode(format_args!("the answer to the query {}", Q::NAME)).map_err(invalid)?)
         })
     }
 }

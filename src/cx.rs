@@ -22,6 +22,7 @@ mod child;
 mod map;
 mod saga;
 mod step;
+mod talk;
 mod wait;
 
 pub use call::{OnExhausted, Pending};

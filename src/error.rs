@@ -29,6 +29,9 @@ pub enum Error {
     /// A message was refused.
     #[error(transparent)]
     Send(#[from] SendError),
+    /// A query was not answered.
+    #[error(transparent)]
+    Query(#[from] QueryError),
     /// Waiting for a result failed.
     #[error("waiting for the result failed: {0}")]
     Wait(String),
@@ -142,6 +145,40 @@ pub enum SendError {
     /// The store did not answer in a way that tells whether it is recorded. Send again with the same message id: it is safe.
     #[error("unknown whether the message is recorded ({0}); send again with the same message id")]
     Unavailable(String),
+}
+
+/// Why a query was not answered. The run is as it was.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum QueryError {
+    /// No execution has this id.
+    #[error("no execution has the id {0:?}")]
+    Unknown(String),
+    /// The run does not answer this query, at the point at which it is; which ones it does is said.
+    #[error("{0}")]
+    NotAnswered(String),
+    /// The question or the answer is over its limit, or not of the type that the other side expects.
+    #[error("{0}")]
+    Invalid(String),
+    /// The handler panicked, or used the context. The text says what to mend.
+    #[error("{0}")]
+    Failed(String),
+    /// The run is not in memory here, and its code is not in this program.
+    #[error(
+        "workflow {name:?} version {version} is not registered here, so its runs can only be asked where they are; ask a node that has it"
+    )]
+    Unregistered {
+        /// Its stored name.
+        name: String,
+        /// Its version.
+        version: u32,
+    },
+    /// The code of this build does not fit the run's log, its log cannot be read, or it is quarantined.
+    #[error("{0}")]
+    Blocked(String),
+    /// There was no answer in time. Nothing was changed by asking; ask again, or give it more time.
+    #[error("no answer within {0:?}; ask again, or give it more time")]
+    TimedOut(std::time::Duration),
 }
 
 /// How a run ended, if not with its output.

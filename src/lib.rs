@@ -94,14 +94,14 @@ pub use actors::{
     handle::{Handle, Stent},
     handlers::{ActivityHandler, Answer, InlineHandler},
     messages::{
-        Cancel, Describe, Description, Dispatch, Escalated, IfInUse, List, ListQueues, PauseQueue, Resume, ResumeQueue,
+        Ask, Cancel, Describe, Description, Dispatch, Escalated, IfInUse, List, ListQueues, PauseQueue, Resume, ResumeQueue,
         RetryParked, SendSignal, Shutdown,
     },
     stats::Stats,
     supervisor::Supervisor,
 };
 pub use cx::{Cx, OnExhausted};
-pub use error::{AppError, CallError, Cancelled, ChildError, DispatchError, Error, Result, RunError, SendError};
+pub use error::{AppError, CallError, Cancelled, ChildError, DispatchError, Error, QueryError, Result, RunError, SendError};
 pub use kernel::{event::OnClose, retry::Retry};
 pub use store::{Durability, Queue, QueueState};
-pub use workflow::{Signal, Workflow};
+pub use workflow::{Query, Signal, Workflow};

@@ -1,4 +1,4 @@
-//! What a workflow is: a typed message whose `run` is replayed from its log. And what a signal is.
+//! What a workflow is: a typed message whose `run` is replayed from its log. And what may be said to one: signals, queries.
 
 use crate::{
     activity::{Durable, DurableError},
@@ -30,4 +30,13 @@ pub trait Workflow: Durable + Send {
 pub trait Signal: Durable {
     /// The stored name: stable for ever. For example `"approval"`.
     const NAME: &'static str;
+}
+
+/// A question to a workflow, which it answers from its state without anything being recorded. The type is the question: its fields are
+/// the arguments.
+pub trait Query: Durable {
+    /// The stored name: stable for ever. For example `"cart.contents"`.
+    const NAME: &'static str;
+    /// What is answered.
+    type Answer: Durable + Send;
 }

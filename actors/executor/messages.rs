@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use super::{Executor, Held, Ticket};
 use crate::{
     actors::{
-        execution::{Acked, Arrive, Begun, Due, InboxRead, Mail},
+        execution::{Acked, Arrive, Begun, Due, InboxRead, Inquire, Mail},
         foreman::Foreman,
         notifier::Notifier,
         persistence::{Acks, ClaimedRuns, Deliver, Read},
@@ -165,6 +165,17 @@ impl Handler<Start> for Executor {
     fn handle(&mut self, start: Start, ctx: &mut Context<Self>) {
         if !self.draining {
             self.start(start, ctx);
+        }
+    }
+}
+
+impl Handler<Inquire> for Executor {
+    type Result = ();
+
+    fn handle(&mut self, inquire: Inquire, _: &mut Context<Self>) {
+        // Who is not here says so by dropping the reply.
+        if let Some(address) = self.live(inquire.run, None) {
+            address.do_send(inquire);
         }
     }
 }

@@ -41,6 +41,8 @@ pub const KIND_STORE: &str = "store";
 pub const KIND_INVALID: &str = "invalid";
 /// The kind of a child that could not be begun because its id is in use.
 pub const KIND_ID_IN_USE: &str = "id_in_use";
+/// The kind of a question that nobody answers.
+pub const KIND_UNANSWERED: &str = "unanswered";
 /// The kind of an activity whose actor is gone.
 pub const KIND_HANDLER_GONE: &str = "handler_gone";
 

@@ -17,7 +17,7 @@ use super::{
     invariant::uphold,
     limits::Limits,
     payload::{CodecError, Payload},
-    tape::{Answer, Grant, Misuse, StepWork, Tape},
+    tape::{Answer, Grant, Inquiry, Misuse, StepWork, Tape},
     time::Timestamp,
     wake::Hook,
 };
@@ -261,6 +261,11 @@ impl Instance {
         self.tape.wake_signal().was_foreign()
     }
 
+    /// Answers a question from the state that the last fact has left; nothing comes of it.
+    pub(crate) fn inquire(&self, inquiry: &Inquiry) -> Result<Payload, Failure> {
+        self.tape.answer_inquiry(inquiry)
+    }
+
     pub(crate) fn closure(&self, position: Position) -> Option<StepWork> {
         self.tape.closure(position)
     }
@@ -273,6 +278,7 @@ impl Instance {
     fn drop_body(&mut self) {
         self.tape.seal();
         self.discard_body();
+        self.tape.hang_up();
     }
 
     fn discard_body(&mut self) {

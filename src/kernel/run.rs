@@ -24,7 +24,7 @@ use super::{
     limits::Limits,
     payload::Payload,
     state::{Open, OpenCall, Phase, Rest, State},
-    tape::{Misuse, StepWork, weight},
+    tape::{Inquiry, Misuse, StepWork, weight},
     time::Timestamp,
     wake::Hook,
 };
@@ -517,6 +517,11 @@ impl Run {
 
     pub(crate) fn runs_steps(&self) -> bool {
         self.instance.runs_steps()
+    }
+
+    /// Answers a question from the state behind the last turn, which need not be recorded yet.
+    pub(crate) fn inquire(&self, inquiry: &Inquiry) -> Result<Payload, Failure> {
+        self.instance.inquire(inquiry)
     }
 
     pub(crate) fn closure(&self, position: Position) -> Option<StepWork> {

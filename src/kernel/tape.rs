@@ -26,6 +26,11 @@ use super::{
     wake::Signal,
 };
 
+mod talk;
+
+pub(crate) use talk::Inquiry;
+use talk::Talk;
+
 /// What a resolved position answers.
 #[derive(Debug)]
 pub(crate) enum Answer {
@@ -80,6 +85,9 @@ pub enum Misuse {
         "the closure of a step used `cx` (a call, a random number, a uuid); closures do not run in replay, so take such values before the step and let the closure borrow them"
     )]
     CxInStep,
+    /// A handler of a query used the context, which no replay would see.
+    #[error("a handler used `cx` (a call, a wait, a random number): it may only look at what its closure has captured")]
+    CxInHandler,
     /// A stored value is not of the type that the code expects.
     #[error(
         "{0}; the type changed since it was recorded: give new fields a serde default, keep old names with an alias, or run the build that wrote it"
@@ -160,12 +168,13 @@ pub(crate) struct Tape {
     limits: Limits,
     signal: Arc<Signal>,
     inner: RefCell<Inner>,
+    talk: Talk,
 }
 
 impl Tape {
     pub(crate) fn new(id: RunId, seed: u64, limits: Limits) -> Rc<Tape> {
         let inner = RefCell::new(Inner { next: 1, seed, ..Inner::default() });
-        Rc::new(Tape { id, limits, signal: Arc::default(), inner })
+        Rc::new(Tape { id, limits, signal: Arc::default(), inner, talk: Talk::default() })
     }
 
     pub(crate) fn id(&self) -> &RunId {

@@ -39,6 +39,7 @@ mod queues;
 mod rails;
 mod sagas;
 mod steps;
+mod talk;
 mod waits;
 mod world;
 

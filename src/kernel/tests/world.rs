@@ -218,6 +218,13 @@ impl World {
         self.try_turn().unwrap();
     }
 
+    /// Records what is in flight, and then one turn of what has arrived.
+    pub(super) fn turn_or_ack(&mut self) {
+        self.ack();
+        self.turn();
+        self.ack();
+    }
+
     /// Puts a message into the inbox and hands it over.
     pub(super) fn send(&mut self, message: &str, body: MessageBody) {
         self.messages += 1;

@@ -1,0 +1,120 @@
+//! Asking a run. Whoever holds it here answers itself; any other is replayed from its log, without effects and without a claim, on a
+//! thread of its own, so that no question holds up the door or an engine, and forgotten again.
+
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::Door;
+use crate::{
+    actors::{
+        execution::Inquire,
+        loading::{self, Unopened},
+        messages::Whose,
+    },
+    error::{Error, QueryError},
+    kernel::{
+        failure::{Failure, KIND_CODEC, KIND_LIMIT, KIND_UNANSWERED},
+        id::RunKey,
+        payload::Payload,
+        tape::Inquiry,
+    },
+    store::Status,
+};
+
+/// So many runs are replayed for questions at once; the others wait their turn, within their time.
+pub(super) const MOST_REPLAYS: usize = 4;
+
+impl Door {
+    /// Asks a query.
+    pub(crate) async fn ask(
+        &self,
+        of: Whose,
+        query: &'static str,
+        question: Payload,
+        within: Duration,
+    ) -> Result<Payload, Error> {
+        let (size, most) = (question.bytes.len(), self.config.limits.payload_bytes);
+        if size > most {
+            return Err(QueryError::Invalid(format!("the query {query} has {size} bytes, the limit is {most}")).into());
+        }
+        let asked = async {
+            let run = self.whose(of).await?;
+            self.inquire(run, Inquiry::Query { name: query, question }).await
+        };
+        match tokio::time::timeout(within, asked).await {
+            Ok(answer) => Ok(answer?.map_err(|failure| in_query(&failure))?),
+            Err(_) => Err(QueryError::TimedOut(within).into()),
+        }
+    }
+
+    async fn whose(&self, of: Whose) -> Result<RunKey, Error> {
+        let id = match of {
+            Whose::Run(run) => return Ok(run),
+            Whose::Current(id) => id,
+        };
+        let wanted = id.clone();
+        let found = self
+            .read(move |reader| {
+                let id = wanted.clone();
+                async move { reader.find(&id, None).await }
+            })
+            .await?;
+        Ok(found.map(|found| found.run).ok_or(QueryError::Unknown(id))?)
+    }
+
+    /// Puts a question to a run, wherever it is.
+    pub(super) async fn inquire(&self, run: RunKey, inquiry: Inquiry) -> Result<Result<Payload, Failure>, Error> {
+        let links = self.links().await?;
+        let (reply, answer) = oneshot::channel();
+        links.executor.do_send(Inquire { run, inquiry: inquiry.clone(), reply });
+        match answer.await {
+            Ok(answer) => Ok(answer),
+            // It is not here, or was not to be trusted: what is recorded is.
+            Err(_) => self.inquire_log(run, inquiry).await,
+        }
+    }
+
+    async fn inquire_log(&self, run: RunKey, inquiry: Inquiry) -> Result<Result<Payload, Failure>, Error> {
+        // It stays with the replay, however long that takes and whether or not somebody still waits for it.
+        let permit = self.replays.clone().acquire_owned().await.map_err(|_| Error::Stopped)?;
+        let Some(stored) = self.read(move |reader| async move { reader.run(run).await }).await? else {
+            return Err(QueryError::Unknown(format!("(run {})", run.0)).into());
+        };
+        let summary = &stored.summary;
+        if summary.status == Status::Quarantined {
+            let reason = summary.reason.as_deref().unwrap_or("no reason was kept");
+            return Err(
+                QueryError::Blocked(format!("{} is quarantined, and not opened to be asked: {reason}", summary.id)).into()
+            );
+        }
+        let workflows = self.workflows.clone();
+        let (told, answer) = oneshot::channel();
+        let replay = move || {
+            let _permit = permit;
+            let _ = told.send(loading::replay(&stored, &workflows).map(|run| run.inquire(&inquiry)));
+        };
+        std::thread::Builder::new()
+            .name("stent-inquiry".to_owned())
+            .spawn(replay)
+            .map_err(|error| QueryError::Failed(format!("no thread could be had to replay the run on: {error}")))?;
+        match answer.await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(Unopened::Unregistered { workflow: name, version, .. })) => {
+                Err(QueryError::Unregistered { name, version }.into())
+            }
+            Ok(Err(unopened)) => Err(QueryError::Blocked(unopened.to_string()).into()),
+            Err(_) => Err(QueryError::Failed("the replay of the run panicked; see the node's log".to_owned()).into()),
+        }
+    }
+}
+
+/// What the asker of a query hears.
+fn in_query(failure: &Failure) -> QueryError {
+    let why = failure.to_string();
+    match failure.kind() {
+        KIND_UNANSWERED => QueryError::NotAnswered(why),
+        KIND_CODEC | KIND_LIMIT => QueryError::Invalid(why),
+        _ => QueryError::Failed(why),
+    }
+}
