@@ -17,10 +17,11 @@ use super::{
     waiters::End,
 };
 use crate::{
+    cx::typed,
     error::{Error, RunError},
     kernel::{
         event::Outcome,
-        failure::KIND_ERROR,
+        failure::Origin,
         id::{RunId, RunKey},
     },
     store::{QueueState, Summary},
@@ -104,12 +105,11 @@ impl<W: Workflow> Handle<W> {
         let undecodable = |e: crate::kernel::payload::CodecError| RunError::Unavailable(Error::Wait(e.to_string()));
         match &*outcome {
             Outcome::Completed(output) => output.decode(format_args!("the output of {}", W::NAME)).map_err(undecodable),
-            Outcome::Failed(failure) => Err(match (failure.kind(), failure.details()) {
-                (KIND_ERROR, Some(details)) => {
-                    RunError::Failed(details.decode(format_args!("the error of {}", W::NAME)).map_err(undecodable)?)
-                }
-                _ => RunError::Broken(failure.clone()),
-            }),
+            Outcome::Failed(failure) => {
+                let origin = || Origin { run: self.id.clone(), name: W::NAME.to_owned(), call: None };
+                let failure = failure.clone().with_origin(origin);
+                Err(typed(&failure, W::NAME).map_err(undecodable)?.map_or_else(|| RunError::Broken(failure), RunError::Failed))
+            }
             Outcome::Cancelled { reason } => Err(RunError::Cancelled { reason: reason.clone() }),
             Outcome::TimedOut => Err(RunError::TimedOut),
             Outcome::Terminated { reason } => Err(RunError::Terminated { reason: reason.clone() }),

@@ -10,9 +10,9 @@ use futures_util::future::LocalBoxFuture;
 
 use super::call::{Call, CallContext};
 use crate::{
-    activity::{Activity, DurableError},
+    activity::{Activity, failure_of},
     kernel::{
-        failure::{Failure, KIND_CODEC, KIND_ERROR, KIND_HANDLER_GONE},
+        failure::{Failure, KIND_CODEC, KIND_HANDLER_GONE},
         payload::{CodecError, Payload},
     },
 };
@@ -129,7 +129,7 @@ where
             let message = input.decode::<A>("the input of an activity").map_err(|e| codec::<A>(&e))?;
             match handler.begin(Call::new(message, cx)).await {
                 Ok(Ok(output)) => Payload::encode(&output, "the output of an activity").map_err(|e| codec::<A>(&e)),
-                Ok(Err(error)) => Err(failure_of(&error)),
+                Ok(Err(error)) => Err(failure_of(&error, A::advice(&error), "the error of an activity")),
                 Err(gone) => Err(Failure::new(
                     KIND_HANDLER_GONE,
                     format!("the actor that handles {} is gone or gave no answer: {gone}", A::NAME),
@@ -148,22 +148,6 @@ where
 
     fn clone_box(&self) -> Box<dyn Handle + Send> {
         Box::new(Erased::<A, Kind, H> { handler: self.handler.clone(), inline: self.inline, types: PhantomData })
-    }
-}
-
-/// Turns a typed error into what is recorded.
-///
-/// What failed is the act: an error that cannot be encoded is still a failure of that kind, open to retry, only without
-/// the typed value.
-pub(crate) fn failure_of<E: DurableError>(error: &E) -> Failure {
-    let failure = Failure::new(KIND_ERROR, error.to_string());
-    let mut causes = error.causes();
-    match Payload::encode(error, "the error of an activity") {
-        Ok(details) => failure.with_details(details).with_causes(causes),
-        Err(codec) => {
-            causes.push(codec.to_string());
-            failure.with_causes(causes)
-        }
     }
 }
 
@@ -246,7 +230,7 @@ mod tests {
     async fn a_typed_error_keeps_its_value_and_causes() {
         let handler = register(async |_: Call<Charge>| Err(PayError::Declined(Reason)));
         let failure = handler.call(cents(9), context()).await.unwrap_err();
-        assert_eq!((failure.kind(), failure.message(), failure.is_final()), (KIND_ERROR, "declined", false));
+        assert_eq!((failure.kind(), failure.message(), failure.is_final()), ("error", "declined", false));
         assert_eq!(failure.causes(), ["no money"]);
         assert_eq!(failure.details().unwrap().decode::<PayError>("error").unwrap(), PayError::Declined(Reason));
     }

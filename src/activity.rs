@@ -1,9 +1,14 @@
 //! What an activity is: an ordinary message with a stable name. Who handles it (an actor, an async closure) is decided at
-//! registration.
+//! registration. And what an error may say about itself.
 
-use std::fmt;
+use std::{borrow::Cow, fmt, time::Duration};
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::kernel::{
+    failure::{Failure, KIND_ERROR, Origin},
+    payload::Payload,
+};
 
 /// A value that can be stored: argument, result, error, signal.
 pub trait Durable: Serialize + DeserializeOwned + 'static {}
@@ -16,6 +21,75 @@ pub trait DurableError: Durable + fmt::Display {
     /// Returns the messages of the errors behind this one, nearest first.
     fn causes(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    /// Returns what it means for the retries of an activity or step that failed with it. The default leaves that to the policy.
+    fn advice(&self) -> Advice {
+        Advice::default()
+    }
+
+    /// Returns where it first happened, if it knows.
+    fn origin(&self) -> Option<&Origin> {
+        None
+    }
+
+    /// Hears where it first happened, as it is handed to a workflow or to whoever waits for one. The default forgets it.
+    fn came_from(&mut self, origin: &Origin) {
+        let _ = origin;
+    }
+}
+
+/// What an error means for the retries of whatever failed with it, recorded with the failure. Said by [`Activity::advice`], or by the error
+/// itself ([`DurableError::advice`], [`AppError`](crate::AppError)).
+///
+/// ```
+/// # use stent::{Advice, prelude::*};
+/// # #[derive(Debug, thiserror::Error, Serialize, Deserialize)] #[error("no")]
+/// enum PayError { Declined, Busy { seconds: u64 }, Unreachable }
+/// # #[derive(Serialize, Deserialize)] struct Charge;
+/// impl Activity for Charge {
+///     const NAME: &'static str = "pay.charge";
+///     type Output = String;
+///     type Error = PayError;
+///
+///     fn advice(error: &PayError) -> Advice {
+///         match error {
+///             PayError::Declined => Advice::give_up().named("declined"),
+///             PayError::Busy { seconds } => Advice::after(secs(*seconds)),
+///             PayError::Unreachable => Advice::default(),
+///         }
+///     }
+/// }
+/// ```
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Advice {
+    pub(crate) name: Option<Cow<'static, str>>,
+    pub(crate) is_final: bool,
+    pub(crate) after: Option<Duration>,
+}
+
+impl Advice {
+    /// Trying again is of no use: the error goes to the workflow, or parks the call, at once.
+    #[must_use]
+    pub fn give_up() -> Advice {
+        Advice { is_final: true, ..Advice::default() }
+    }
+
+    /// Not before so long, in place of the policy's own wait; the policy's limits of number and time hold. For a server that says when
+    /// it will be there again.
+    #[must_use]
+    pub fn after(wait: Duration) -> Advice {
+        Advice { after: Some(wait), ..Advice::default() }
+    }
+
+    /// Names the failure, for people and for [`Retry::except`](crate::Retry::except); at most 255 bytes, the rest is cut off. Without a name
+    /// it is of kind `error`.
+    #[must_use]
+    pub fn named(mut self, name: impl Into<Cow<'static, str>>) -> Advice {
+        let name = name.into();
+        let end = name.floor_char_boundary(255);
+        self.name = Some(if end < name.len() { name[..end].to_owned().into() } else { name });
+        self
     }
 }
 
@@ -36,4 +110,28 @@ pub trait Activity: Durable + Send {
     type Output: Durable + Send;
     /// How it fails.
     type Error: DurableError + Send;
+
+    /// Returns what an error means for the next attempt. Asked where the attempt ran, and recorded: in replay nobody asks again. The default
+    /// is the error's own advice.
+    fn advice(error: &Self::Error) -> Advice {
+        error.advice()
+    }
+}
+
+/// Turns a typed error into what is recorded. What failed is the act: an error that cannot be encoded is still a failure of its kind,
+/// open to retry, only without the typed value.
+pub(crate) fn failure_of<E: DurableError>(error: &E, advice: Advice, what: impl fmt::Display) -> Failure {
+    let mut causes = error.causes();
+    let failure = Failure::new(advice.name.unwrap_or(Cow::Borrowed(KIND_ERROR)), error.to_string());
+    let failure = match Payload::encode(error, what) {
+        Ok(details) => failure.with_details(details),
+        Err(codec) => {
+            causes.push(codec.to_string());
+            failure
+        }
+    };
+    let failure = failure.with_causes(causes);
+    let failure = error.origin().into_iter().fold(failure, |failure, origin| failure.with_origin(|| origin.clone()));
+    let failure = advice.after.into_iter().fold(failure, Failure::with_retry_after);
+    if advice.is_final { failure.into_final() } else { failure }
 }

@@ -25,12 +25,13 @@ mod step;
 mod talk;
 mod wait;
 
+#[cfg(feature = "actors")]
+pub(crate) use call::typed;
 pub use call::{OnExhausted, Pending};
 pub use child::{ChildRun, Detached};
 pub use map::{AtLeast, Either, Map, Race, Settle};
 pub use saga::{Saga, Undoable};
 pub use step::Step;
-pub(crate) use step::failure_of;
 pub use wait::{Recv, Shielded, Sleep, Within};
 
 /// The workflow's only door to the world. Cheap to clone.

@@ -5,10 +5,13 @@ use std::{error::Error as StdError, fmt};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    activity::DurableError,
     kernel::{failure::Failure, payload::CodecError},
     store::StoreError,
 };
+
+mod app;
+
+pub use app::AppError;
 
 /// The result of most calls.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -298,50 +301,6 @@ impl<E> From<Cancelled> for ChildError<E> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("cancelled")]
 pub struct Cancelled;
-
-/// An error for applications that need no type of their own: `?` turns every `std::error::Error` into one, keeping its
-/// message and the messages of its causes.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AppError {
-    message: String,
-    causes: Vec<String>,
-}
-
-impl AppError {
-    /// Makes an error from a sentence.
-    #[must_use]
-    pub fn new(message: impl Into<String>) -> AppError {
-        AppError { message: message.into(), causes: Vec::new() }
-    }
-}
-
-impl fmt::Display for AppError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl fmt::Debug for AppError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)?;
-        for cause in &self.causes {
-            write!(f, ": {cause}")?;
-        }
-        Ok(())
-    }
-}
-
-impl DurableError for AppError {
-    fn causes(&self) -> Vec<String> {
-        self.causes.clone()
-    }
-}
-
-impl<E: StdError> From<E> for AppError {
-    fn from(error: E) -> Self {
-        AppError { message: error.to_string(), causes: causes_of(&error) }
-    }
-}
 
 /// Returns the messages of the errors behind `error`, nearest first.
 pub(crate) fn causes_of(error: &dyn StdError) -> Vec<String> {

@@ -86,7 +86,7 @@ mod workflow;
 #[path = "../actors/mod.rs"]
 mod actors;
 
-pub use activity::{Activity, Durable, DurableError};
+pub use activity::{Activity, Advice, Durable, DurableError};
 #[cfg(feature = "actors")]
 pub use actors::{
     builder::Builder,
@@ -102,6 +102,6 @@ pub use actors::{
 };
 pub use cx::{Cx, OnExhausted};
 pub use error::{AppError, CallError, Cancelled, ChildError, DispatchError, Error, QueryError, Result, RunError, SendError};
-pub use kernel::{event::OnClose, retry::Retry};
+pub use kernel::{event::OnClose, failure::Origin, retry::Retry};
 pub use store::{Durability, Queue, QueueState};
 pub use workflow::{Query, Signal, Workflow};

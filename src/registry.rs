@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
+    activity::{DurableError, failure_of},
     cx::Cx,
     error::Error,
     kernel::{
@@ -73,7 +74,7 @@ pub(crate) fn begin<W: Workflow>() -> Begin {
             match workflow.run(cx).await {
                 Ok(output) => Payload::encode(&output, format_args!("the output of {}", W::NAME))
                     .map_err(|e| Failure::new(KIND_CODEC, e.to_string()).into_final()),
-                Err(error) => Err(crate::cx::failure_of(&error, W::NAME)),
+                Err(error) => Err(failure_of(&error, error.advice(), format_args!("the error of {}", W::NAME))),
             }
         }))
     })

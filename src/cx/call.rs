@@ -11,13 +11,13 @@ use std::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    activity::Activity,
+    activity::{Activity, DurableError},
     error::CallError,
     kernel::{
         event::{Call, CallOptions, Command, Compensation},
-        failure::{Failure, KIND_CANCELLED, KIND_CODEC, KIND_ERROR, KIND_INVALID, KIND_LIMIT, KIND_MAYBE_DONE, KIND_TIMEOUT},
+        failure::{Failure, KIND_CANCELLED, KIND_CODEC, KIND_INVALID, KIND_LIMIT, KIND_MAYBE_DONE, KIND_TIMEOUT, Origin},
         id::Position,
-        payload::Payload,
+        payload::{CodecError, Payload},
         retry::Retry,
         tape::{Answer, Fault, Misuse, Tape},
     },
@@ -229,14 +229,18 @@ impl Wait {
     pub(super) fn poll_ended<T, E>(&mut self, cx: &Context<'_>, name: &str) -> Poll<Result<T, CallError<E>>>
     where
         T: DeserializeOwned,
-        E: DeserializeOwned,
+        E: DurableError,
     {
         let Poll::Ready(answer) = self.poll(cx) else {
             return Poll::Pending;
         };
         let decoded = match answer {
             Some(Answer::Ended(Ok(output))) => output.decode(format_args!("the output of {name}")).map(Ok),
-            Some(Answer::Ended(Err(failure))) => error_of(failure, name).map(Err),
+            Some(Answer::Ended(Err((attempt, failure)))) => {
+                let origin =
+                    || Origin { run: self.tape.id().clone(), name: name.to_owned(), call: Some((self.position, attempt)) };
+                error_of(failure.with_origin(origin), name).map(Err)
+            }
             _ => Ok(Err(CallError::Cancelled)),
         };
         match decoded {
@@ -258,14 +262,26 @@ impl Drop for Wait {
 }
 
 /// What the code hears of a recorded failure.
-fn error_of<E: DeserializeOwned>(failure: Failure, name: &str) -> Result<CallError<E>, crate::kernel::payload::CodecError> {
-    Ok(match (failure.kind(), failure.details()) {
-        (KIND_ERROR, Some(details)) => CallError::Failed(details.decode(format_args!("the error of {name}"))?),
-        (KIND_TIMEOUT, _) => CallError::TimedOut(failure.message().to_owned()),
-        (KIND_MAYBE_DONE, _) => CallError::MaybeDone(failure.message().to_owned()),
-        (KIND_CANCELLED, _) => CallError::Cancelled,
+fn error_of<E: DurableError>(failure: Failure, name: &str) -> Result<CallError<E>, CodecError> {
+    if let Some(error) = typed(&failure, name)? {
+        return Ok(CallError::Failed(error));
+    }
+    Ok(match failure.kind() {
+        KIND_TIMEOUT => CallError::TimedOut(failure.message().to_owned()),
+        KIND_MAYBE_DONE => CallError::MaybeDone(failure.message().to_owned()),
+        KIND_CANCELLED => CallError::Cancelled,
         _ => CallError::Broken(failure),
     })
+}
+
+/// Returns the user's own error that a failure was made of, if it was made of one.
+pub(crate) fn typed<E: DurableError>(failure: &Failure, name: &str) -> Result<Option<E>, CodecError> {
+    let Some(details) = failure.details() else { return Ok(None) };
+    let mut error: E = details.decode(format_args!("the error of {name}"))?;
+    if let Some(origin) = failure.origin() {
+        error.came_from(origin);
+    }
+    Ok(Some(error))
 }
 
 /// Encodes the argument of something of this name.

@@ -9,12 +9,13 @@ use std::{
     time::Duration,
 };
 
-use super::call::{Wait, encode_input};
+use super::call::{Wait, encode_input, typed};
 use crate::{
     error::ChildError,
     kernel::{
         event::{Child, ChildOptions, Command, OnClose, Outcome},
-        failure::{Failure, KIND_ERROR, KIND_ID_IN_USE, KIND_INVALID},
+        failure::{Failure, KIND_ID_IN_USE, KIND_INVALID, Origin},
+        id::RunId,
         payload::{CodecError, Payload},
         tape::{Answer, Fault, Misuse, Tape},
         time::LONGEST_WAIT,
@@ -198,11 +199,15 @@ impl<W: Workflow> Future for Detached<W> {
 fn ended<W: Workflow>(end: Outcome, id: &str) -> Result<Result<W::Output, ChildError<W::Error>>, CodecError> {
     Ok(match end {
         Outcome::Completed(output) => Ok(output.decode(format_args!("the output of {}", W::NAME))?),
-        Outcome::Failed(failure) => Err(match (failure.kind(), failure.details()) {
-            (KIND_ERROR, Some(details)) => ChildError::Failed(details.decode(format_args!("the error of {}", W::NAME))?),
-            (KIND_ID_IN_USE, _) => ChildError::IdInUse(id.to_owned()),
-            _ => ChildError::Broken(failure),
-        }),
+        Outcome::Failed(failure) if failure.kind() == KIND_ID_IN_USE && failure.details().is_none() => {
+            Err(ChildError::IdInUse(id.to_owned()))
+        }
+        Outcome::Failed(failure) => {
+            // A child that began under this id has this one run.
+            let origin = || Origin { run: RunId { id: id.to_owned(), run_no: 1 }, name: W::NAME.to_owned(), call: None };
+            let failure = failure.with_origin(origin);
+            Err(typed(&failure, W::NAME)?.map_or_else(|| ChildError::Broken(failure), ChildError::Failed))
+        }
         Outcome::Cancelled { reason } => Err(ChildError::Stopped { reason }),
         Outcome::TimedOut => Err(ChildError::TimedOut),
         Outcome::Terminated { reason } => Err(ChildError::Terminated { reason }),

@@ -14,11 +14,11 @@ use std::{
 
 use super::call::{OnExhausted, Settings, Wait};
 use crate::{
-    activity::{Durable, DurableError},
+    activity::{Durable, DurableError, failure_of},
     error::{AppError, CallError},
     kernel::{
         event::{Command, StepPlace},
-        failure::{Failure, KIND_CODEC, KIND_ERROR, KIND_LIMIT, KIND_PANIC, KIND_STORE},
+        failure::{Failure, KIND_CODEC, KIND_LIMIT, KIND_PANIC, KIND_STORE},
         id::Position,
         instance::panic_text,
         payload::Payload,
@@ -218,15 +218,6 @@ fn encode<T: Durable>(result: Result<T, AppError>, name: &str) -> Result<Payload
     match result {
         Ok(value) => Payload::encode(&value, format_args!("the output of {name}"))
             .map_err(|e| Failure::new(KIND_CODEC, e.to_string()).into_final()),
-        Err(error) => Err(failure_of(&error, name)),
-    }
-}
-
-/// Turns a user's error into what is recorded of it.
-pub(crate) fn failure_of<E: DurableError>(error: &E, name: &str) -> Failure {
-    let failure = Failure::new(KIND_ERROR, error.to_string()).with_causes(error.causes());
-    match Payload::encode(error, format_args!("the error of {name}")) {
-        Ok(details) => failure.with_details(details),
-        Err(e) => Failure::new(KIND_CODEC, format!("{failure} ({e})")).into_final(),
+        Err(error) => Err(failure_of(&error, error.advice(), format_args!("the error of {name}"))),
     }
 }

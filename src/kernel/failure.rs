@@ -5,7 +5,10 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::payload::Payload;
+use super::{
+    id::{Attempt, Position, RunId},
+    payload::Payload,
+};
 
 /// Why an attempt or a run failed.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -17,9 +20,32 @@ pub struct Failure {
     backtrace: Option<String>,
     is_final: bool,
     retry_after: Option<Duration>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    origin: Option<Box<Origin>>,
 }
 
-/// The kind of a failure that the user's own error type describes; the typed value is in the details.
+/// Where a failure first happened. It is kept wherever the failure goes from there.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct Origin {
+    /// The run, whose log says more: which node, when, and what came before.
+    pub run: RunId,
+    /// The name of the activity or step, or of the workflow itself.
+    pub name: String,
+    /// Which call and which attempt of it; `None` for the workflow itself.
+    pub call: Option<(Position, Attempt)>,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Origin { run, name, call } = self;
+        match call {
+            Some((position, attempt)) => write!(f, "{name}, attempt {attempt} of {run}/{position}"),
+            None => write!(f, "{name} of {run}"),
+        }
+    }
+}
+
+/// The kind of a failure that the user's own error type describes and gives no other name; the typed value is in the details.
 pub const KIND_ERROR: &str = "error";
 /// The kind of a panic in user code.
 pub const KIND_PANIC: &str = "panic";
@@ -58,6 +84,7 @@ impl Failure {
             backtrace: None,
             is_final: false,
             retry_after: None,
+            origin: None,
         }
     }
 
@@ -79,6 +106,13 @@ impl Failure {
     #[must_use]
     pub fn with_backtrace(mut self, backtrace: impl Into<String>) -> Failure {
         self.backtrace = Some(backtrace.into());
+        self
+    }
+
+    /// Says where it happened, unless that is known.
+    #[must_use]
+    pub fn with_origin(mut self, origin: impl FnOnce() -> Origin) -> Failure {
+        self.origin.get_or_insert_with(|| Box::new(origin()));
         self
     }
 
@@ -126,10 +160,17 @@ impl Failure {
         self.backtrace.as_deref()
     }
 
+    /// Returns where it first happened, if it came from elsewhere than the place where it is found.
+    #[must_use]
+    pub fn origin(&self) -> Option<&Origin> {
+        self.origin.as_deref()
+    }
+
     /// How many bytes it is made of.
     pub(crate) fn bytes(&self) -> usize {
         let texts = self.kind.len() + self.message.len() + self.causes.iter().map(String::len).sum::<usize>();
-        texts + self.backtrace.as_ref().map_or(0, String::len) + self.details.as_ref().map_or(0, |d| d.bytes.len())
+        let origin = self.origin.as_ref().map_or(0, |origin| origin.run.id.len() + origin.name.len());
+        texts + origin + self.backtrace.as_ref().map_or(0, String::len) + self.details.as_ref().map_or(0, |d| d.bytes.len())
     }
 
     /// Returns this failure, or a short one of kind [`KIND_LIMIT`] when it is larger than `most` bytes. Whether it is tried
@@ -141,7 +182,8 @@ impl Failure {
         }
         let begin: String = self.message.chars().take(200).collect();
         let text = format!("the error has {size} bytes, the limit is {most}; it begins with: {begin}");
-        Failure { is_final: self.is_final, retry_after: self.retry_after, ..Failure::new(KIND_LIMIT, text) }
+        let Failure { is_final, retry_after, origin, .. } = self;
+        Failure { is_final, retry_after, origin, ..Failure::new(KIND_LIMIT, text) }
     }
 
     /// Tells whether trying again is of no use.

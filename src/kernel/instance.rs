@@ -127,11 +127,11 @@ impl Instance {
             Fact::Completed { position, output, .. } => {
                 self.tape.answer(*position, Answer::Ended(Ok(output.clone())));
             }
-            Fact::Failed { position, failure, next: Next::GiveUp, .. } => {
-                self.tape.answer(*position, Answer::Ended(Err((**failure).clone())));
+            Fact::Failed { position, attempt, failure, next: Next::GiveUp } => {
+                self.tape.answer(*position, Answer::Ended(Err((*attempt, (**failure).clone()))));
             }
             Fact::Lost { position, attempt, next: Next::GiveUp } => {
-                self.tape.answer(*position, Answer::Ended(Err(lost(*position, *attempt))));
+                self.tape.answer(*position, Answer::Ended(Err((*attempt, lost(*position, *attempt)))));
             }
             Fact::Failed { position, .. } | Fact::Lost { position, .. } => self.tape.revoke(*position),
             Fact::Fired { position } => self.tape.answer(*position, Answer::Fired),

@@ -34,8 +34,8 @@ use talk::Talk;
 /// What a resolved position answers.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    /// A call or step ended.
-    Ended(Result<Payload, Failure>),
+    /// A call or step ended: well, or with the failure of this attempt.
+    Ended(Result<Payload, (Attempt, Failure)>),
     /// A sleep is over.
     Fired,
     /// A signal was taken: which one of its run, and what it says.

@@ -55,7 +55,7 @@ fn without_an_id_of_its_own_it_has_that_of_the_call_and_a_long_one_is_shortened(
 
 #[test]
 fn every_way_to_end_is_heard_as_itself() {
-    let failed = crate::cx::failure_of(&AppError::new("no stock"), "leaf");
+    let failed = crate::activity::failure_of(&AppError::new("no stock"), Default::default(), "leaf");
     assert_eq!(ends(Outcome::Failed(failed)), "Failed(no stock)");
     assert!(ends(Outcome::Failed(Failure::new("panic", "boom"))).starts_with("Broken("));
     assert_eq!(ends(Outcome::Cancelled { reason: "enough".into() }), r#"Stopped { reason: "enough" }"#);

@@ -3,7 +3,8 @@
 use super::{
     super::{
         event::{Call, CallOptions, Commit, Compensation, Ignored, Next},
-        id::Digest,
+        failure::Origin,
+        id::{Digest, RunId},
     },
     *,
 };
@@ -16,7 +17,9 @@ fn payload(dice: &mut Dice) -> Payload {
 fn failure(dice: &mut Dice) -> Failure {
     let failure = Failure::new("kind", text(dice)).with_details(payload(dice)).with_causes(vec![text(dice)]);
     let failure = if dice.below(2) == 0 { failure.into_final() } else { failure.with_backtrace("here") };
-    failure.with_retry_after(secs(dice.below(9) as u64))
+    let failure = failure.with_retry_after(secs(dice.below(9) as u64));
+    let origin = || Origin { run: RunId { id: "far".into(), run_no: 3 }, name: "away".into(), call: Some((7, 2)) };
+    if dice.below(2) == 0 { failure.with_origin(origin) } else { failure }
 }
 
 fn text(dice: &mut Dice) -> String {

@@ -5,7 +5,9 @@ use super::*;
 /// Acts 2 and 4 fail at their first attempt, for good; the others return ten times their number.
 fn world<W: Workflow>(workflow: &W) -> World {
     World::new(workflow).handle(|what, _| match what {
-        "2" | "4" => Err(crate::cx::failure_of(&AppError::new(format!("{what} is broken")), "act").into_final()),
+        "2" | "4" => {
+            Err(crate::activity::failure_of(&AppError::new(format!("{what} is broken")), Default::default(), "act").into_final())
+        }
         number => value(number.parse::<u64>().unwrap() * 10),
     })
 }

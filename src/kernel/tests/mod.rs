@@ -107,7 +107,7 @@ fn value(n: u64) -> Ended {
 }
 
 fn broken(text: &str) -> Ended {
-    Err(crate::cx::failure_of(&AppError::new(text), "act"))
+    Err(crate::activity::failure_of(&AppError::new(text), Default::default(), "act"))
 }
 
 fn writer(epoch: u64) -> Writer<'static> {
