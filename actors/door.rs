@@ -17,6 +17,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use super::{
     asked::{self, Asked},
     backlog::{self, Backlog},
+    bells::Bells,
     execution::{Begun, Unbegun},
     executor::{Executor, Start},
     lingering::Lingering,
@@ -73,6 +74,7 @@ pub(crate) struct Door {
     pub(crate) config: Arc<Config>,
     pub(crate) workflows: Arc<Workflows>,
     pub(crate) waiters: Arc<Waiters>,
+    pub(crate) bells: Arc<Bells>,
     /// One for all lives of the core: time goes on where the one before left it.
     pub(crate) time: Arc<StoreTime>,
     pub(crate) counters: Arc<Counters>,
@@ -108,6 +110,7 @@ impl Door {
             config,
             workflows,
             waiters: Arc::default(),
+            bells: Arc::default(),
             time,
             counters: Arc::default(),
             lingering: Arc::default(),
@@ -150,7 +153,13 @@ impl Door {
                 true
             }
         });
+        self.release();
+    }
+
+    /// Lets all go who wait for a run: the runtime is over, and they hear of it.
+    pub(crate) fn release(&self) {
         self.waiters.close();
+        self.bells.close();
     }
 
     // ---- dispatch ----------------------------------------------------------------------------------------------
@@ -229,7 +238,8 @@ impl Door {
 
     pub(crate) fn stats(&self) -> Stats {
         let (waiting, unanswered) = (self.backlog.len() as u64, self.unanswered.load(Ordering::SeqCst) as u64);
-        Stats { waiting, unanswered, ..self.counters.read() }
+        let listened = self.bells.listened().len() as u64;
+        Stats { waiting, unanswered, listened, ..self.counters.read() }
     }
 
     async fn decide(&self, asked: &Asked, row: &NewRun, current: Summary) -> Result<Decided, Error> {
@@ -470,7 +480,7 @@ impl Door {
     }
 
     /// Reads from the store, again if the incarnation ends meanwhile.
-    async fn read<T, F, R>(&self, read: F) -> Result<T, Error>
+    pub(super) async fn read<T, F, R>(&self, read: F) -> Result<T, Error>
     where
         T: Send + 'static,
         F: FnOnce(Rc<dyn Reader>) -> R + Clone + Send + 'static,

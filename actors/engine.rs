@@ -15,6 +15,7 @@ use std::{
 use actix::Addr;
 
 use super::{
+    bells::Bells,
     deadline::Deadline,
     executor::{Executor, FlushPanicked, Left},
     foreman::{Foreman, Look},
@@ -51,6 +52,7 @@ pub(crate) struct Engine {
     pub(crate) time: Arc<StoreTime>,
     pub(crate) deadline: Deadline,
     pub(crate) waiters: Arc<Waiters>,
+    pub(crate) bells: Arc<Bells>,
     pub(crate) pool: Arc<Pool>,
     inline: Inline,
     /// What former lives have left under way.
@@ -100,6 +102,7 @@ impl Engine {
         time: Arc<StoreTime>,
         deadline: Deadline,
         waiters: Arc<Waiters>,
+        bells: Arc<Bells>,
         pool: Arc<Pool>,
         lingering: Arc<Lingering>,
         persistence: Addr<Persistence>,
@@ -118,6 +121,7 @@ impl Engine {
             time,
             deadline,
             waiters,
+            bells,
             inline: Inline::new(&pool),
             pool,
             lingering,

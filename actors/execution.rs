@@ -322,6 +322,7 @@ impl Execution {
             withdrawn: withdrawn.collect(),
             starts: Vec::new(),
             tells: std::mem::take(&mut decision.tells),
+            published: std::mem::take(&mut decision.published),
         };
         self.turned_at = self.engine.config.clock.boot();
         self.engine.resting.forget(self.key);
@@ -414,6 +415,7 @@ impl Execution {
             self.engine.scheduler.do_send(Room { due: Some(decision.commit.time), wake: None });
         }
         self.run.recorded(&decision.commit, turn.record.digest);
+        self.engine.bells.ring(self.key);
         self.details.retain(|(at, ..)| *at != MARK);
         if let Some(reply) = self.reply.take() {
             let end = Some(self.engine.waiters.wait(self.key));

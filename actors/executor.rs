@@ -35,6 +35,7 @@ use crate::{
 
 mod elsewhere;
 mod leaving;
+mod listening;
 mod memory;
 mod messages;
 mod room;
@@ -103,6 +104,9 @@ pub(crate) struct Executor {
     elsewhere: Elsewhere,
     /// …and some are being read.
     settling: bool,
+    /// The same for logs of runs that are listened to.
+    listening: Elsewhere,
+    looking: bool,
 }
 
 enum Held {
@@ -148,6 +152,8 @@ impl Executor {
             door,
             elsewhere: Elsewhere::default(),
             settling: false,
+            listening: Elsewhere::default(),
+            looking: false,
         }
     }
 
@@ -558,6 +564,9 @@ impl Actor for Executor {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         self.ask_keys(ctx);
-        ctx.run_interval(ELSEWHERE, Self::settle_elsewhere);
+        ctx.run_interval(ELSEWHERE, |this, ctx| {
+            this.settle_elsewhere(ctx);
+            this.look_at_logs(ctx);
+        });
     }
 }

@@ -33,8 +33,8 @@ pub struct Handle<W> {
     run: RunKey,
     id: RunId,
     end: watch::Receiver<End>,
-    door: Arc<Door>,
-    supervisor: Addr<Supervisor>,
+    pub(super) door: Arc<Door>,
+    pub(super) supervisor: Addr<Supervisor>,
     workflow: PhantomData<fn() -> W>,
 }
 
@@ -124,7 +124,7 @@ impl<W: Workflow> Handle<W> {
 #[derive(Clone, Debug)]
 pub struct Stent {
     supervisor: Addr<Supervisor>,
-    door: Arc<Door>,
+    pub(super) door: Arc<Door>,
 }
 
 impl Stent {

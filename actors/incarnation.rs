@@ -189,6 +189,7 @@ impl Incarnation {
                     time,
                     deadline,
                     waiters,
+                    door.bells.clone(),
                     pool,
                     lingering,
                     persistence,

@@ -90,7 +90,7 @@ pub(crate) fn fold(id: &RunId, log: &[(CommitNo, Record)]) -> Result<Option<Stat
         let (commit, _) = commit?;
         for event in &commit.events {
             match (event, &mut state) {
-                (Event::Fact(Fact::Started(started)), None) => state = Some(State::new((**started).clone())),
+                (Event::Fact(Fact::Started(started)), None) => state = Some(State::new((**started).clone(), id.run_no)),
                 (Event::Fact(fact), Some(state)) => {
                     let limits = state.started.limits();
                     state.fact(fact, &limits);

@@ -18,7 +18,7 @@
 //!
 //! | message | from | to |
 //! |---|---|---|
-//! | `Dispatch` `SendSignal` `Ask` `Cancel` `RetryParked` `Resume` `Describe` `List` `Find` `PauseQueue` `ResumeQueue` `ListQueues` `Shutdown` | application | Supervisor |
+//! | `Dispatch` `SendSignal` `Ask` `Cancel` `RetryParked` `Resume` `Describe` `List` `Find` `PauseQueue` `ResumeQueue` `ListQueues` `ReadValue` `AwaitValue` `Shutdown` | application | Supervisor |
 //! | `Open` `GetDoor` | builder, handles | Supervisor |
 //! | `Exited` `CannotGoOn` | core actors and their watchers | Supervisor |
 //! | `Submit` | outbox, door, pool | Persistence |
@@ -46,6 +46,7 @@
 
 pub(crate) mod asked;
 mod backlog;
+mod bells;
 pub(crate) mod builder;
 pub(crate) mod call;
 mod deadline;
@@ -74,4 +75,5 @@ pub(crate) mod stats;
 pub(crate) mod supervisor;
 mod thread;
 mod undertaker;
+pub(crate) mod values;
 mod waiters;

@@ -123,6 +123,7 @@ impl Notifier {
                 Hint::Mail { run, owner } if owner == self.me => hinted.mail.push(run),
                 Hint::Mail { .. } | Hint::Joined => {}
                 Hint::Ended { run } => hinted.ended.push(run),
+                Hint::Published { run } => hinted.published.push(run),
                 Hint::Anything => (due, tasks, hinted.anything) = (true, tasks.or(Some(false)), true),
             }
         }

@@ -40,6 +40,8 @@ pub struct Stats {
     pub waiting: u64,
     /// Dispatches that nobody has answered yet.
     pub unanswered: u64,
+    /// Runs that somebody here waits to see go on: for a published value, or for events.
+    pub listened: u64,
     /// By how many milliseconds this machine's wall clock is ahead of the store's. It decides nothing; it is only shown.
     pub clock_skew_ms: i64,
     /// Nodes whose work this one took over.
@@ -116,6 +118,7 @@ impl Counters {
             displaced: now(displaced),
             waiting: 0,
             unanswered: 0,
+            listened: 0,
             clock_skew_ms: skew.load(Relaxed) / 1000,
             taken_over: now(taken_over),
             lost_tails: now(lost_tails),

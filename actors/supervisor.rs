@@ -35,7 +35,7 @@ mod window;
 /// The runtime's root, and its public door: send it [`Dispatch`], [`SendSignal`], [`Ask`], [`Cancel`], [`Describe`], [`List`],
 /// [`RetryParked`] and [`Shutdown`].
 pub struct Supervisor {
-    door: Arc<Door>,
+    pub(super) door: Arc<Door>,
     setup: Arc<Setup>,
     incarnation: Option<Incarnation>,
     window: Window,
@@ -102,7 +102,8 @@ impl Supervisor {
         self.mending = false;
         self.outages = 0;
         self.door.standing.send_replace(Standing::Open(links));
-        // Ends that were recorded by the former life are told now.
+        // What was recorded by the former life is told now.
+        self.door.bells.ring_all();
         let door = self.door.clone();
         let refill = async move {
             for tries in 0..8 {
@@ -182,7 +183,7 @@ impl Supervisor {
         tracing::error!(actor, panic, restarts, "the runtime gives up; nothing recorded is lost, start the program again");
         let (actor, panic) = (actor.to_owned(), panic.to_owned());
         self.door.standing.send_replace(Standing::Escalated { actor: actor.clone(), panic: panic.clone(), restarts });
-        self.door.waiters.close();
+        self.door.release();
         if let Some(told) = &self.escalated {
             told.do_send(Escalated { actor, panic, restarts });
         }
@@ -386,7 +387,7 @@ impl Handler<Shutdown> for Supervisor {
             stop.into_actor(this)
         });
         Box::pin(stop.map(|(), this, ctx| {
-            this.door.waiters.close();
+            this.door.release();
             actix::ActorContext::stop(ctx);
             Ok(())
         }))

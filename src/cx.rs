@@ -20,6 +20,7 @@ use crate::{
 mod call;
 mod child;
 mod map;
+mod publish;
 mod saga;
 mod step;
 mod talk;
@@ -30,6 +31,7 @@ pub(crate) use call::typed;
 pub use call::{OnExhausted, Pending};
 pub use child::{ChildRun, Detached};
 pub use map::{AtLeast, Either, Map, Race, Settle};
+pub use publish::Progress;
 pub use saga::{Saga, Undoable};
 pub use step::Step;
 pub use wait::{Recv, Shielded, Sleep, Within};

@@ -35,6 +35,9 @@ pub enum Error {
     /// A query was not answered.
     #[error(transparent)]
     Query(#[from] QueryError),
+    /// There is no such published value.
+    #[error(transparent)]
+    Value(#[from] ValueError),
     /// Waiting for a result failed.
     #[error("waiting for the result failed: {0}")]
     Wait(String),
@@ -182,6 +185,38 @@ pub enum QueryError {
     /// There was no answer in time. Nothing was changed by asking; ask again, or give it more time.
     #[error("no answer within {0:?}; ask again, or give it more time")]
     TimedOut(std::time::Duration),
+}
+
+/// Why there is no published value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ValueError {
+    /// No execution has this id.
+    #[error("no execution has the id {0:?}")]
+    Unknown(String),
+    /// The execution has ended and has not published it, or nothing newer.
+    #[error("execution {id:?} has ended ({status}) without publishing {key:?}, or anything newer than was asked for")]
+    Ended {
+        /// Its id.
+        id: String,
+        /// Under which key.
+        key: String,
+        /// How it ended.
+        status: String,
+    },
+    /// It was not published in time; the execution goes on. Wait again, or longer.
+    #[error("execution {id:?} has not published {key:?} within {within:?}")]
+    NotInTime {
+        /// Its id.
+        id: String,
+        /// Under which key.
+        key: String,
+        /// How long it was waited for.
+        within: std::time::Duration,
+    },
+    /// The value is not of the type that was asked for. Ask for the type that was published; a counter is an `i64`.
+    #[error("{0}")]
+    Undecodable(String),
 }
 
 /// How a run ended, if not with its output.

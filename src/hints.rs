@@ -35,6 +35,11 @@ pub enum Hint {
         /// Which run.
         run: RunKey,
     },
+    /// A run published something, and somebody elsewhere may wait for that.
+    Published {
+        /// Which run.
+        run: RunKey,
+    },
     /// Tasks are ready in this queue.
     Tasks {
         /// Its name.
@@ -66,7 +71,7 @@ pub type OpenHints = Arc<dyn Fn(Incarnation) -> Answer<'static, (Box<dyn Tell>, 
 pub(crate) const LONGEST: usize = 7_900;
 
 /// Returns hints as texts, each short enough for one message, that say who they are from. The form is
-/// `<sender> <hint> <hint> …`: `d` due (`d<time>` when it may have been so for long), `m<run>:<owner>` mail, `e<run>` ended, `t<hex of the name>` tasks, `j` joined, `a` anything.
+/// `<sender> <hint> <hint> …`: `d` due (`d<time>` when it may have been so for long), `m<run>:<owner>` mail, `e<run>` ended, `p<run>` published, `t<hex of the name>` tasks, `j` joined, `a` anything.
 pub(crate) fn write(from: Incarnation, hints: &[Hint]) -> Vec<String> {
     let mut texts: Vec<String> = Vec::new();
     for hint in hints {
@@ -74,6 +79,7 @@ pub(crate) fn write(from: Incarnation, hints: &[Hint]) -> Vec<String> {
             Hint::Due => "d".to_owned(),
             Hint::Mail { run, owner } => format!("m{}:{}", run.0, owner.0.simple()),
             Hint::Ended { run } => format!("e{}", run.0),
+            Hint::Published { run } => format!("p{}", run.0),
             Hint::Tasks { queue } => queue.bytes().fold("t".to_owned(), |word, byte| format!("{word}{byte:02x}")),
             Hint::Joined => "j".to_owned(),
             Hint::Anything => "a".to_owned(),
@@ -111,6 +117,7 @@ fn hint(word: &str) -> Option<Hint> {
         "d" => Hint::Due,
         "a" => Hint::Anything,
         "j" => Hint::Joined,
+        "p" => Hint::Published { run: RunKey(rest.parse().ok()?) },
         "e" => Hint::Ended { run: RunKey(rest.parse().ok()?) },
         "m" => {
             let (run, owner) = rest.split_once(':')?;
@@ -139,6 +146,7 @@ mod tests {
             Hint::Due,
             Hint::Mail { run: RunKey(-7), owner: OTHER },
             Hint::Ended { run: RunKey(i64::MAX) },
+            Hint::Published { run: RunKey(3) },
             Hint::Tasks { queue: "a b:c ü".into() },
             Hint::Joined,
             Hint::Anything,

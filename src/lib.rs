@@ -99,9 +99,12 @@ pub use actors::{
     },
     stats::Stats,
     supervisor::Supervisor,
+    values::{AwaitValue, Published, ReadValue},
 };
-pub use cx::{Cx, OnExhausted};
-pub use error::{AppError, CallError, Cancelled, ChildError, DispatchError, Error, QueryError, Result, RunError, SendError};
+pub use cx::{Cx, OnExhausted, Progress};
+pub use error::{
+    AppError, CallError, Cancelled, ChildError, DispatchError, Error, QueryError, Result, RunError, SendError, ValueError,
+};
 pub use kernel::{event::OnClose, failure::Origin, retry::Retry};
-pub use store::{Durability, Queue, QueueState};
+pub use store::{Durability, Publication, Queue, QueueState};
 pub use workflow::{Query, Signal, Workflow};

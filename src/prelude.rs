@@ -7,12 +7,13 @@ pub use actix::{Actor, Addr, Context, Handler, Recipient, ResponseFuture};
 pub use serde::{Deserialize, Serialize};
 
 pub use crate::{
-    Activity, AppError, CallError, Cancelled, Cx, Durability, OnExhausted, Query, Retry, RunError, Signal, Workflow, cx::Either,
+    Activity, AppError, CallError, Cancelled, Cx, Durability, OnExhausted, Progress, Query, Retry, RunError, Signal, Workflow,
+    cx::Either,
 };
 #[cfg(feature = "actors")]
 pub use crate::{
-    Ask, Builder, Call, Cancel, Describe, Dispatch, Handle, IfInUse, List, ListQueues, PauseQueue, Resume, ResumeQueue,
-    RetryParked, SendSignal, Shutdown, Stent, Supervisor,
+    Ask, AwaitValue, Builder, Call, Cancel, Describe, Dispatch, Handle, IfInUse, List, ListQueues, PauseQueue, ReadValue, Resume,
+    ResumeQueue, RetryParked, SendSignal, Shutdown, Stent, Supervisor,
 };
 
 /// Returns so many milliseconds.

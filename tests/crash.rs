@@ -200,6 +200,7 @@ fn read(database: &std::path::Path, poison: Option<&str>) -> Log {
             let mut sleeps = BTreeMap::new();
             let mut output = None;
             let mut tail = None;
+            let mut counted = 0;
             for (commit_no, record) in reader.history(run.run, 0, 10_000).await.unwrap() {
                 let commit = codec::decode(&run.id, commit_no, &record).unwrap();
                 assert_eq!(commit.prev, tail, "{id}: commit {commit_no} does not follow its predecessor");
@@ -221,6 +222,7 @@ fn read(database: &std::path::Path, poison: Option<&str>) -> Log {
                         Event::Command(Asked::Step { position, name, .. }) => {
                             names.insert(position, name);
                         }
+                        Event::Command(Asked::Count { by, .. }) => counted += by,
                         Event::Command(Asked::End { outcome }) => {
                             if let Outcome::Completed(payload) = *outcome {
                                 output = Some(payload.decode::<String>("the output").unwrap());
@@ -238,7 +240,11 @@ fn read(database: &std::path::Path, poison: Option<&str>) -> Log {
                     }
                 }
             }
+            let shown = reader.published(run.run, Some("passed")).await.unwrap();
+            let shown = shown.first().map_or(0, |row| row.value.decode::<i64>("a counter").unwrap());
+            assert_eq!(shown, counted, "{id}: what is shown is not what the log says");
             if run.status.is_end() {
+                assert_eq!(shown, if is_part(&id) { 0 } else { 2 }, "{id} has counted each place once");
                 log.ends.insert(id, (run.status, output));
             }
         }

@@ -80,6 +80,7 @@ fn item(of: Move, run: RunKey) -> Item {
         withdrawn: Vec::new(),
         starts: Vec::new(),
         tells: Vec::new(),
+        published: Vec::new(),
     }))
 }
 
@@ -127,6 +128,7 @@ async fn play(mut store: Box<dyn Store>, order: &[Move], cuts: u32) {
         withdrawn: Vec::new(),
         starts: Vec::new(),
         tells: Vec::new(),
+        published: Vec::new(),
     }));
     assert_eq!(store.commit(&batch(vec![first])).await.unwrap().outcomes, [Outcome::Done]);
     let mut outcomes = Vec::new();

@@ -113,6 +113,8 @@ pub(crate) struct Hinted {
     pub(crate) mail: Vec<RunKey>,
     /// These runs ended elsewhere.
     pub(crate) ended: Vec<RunKey>,
+    /// These runs have published something elsewhere.
+    pub(crate) published: Vec<RunKey>,
     /// Hints may have been missed.
     pub(crate) anything: bool,
 }
@@ -141,12 +143,13 @@ impl Handler<LinkOthers> for Executor {
 impl Handler<Hinted> for Executor {
     type Result = ();
 
-    fn handle(&mut self, Hinted { mail, ended, anything }: Hinted, ctx: &mut Context<Self>) {
+    fn handle(&mut self, Hinted { mail, ended, published, anything }: Hinted, ctx: &mut Context<Self>) {
         for run in mail {
             if let Some(Held::Live { ticket, .. }) = self.held.get(&run) {
                 ctx.notify(ReadInbox { run, generation: ticket.generation });
             }
         }
+        published.iter().chain(&ended).for_each(|run| self.door.bells.ring(*run));
         let waited: Vec<RunKey> = ended.into_iter().filter(|run| self.engine.waiters.is_waited_for(*run)).collect();
         if !waited.is_empty() {
             self.settle(waited, ctx);
@@ -155,6 +158,8 @@ impl Handler<Hinted> for Executor {
             ctx.notify(Reconcile);
             self.elsewhere.stir();
             self.settle_elsewhere(ctx);
+            self.listening.stir();
+            self.look_at_logs(ctx);
         }
     }
 }

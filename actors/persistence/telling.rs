@@ -22,6 +22,10 @@ impl Persistence {
             Some(owner) if owner != self.incarnation => Some(Hint::Mail { run, owner }),
             Some(_) => None,
         };
+        let published = batch.items.iter().zip(&answer.outcomes).filter_map(|(item, outcome)| match (item, outcome) {
+            (Item::Turn(turn), Outcome::Done) if !turn.published.is_empty() => Some(Hint::Published { run: turn.run }),
+            _ => None,
+        });
         let hints: Vec<Hint> = batch
             .items
             .iter()
@@ -37,6 +41,7 @@ impl Persistence {
                 },
                 _ => None,
             })
+            .chain(published)
             .chain(answer.told.iter().filter_map(|told| mail(told.run, told.owner)))
             .collect();
         if !hints.is_empty() {

@@ -16,6 +16,7 @@ pub(super) fn same(a: &Command, b: &Command) -> bool {
             Command::Undo { compensation, .. } => Some((&compensation.activity, None)),
             Command::Child(child) => Some((&child.workflow, None)),
             Command::Patched { id, .. } => Some((id, None)),
+            Command::Publish { key, .. } | Command::Count { key, .. } => Some((key, None)),
             _ => None,
         }
     }
@@ -40,6 +41,8 @@ fn same_data(a: &Command, b: &Command) -> bool {
         (Command::Call(a), Command::Call(b)) => bytes(&a.input) == bytes(&b.input),
         (Command::Undo { compensation: a, .. }, Command::Undo { compensation: b, .. }) => bytes(&a.input) == bytes(&b.input),
         (Command::Child(a), Command::Child(b)) => bytes(&a.input) == bytes(&b.input),
+        (Command::Publish { value: a, .. }, Command::Publish { value: b, .. }) => bytes(a) == bytes(b),
+        (Command::Count { by: a, .. }, Command::Count { by: b, .. }) => a == b,
         (Command::Sleep { due: a, .. }, Command::Sleep { due: b, .. }) => a == b,
         (Command::End { outcome: a }, Command::End { outcome: b }) => match (&**a, &**b) {
             (Outcome::Completed(a), Outcome::Completed(b)) => bytes(a) == bytes(b),
@@ -85,6 +88,8 @@ pub(super) fn describe(command: &Command) -> String {
         Command::KeepSaga { scope } => format!("the good end of saga #{scope}"),
         Command::Compensate { scope } => format!("the compensation of saga #{scope}"),
         Command::Patched { id, .. } => format!("the patch {id:?}"),
+        Command::Publish { key, .. } => format!("publish {key:?}"),
+        Command::Count { key, .. } => format!("count {key:?}"),
         Command::Child(child) => {
             let how = if child.awaited { "child" } else { "detached child" };
             format!("{how} {:?} of {:?} (#{})", child.id, child.workflow, child.position)
@@ -108,6 +113,10 @@ pub(super) fn shallow(command: &Command) -> Command {
             child.input.bytes = bytes::Bytes::new();
             child.options = None;
             Command::Child(Box::new(child))
+        }
+        Command::Publish { key, value } => {
+            let value = Payload { encoding: value.encoding, bytes: bytes::Bytes::new() };
+            Command::Publish { key: key.clone(), value }
         }
         Command::End { .. } => Command::End { outcome: Box::new(Outcome::Continued) },
         other => other.clone(),

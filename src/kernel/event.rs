@@ -371,6 +371,22 @@ pub enum Command {
     /// Begin another run, as a child of this one. It is written in the same commit.
     #[serde(rename = "child")]
     Child(Box<Child>),
+    /// Show a value to whoever looks from outside, in place of the one before.
+    #[serde(rename = "pub")]
+    Publish {
+        /// Under which key.
+        key: String,
+        /// The value.
+        value: Payload,
+    },
+    /// Add to a counter that is shown outside.
+    #[serde(rename = "count")]
+    Count {
+        /// Under which key.
+        key: String,
+        /// How much; less than zero takes away.
+        by: i64,
+    },
 }
 
 /// The intent to begin a child.
@@ -543,7 +559,7 @@ impl Command {
             | Command::Undo { position, .. } => *position,
             Command::KeepSaga { scope } | Command::Compensate { scope } => *scope,
             Command::Child(child) => child.position,
-            Command::Patched { .. } | Command::End { .. } => 0,
+            Command::Patched { .. } | Command::Publish { .. } | Command::Count { .. } | Command::End { .. } => 0,
         }
     }
 }

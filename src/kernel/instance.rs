@@ -252,6 +252,7 @@ impl Instance {
                     self.tape.recorded_undo(scope, call.position, undo);
                 }
             }
+            Command::Publish { key, value } => self.tape.recorded_value(key, value),
             _ => {}
         }
     }

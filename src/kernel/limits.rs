@@ -18,10 +18,16 @@ pub struct Limits {
     pub lost_attempts: u32,
     /// The most message ids that a run remembers.
     pub remembered_messages: usize,
+    /// The most keys under which a run publishes.
+    #[serde(default = "published_keys")]
+    pub published_keys: usize,
+    /// The most bytes that what a run has published may have at a time, keys included.
+    #[serde(default = "published_bytes")]
+    pub published_bytes: usize,
 }
 
 impl Default for Limits {
-    /// 2 MiB, 8 MiB, 10,000, 1,000,000, 20, 10,000.
+    /// 2 MiB, 8 MiB, 10,000, 1,000,000, 20, 10,000, 1,000, 1 MiB.
     fn default() -> Self {
         Limits {
             payload_bytes: 2 << 20,
@@ -30,6 +36,17 @@ impl Default for Limits {
             history_commits: 1_000_000,
             lost_attempts: 20,
             remembered_messages: 10_000,
+            published_keys: published_keys(),
+            published_bytes: published_bytes(),
         }
     }
+}
+
+// Runs may have been recorded before there were these.
+fn published_keys() -> usize {
+    1_000
+}
+
+fn published_bytes() -> usize {
+    1 << 20
 }

@@ -13,6 +13,7 @@ pub(crate) mod instance;
 pub(crate) mod invariant;
 pub mod limits;
 pub mod payload;
+pub(crate) mod published;
 pub mod random;
 pub mod retry;
 pub(crate) mod run;

@@ -30,6 +30,23 @@ pub enum Encoding {
     Json,
 }
 
+impl Encoding {
+    /// Returns its stored name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Encoding::MessagePack => "m",
+            Encoding::Json => "j",
+        }
+    }
+
+    /// Returns the encoding of a stored name.
+    #[must_use]
+    pub fn of_name(name: &str) -> Option<Encoding> {
+        [Encoding::MessagePack, Encoding::Json].into_iter().find(|encoding| encoding.as_str() == name)
+    }
+}
+
 /// One encoded user value: input, output, error details, signal.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Payload {

@@ -23,6 +23,7 @@ use super::{
     invariant::uphold,
     limits::Limits,
     payload::Payload,
+    published::Publication,
     state::{Open, OpenCall, Phase, Rest, State},
     tape::{Inquiry, Misuse, StepWork, weight},
     time::Timestamp,
@@ -94,6 +95,8 @@ pub(crate) struct Decision {
     pub(crate) starts: Vec<Child>,
     /// What it tells other runs, in the same commit.
     pub(crate) tells: Vec<Tell>,
+    /// What it shows outside from this commit on, each key once.
+    pub(crate) published: Vec<Publication>,
     pub(crate) rest: Rest,
 }
 
@@ -142,7 +145,7 @@ impl Run {
         writer: Writer<'_>,
     ) -> Result<(Run, Decision), Blocked> {
         let mut run = Run::new(id, started.clone(), begin, twin, at)?;
-        let mut turn = Turning::new(at);
+        let mut turn = Turning::new(at, run.state.published.version());
         run.apply(Fact::Started(Box::new(started)), &mut turn)?;
         let decision = run.decide(turn, writer);
         Ok((run, decision))
@@ -154,7 +157,7 @@ impl Run {
         let instance = Instance::new(id.clone(), &started, begin, limits).map_err(misuse)?;
         let twin = if twin { Some(Instance::new(id.clone(), &started, begin, limits).map_err(misuse)?) } else { None };
         Ok(Run {
-            state: State::new(started),
+            state: State::new(started, id.run_no),
             id,
             limits,
             instance,
@@ -177,7 +180,7 @@ impl Run {
         writer: Writer<'_>,
     ) -> Result<Option<Decision>, Blocked> {
         let at = at.max(self.last_time);
-        let mut turn = Turning::new(at);
+        let mut turn = Turning::new(at, self.state.published.version());
         while self.state.outcome.is_none() && !turn.is_full(&self.limits) {
             let Some(arrival) = arrived.pop_front() else {
                 break;
@@ -403,6 +406,7 @@ impl Run {
             settled: turn.settled,
             starts: turn.starts,
             tells: turn.tells,
+            published: self.state.published.newer_than(turn.shown),
             rest: self.rest(turn.at),
         }
     }

@@ -13,6 +13,7 @@ use super::{
     invariant::uphold,
     limits::Limits,
     payload::Payload,
+    published::Published,
     time::Timestamp,
 };
 
@@ -24,6 +25,8 @@ pub(crate) struct State {
     pub(crate) outcome: Option<Outcome>,
     pub(crate) cancel: Option<String>,
     pub(crate) deadline_passed: bool,
+    /// What it shows outside.
+    pub(crate) published: Published,
     /// Signals received and not yet waited for, by name.
     unread: HashMap<String, usize>,
     remembered: VecDeque<String>,
@@ -93,13 +96,14 @@ pub(crate) enum Rest {
 }
 
 impl State {
-    pub(crate) fn new(started: Started) -> State {
+    pub(crate) fn new(started: Started, run_no: u32) -> State {
         State {
             started,
             open: BTreeMap::new(),
             outcome: None,
             cancel: None,
             deadline_passed: false,
+            published: Published::new(run_no),
             unread: HashMap::new(),
             remembered: VecDeque::new(),
             known: HashSet::new(),
@@ -258,6 +262,7 @@ impl State {
                 self.open.clear();
                 self.outcome = Some((**outcome).clone());
             }
+            Command::Publish { .. } | Command::Count { .. } => self.published.command(command),
             Command::Patched { .. }
             | Command::OpenSaga { .. }
             | Command::Undo { .. }

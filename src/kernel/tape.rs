@@ -15,19 +15,23 @@ use std::{
 };
 
 use super::{
-    event::{Command, Compensation, Outcome},
+    event::{Command, Outcome},
     failure::{Failure, KIND_LIMIT},
     id::{Attempt, Position, RunId},
     limits::Limits,
     payload::{CodecError, Payload},
+    published::Published,
     random,
     sagas::Sagas,
     time::Timestamp,
     wake::Signal,
 };
 
+mod publishing;
+mod scopes;
 mod talk;
 
+pub(crate) use publishing::PROGRESS;
 pub(crate) use talk::Inquiry;
 use talk::Talk;
 
@@ -82,12 +86,18 @@ pub enum Misuse {
     UnregisteredChild(String, u32),
     /// The closure of a step used the context, which no replay would see.
     #[error(
-        "the closure of a step used `cx` (a call, a random number, a uuid); closures do not run in replay, so take such values before the step and let the closure borrow them"
+        "the closure of a step used `cx` (a call, a random number, a uuid, a published value); closures do not run in replay, so take such values before the step and let the closure borrow them"
     )]
     CxInStep,
     /// A handler of a query used the context, which no replay would see.
     #[error("a handler used `cx` (a call, a wait, a random number): it may only look at what its closure has captured")]
     CxInHandler,
+    /// A key under which nothing can be published.
+    #[error("it publishes under the key {0:?}; a key has 1 to 255 bytes and no NUL, and does not begin with \"stent:\"")]
+    PublishedKey(String),
+    /// A key is used for a value and for a counter.
+    #[error("it uses the key {0:?} for a published value and for a counter; give each a key of its own")]
+    PublishedKind(String),
     /// A stored value is not of the type that the code expects.
     #[error(
         "{0}; the type changed since it was recorded: give new fields a serde default, keep old names with an alias, or run the build that wrote it"
@@ -145,6 +155,8 @@ struct Inner {
     step_results: Vec<(Position, Attempt, Result<Payload, Failure>)>,
     closures: BTreeMap<Position, StepWork>,
     sagas: Sagas,
+    /// What the code has published, to know whether there is room for more.
+    published: Published,
     /// Which way the code took at each patch.
     patches: BTreeMap<String, bool>,
     /// In replay: the patches that are recorded behind this fact.
@@ -401,86 +413,6 @@ impl Tape {
         self.inner.borrow().cancelled
     }
 
-    // ---- sagas -------------------------------------------------------------------------------------------------
-
-    pub(crate) fn open_saga(&self) -> Position {
-        let scope = self.reserve();
-        if self.command(Command::OpenSaga { position: scope }) {
-            let mut inner = self.inner.borrow_mut();
-            let within = inner.scopes.clone();
-            inner.sagas.open(scope, within);
-        }
-        scope
-    }
-
-    /// Begins to poll the body of a scope.
-    pub(crate) fn enter_saga(&self, scope: Position) {
-        self.inner.borrow_mut().scopes.push(scope);
-    }
-
-    /// Ends to poll the body of the innermost scope.
-    pub(crate) fn leave_saga(&self) {
-        self.inner.borrow_mut().scopes.pop();
-    }
-
-    /// Adds a compensation, which is recorded at `position`.
-    pub(crate) fn add_undo(&self, scope: Position, position: Position, compensation: Compensation) {
-        self.inner.borrow_mut().sagas.add(scope, position, compensation);
-    }
-
-    /// Lets a recorded compensation replace the one that replayed code registered.
-    pub(crate) fn recorded_undo(&self, scope: Position, position: Position, compensation: &Compensation) {
-        self.inner.borrow_mut().sagas.recorded(scope, position, compensation);
-    }
-
-    /// Ends a scope: well, or by running its compensations.
-    pub(crate) fn close_saga(&self, scope: Position, well: bool) {
-        let mut inner = self.inner.borrow_mut();
-        if inner.sealed {
-            return;
-        }
-        if well {
-            inner.sagas.keep(scope);
-            drop(inner);
-            self.command(Command::KeepSaga { scope });
-        } else {
-            inner.sagas.compensate(scope);
-            drop(inner);
-            self.command(Command::Compensate { scope });
-        }
-    }
-
-    /// Waits until a scope's compensations have all run. Shielded: cancellation does not interrupt it.
-    pub(crate) fn poll_saga(&self, scope: Position, waker: &Waker) -> Poll<()> {
-        self.inner.borrow_mut().sagas.poll(scope, waker)
-    }
-
-    /// Starts the next compensation of each scope that has none running. Returns whether anything changed.
-    pub(crate) fn drive_sagas(&self) -> bool {
-        let mut changed = false;
-        loop {
-            let mut inner = self.inner.borrow_mut();
-            let position = inner.next;
-            let Some((command, waker)) = inner.sagas.next(position) else {
-                return changed;
-            };
-            changed = true;
-            if let Some(command) = command {
-                inner.next += 1;
-                drop(inner);
-                self.command(command);
-            } else {
-                drop(inner);
-                wake(waker);
-            }
-        }
-    }
-
-    /// Tells whether a compensation is still to run.
-    pub(crate) fn compensates(&self) -> bool {
-        self.inner.borrow().sagas.busy()
-    }
-
     // ---- for the kernel ----------------------------------------------------------------------------------------
 
     /// Begins a fact: its time, and a fresh count of commands; in replay also the patches that are recorded behind it.
@@ -634,6 +566,8 @@ pub(crate) fn weight(command: &Command) -> usize {
         Command::Call(call) => call.input.bytes.len() + call.undo.as_ref().map_or(0, |undo| undo.input.bytes.len()),
         Command::Undo { compensation, .. } => compensation.input.bytes.len(),
         Command::Child(child) => child.input.bytes.len(),
+        Command::Publish { key, value } => key.len() + value.bytes.len(),
+        Command::Count { key, .. } => key.len(),
         _ => 0,
     }
 }

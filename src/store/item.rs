@@ -29,6 +29,12 @@ impl Item {
         }
     }
 
+    /// Tells whether it is a turn that publishes something.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn publishes(&self) -> bool {
+        matches!(self, Item::Turn(turn) if !turn.published.is_empty())
+    }
+
     /// Returns where in a batch the kind of this item has its turn.
     pub(crate) fn kind(&self) -> u8 {
         match self {

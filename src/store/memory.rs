@@ -17,8 +17,9 @@ use uuid::Uuid;
 
 use self::tasks::TaskCell;
 use super::{
-    Answer, Batch, BatchAnswer, Filter, Inbox, NewNode, NodeRow, NodeState, Outcome, Queue, QueueState, Reader, Renewed,
-    StaleTask, Status, Store, StoreError, Summary, TakenTasks, TaskKey, TaskRequest, TaskRow, Unread, Warden, queue::Line,
+    Answer, Batch, BatchAnswer, Filter, Inbox, NewNode, NodeRow, NodeState, Outcome, Publication, Queue, QueueState, Reader,
+    Renewed, StaleTask, Status, Store, StoreError, Summary, TakenTasks, TaskKey, TaskRequest, TaskRow, Unread, Warden,
+    queue::Line, stored,
 };
 use crate::kernel::{
     codec::Record,
@@ -108,6 +109,8 @@ struct Run {
     format: u32,
     log: Vec<Record>,
     inbox: BTreeMap<u64, Unread>,
+    /// By key.
+    published: BTreeMap<String, Publication>,
     /// By position: the attempt and its details.
     heartbeats: BTreeMap<u32, (u32, bytes::Bytes)>,
 }
@@ -408,6 +411,22 @@ impl Reader for MemoryStore {
         })
     }
 
+    fn published(&self, run: RunKey, key: Option<&str>) -> Answer<'_, Vec<Publication>> {
+        self.answer(|data| {
+            let all = data.runs.get(&run).into_iter().flat_map(|run| run.published.values());
+            Ok(all.filter(|row| key.is_none_or(|key| row.key == key)).cloned().collect())
+        })
+    }
+
+    fn heights(&self, runs: &[RunKey]) -> Answer<'_, Vec<(RunKey, CommitNo)>> {
+        self.answer(|data| {
+            let height = |run: &RunKey| CommitNo::try_from(data.runs.get(run)?.log.len()).ok()?.checked_sub(1);
+            let mut runs = stored::distinct(runs);
+            runs.sort_unstable();
+            Ok(runs.into_iter().filter_map(|run| Some((run, height(&run)?))).collect())
+        })
+    }
+
     fn tasks(&self, run: RunKey) -> Answer<'_, Vec<TaskRow>> {
         self.answer(|data| Ok(data.tasks_that(|key, _| key.run == run)))
     }
@@ -442,11 +461,12 @@ impl Reader for MemoryStore {
             for (id, node) in &data.nodes {
                 all.push(lines::node(&Incarnation(*id), &node.build, &node.label, node.is_live(), node.beat));
             }
-            for Run { summary, claims, forced, format, log, inbox, heartbeats } in data.runs.values() {
+            for Run { summary, claims, forced, format, log, inbox, heartbeats, published } in data.runs.values() {
                 let beside = lines::Beside { claims: *claims, forced: *forced, format: *format };
                 all.push(lines::run(summary, &beside));
                 all.extend((0..).zip(log).map(|(commit_no, record)| lines::event(&summary.id, commit_no, record)));
                 all.extend(inbox.values().map(|unread| lines::message(&summary.id, unread)));
+                all.extend(published.values().map(|row| lines::publication(&summary.id, row)));
                 for (position, (attempt, details)) in heartbeats {
                     all.push(lines::heartbeat(&summary.id, *position, *attempt, details));
                 }

@@ -47,6 +47,7 @@ mod transactions;
 
 pub use queue::{EndTask, NewTask, Queue, QueueState, StaleTask, TakenTasks, Task, TaskKey, TaskRequest, TaskRow};
 
+pub use crate::kernel::published::Publication;
 pub use error::StoreError;
 pub use node::{NewNode, NodeRow, NodeState, Renewed, Warden};
 pub use others::{NewChild, Tell, Told};
@@ -205,6 +206,12 @@ pub trait Reader {
     /// Returns the kept heartbeat details of a run: `(position, attempt, details)`.
     fn heartbeats(&self, run: RunKey) -> Answer<'_, Vec<(u32, u32, bytes::Bytes)>>;
 
+    /// Returns what a run has published: under this key, or all of it, by key.
+    fn published(&self, run: RunKey, key: Option<&str>) -> Answer<'_, Vec<Publication>>;
+
+    /// Returns the number of the last row of each of these runs; unknown ones are left out. In the order of their keys.
+    fn heights(&self, runs: &[RunKey]) -> Answer<'_, Vec<(RunKey, CommitNo)>>;
+
     /// Returns the tasks of a run. Read *before* its inbox: a task that ends in between is in the inbox then.
     fn tasks(&self, run: RunKey) -> Answer<'_, Vec<TaskRow>>;
 
@@ -328,6 +335,8 @@ pub struct Turn {
     pub starts: Vec<NewChild>,
     /// What it tells other runs, behind its `starts`.
     pub tells: Vec<Tell>,
+    /// What it shows outside from now on, in place of what was there under the same keys. It stays when the run has ended.
+    pub published: Vec<Publication>,
 }
 
 /// What becomes of a run behind a commit.

@@ -21,8 +21,8 @@ use self::{
     values::Values,
 };
 use super::{
-    Answer, Batch, BatchAnswer, Filter, Inbox, NewNode, NodeRow, OpenWarden, Outcome, Queue, QueueState, Reader, Renewed,
-    StaleTask, Store, StoreError, Stored, Summary, TakenTasks, TaskRequest, TaskRow, Transactions, Warden, stored,
+    Answer, Batch, BatchAnswer, Filter, Inbox, NewNode, NodeRow, OpenWarden, Outcome, Publication, Queue, QueueState, Reader,
+    Renewed, StaleTask, Store, StoreError, Stored, Summary, TakenTasks, TaskRequest, TaskRow, Transactions, Warden, stored,
 };
 use crate::{
     hints::OpenHints,
@@ -44,6 +44,7 @@ mod nodes;
 mod options;
 mod others;
 mod outbox;
+mod published;
 mod read;
 mod rows;
 mod runs;
@@ -393,6 +394,15 @@ impl Reader for PostgresReader {
 
     fn heartbeats(&self, run: RunKey) -> Answer<'_, Vec<(u32, u32, bytes::Bytes)>> {
         self.read_heartbeats(run).boxed_local()
+    }
+
+    fn published(&self, run: RunKey, key: Option<&str>) -> Answer<'_, Vec<Publication>> {
+        self.read_published(run, key.map(str::to_owned)).boxed_local()
+    }
+
+    fn heights(&self, runs: &[RunKey]) -> Answer<'_, Vec<(RunKey, CommitNo)>> {
+        let runs = runs.to_vec();
+        async move { self.read_heights(&runs).await }.boxed_local()
     }
 
     fn tasks(&self, run: RunKey) -> Answer<'_, Vec<TaskRow>> {

@@ -32,8 +32,8 @@ use self::{
     turns::Turns,
 };
 use super::{
-    Answer, Batch, BatchAnswer, Durability, Filter, Inbox, NewNode, NodeRow, NodeState, Outcome, Queue, QueueState, Reader,
-    Renewed, StaleTask, Store, StoreError, Stored, Summary, TakenTasks, TaskRequest, TaskRow, Transactions, Warden,
+    Answer, Batch, BatchAnswer, Durability, Filter, Inbox, NewNode, NodeRow, NodeState, Outcome, Publication, Queue, QueueState,
+    Reader, Renewed, StaleTask, Store, StoreError, Stored, Summary, TakenTasks, TaskRequest, TaskRow, Transactions, Warden,
     memory::INBOX_LIMIT, stored,
 };
 use crate::{
@@ -53,6 +53,7 @@ mod look;
 mod nodes;
 mod others;
 mod outbox;
+mod published;
 mod read;
 mod recall;
 mod rows;
@@ -442,6 +443,15 @@ impl Reader for SqliteReader {
         async move { self.read_heartbeats(run).await }.boxed_local()
     }
 
+    fn published(&self, run: RunKey, key: Option<&str>) -> Answer<'_, Vec<Publication>> {
+        self.read_published(run, key.map(str::to_owned)).boxed_local()
+    }
+
+    fn heights(&self, runs: &[RunKey]) -> Answer<'_, Vec<(RunKey, CommitNo)>> {
+        let runs = runs.to_vec();
+        async move { self.read_heights(&runs).await }.boxed_local()
+    }
+
     fn tasks(&self, run: RunKey) -> Answer<'_, Vec<TaskRow>> {
         self.read_tasks(run).boxed_local()
     }
@@ -497,7 +507,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = opened(&folder).await;
         let mut reader = store.reader.pool.acquire().await.unwrap();
-        for (name, text) in sql::ALL.iter().chain(sql::tasks::ALL) {
+        for (name, text) in sql::ALL.iter().chain(sql::tasks::ALL).chain(sql::published::ALL) {
             for statement in text.split_inclusive(';').filter(|statement| !statement.trim().is_empty()) {
                 let prepared = reader.prepare(sqlx::AssertSqlSafe(statement.to_owned()).into_sql_str()).await;
                 assert!(prepared.is_ok(), "{name}: {statement}: {prepared:?}");
@@ -529,6 +539,7 @@ mod tests {
         let runs = &["executions", "events", "inbox", "heartbeats", "e", "x", "v", "i"][..];
         let texts = sql::ALL.iter().filter(|(name, _)| !whole.contains(name)).map(|text| (text, runs));
         let texts = texts.chain(sql::tasks::ALL.iter().map(|text| (text, &["tasks", "t", "h"][..])));
+        let texts = texts.chain(sql::published::ALL.iter().map(|text| (text, &["published", "events", "v"][..])));
         for ((name, text), tables) in texts {
             for statement in text.split_inclusive(';').map(str::trim) {
                 if !["SELECT", "UPDATE", "INSERT", "DELETE", "WITH"].iter().any(|verb| statement.starts_with(verb)) {

@@ -111,6 +111,7 @@ mod tests {
             withdrawn: Vec::new(),
             starts: Vec::new(),
             tells: Vec::new(),
+            published: Vec::new(),
         }))
     }
 

@@ -2,7 +2,8 @@
 //! each its signal under the same message id, waits for all ends and leaves. Every effect and every acknowledgement is
 //! one line in a side file, appended by one write before anything else can happen: what the store may not contradict.
 //!
-//! Each execution also pays once, in a transactional step: one row of the table `payments` beside the executions.
+//! Each execution also pays once, in a transactional step: one row of the table `payments` beside the executions. It counts the two
+//! places that it passes, behind that step and behind its child.
 //!
 //! With `STENT_INLINE=1` its activities are registered inline: one is ready at its first poll, the other is not.
 //!
@@ -122,11 +123,13 @@ impl Workflow for Order {
             Ok::<_, AppError>(())
         };
         cx.transaction("pay", pay).retry(Retry::fixed(millis(10))).await?;
+        cx.count("passed", 1);
         // One that is too short to leave memory for, and one that is not.
         cx.sleep(millis(3)).await?;
         cx.sleep(millis(15)).await?;
         let go = cx.signal::<Go>().await?.word;
         let part = cx.child(Part { word: "part".into() }).await?;
+        cx.count("passed", 1);
         let flaky = cx.call(Flaky { failures: 2 }).retry(Retry::fixed(millis(4)).jitter_percent(0)).await?;
         let once = match cx.call(Act { word: "once".into() }).at_most_once().await {
             Ok(word) => word,

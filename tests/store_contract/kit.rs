@@ -251,6 +251,7 @@ pub(crate) fn start_then(new: NewRun, then: Then) -> Item {
         withdrawn: Vec::new(),
         starts: Vec::new(),
         tells: Vec::new(),
+        published: Vec::new(),
     }))
 }
 
@@ -268,6 +269,7 @@ pub(crate) fn turn(run: RunKey, commit_no: CommitNo, then: Then) -> Turn {
         withdrawn: Vec::new(),
         starts: Vec::new(),
         tells: Vec::new(),
+        published: Vec::new(),
     }
 }
 

@@ -23,6 +23,7 @@ mod plans;
 mod poison;
 #[cfg(feature = "sqlite")]
 mod processes;
+mod published;
 mod queues;
 #[cfg(feature = "sqlite")]
 mod random;

@@ -14,12 +14,12 @@ use stent::{
         time::Timestamp,
     },
     store::{
-        Batch, ClaimRequest, Filter, Item, Message, NewChild, NewRun, NewTask, Queue, Status, Store, Summary, TaskKey,
-        TaskRequest, Tell, Then, Turn, Warden, Yield, YieldReason, memory::MemoryStore,
+        Batch, ClaimRequest, Filter, Item, Message, NewChild, NewRun, NewTask, Publication, Queue, Status, Store, Summary,
+        TaskKey, TaskRequest, Tell, Then, Turn, Warden, Yield, YieldReason, memory::MemoryStore,
     },
 };
 
-use crate::{kit::*, queues::ended};
+use crate::{kit::*, published::shows, queues::ended};
 
 /// Seeds that run always; those that once found something stay in the list.
 const SEEDS: [u64; 6] = [1, 2, 3, 20, 300, 4_000];
@@ -252,6 +252,7 @@ impl All {
                     {
                         let turn = Arc::make_mut(turn);
                         (turn.starts, turn.tells) = self.others().await;
+                        turn.published = self.published();
                     }
                     if let Item::Turn(turn) = &mut item
                         && self.dice.once_in(15)
@@ -365,6 +366,7 @@ impl All {
         let withdrawn = if self.dice.once_in(6) { vec![u32::try_from(self.dice.below(4)).unwrap()] } else { Vec::new() };
         let run = row.run;
         let (starts, tells) = if self.dice.once_in(2) { self.others().await } else { (Vec::new(), Vec::new()) };
+        let published = if self.dice.once_in(4) { self.published() } else { Vec::new() };
         Item::Turn(Arc::new(Turn {
             run,
             start: None,
@@ -378,6 +380,7 @@ impl All {
             withdrawn,
             starts,
             tells,
+            published,
         }))
     }
 
@@ -404,6 +407,12 @@ impl All {
             tells.push(Tell { to, body: signal(&message), message });
         }
         (starts, tells)
+    }
+
+    /// Values of a few keys, sometimes two of one key.
+    fn published(&mut self) -> Vec<Publication> {
+        let some = 0..self.dice.below(4);
+        some.map(|_| shows(self.dice.of(&["k", "l", "é"]), self.dice.thrown, &format!("at {}", self.now))).collect()
     }
 
     fn tasks(&mut self, run: RunKey) -> Vec<NewTask> {
@@ -528,6 +537,9 @@ impl All {
         alike!(list(&filter));
         alike!(owned(who));
         alike!(tasks(run));
+        alike!(published(run, None));
+        alike!(published(run, Some("l")));
+        alike!(heights(&runs));
         alike!(held_tasks(who));
         // Which ones, if there are more, is not promised.
         alike!(stale_tasks(Timestamp(self.now), 10_000));

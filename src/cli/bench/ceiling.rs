@@ -243,5 +243,6 @@ fn turn(chain: &mut Flying, steps: u64, by: Incarnation, now: Timestamp) -> Resu
         withdrawn: Vec::new(),
         starts: Vec::new(),
         tells: Vec::new(),
+        published: Vec::new(),
     })
 }

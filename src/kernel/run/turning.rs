@@ -12,6 +12,8 @@ pub(super) struct Turning {
     pub(super) consumed: Vec<u64>,
     pub(super) starts: Vec<Child>,
     pub(super) tells: Vec<Tell>,
+    /// The version of what was published before this turn.
+    pub(super) shown: u64,
     /// How many of these are told by other facts than that they were received.
     pub(super) told: usize,
     /// The payloads of its events.
@@ -19,7 +21,7 @@ pub(super) struct Turning {
 }
 
 impl Turning {
-    pub(super) fn new(at: Timestamp) -> Turning {
+    pub(super) fn new(at: Timestamp, shown: u64) -> Turning {
         Turning {
             at,
             events: Vec::new(),
@@ -29,6 +31,7 @@ impl Turning {
             consumed: Vec::new(),
             starts: Vec::new(),
             tells: Vec::new(),
+            shown,
             told: 0,
             bytes: 0,
         }

@@ -62,7 +62,7 @@ fn event(dice: &mut Dice) -> Event {
     };
     let options =
         || Some(Box::new(CallOptions { schedule_to_close: Some(secs(3)), queue: "q".into(), ..CallOptions::default() }));
-    let command = match dice.below(10) {
+    let command = match dice.below(12) {
         0 => Command::Call(Box::new(Call {
             position,
             activity: text(dice),
@@ -85,6 +85,8 @@ fn event(dice: &mut Dice) -> Event {
         6 => Command::Undo { position, scope, compensation: compensation(dice) },
         7 => Command::KeepSaga { scope },
         8 => Command::Compensate { scope },
+        9 => Command::Publish { key: text(dice), value: payload(dice) },
+        10 => Command::Count { key: text(dice), by: [i64::MIN, -1, 7, i64::MAX][dice.below(4)] },
         _ => Command::End { outcome: Box::new(Outcome::Failed(failure(dice))) },
     };
     if dice.below(2) == 0 { Event::Fact(fact) } else { Event::Command(command) }

@@ -22,6 +22,7 @@ use super::{
     instance::Begin,
     limits::Limits,
     payload::Payload,
+    published::Publication,
     random::mix,
     run::{Arrival, Decision, Effect, Run, Writer},
     tape::StepWork,
@@ -35,6 +36,7 @@ mod formats;
 mod maps;
 mod orders;
 mod patches;
+mod published;
 mod queues;
 mod rails;
 mod sagas;

@@ -54,7 +54,11 @@ type Evaluated<'a> = std::pin::Pin<Box<dyn Future<Output = Result<u64, AppError>
 fn eval<'a>(cx: &'a Cx<Random>, program: &'a Program) -> Evaluated<'a> {
     Box::pin(async move {
         Ok(match program {
-            Program::Call(n) => cx.call(Act(n.to_string())).await?,
+            Program::Call(n) => {
+                cx.count("calls", 1);
+                cx.publish("last", n);
+                cx.call(Act(n.to_string())).await?
+            }
             Program::Sleep(n) => {
                 cx.sleep(secs(*n)).await?;
                 1
@@ -182,6 +186,11 @@ fn play(seed: u64, crashes: bool) {
     assert_eq!(world.output::<u64>(), direct(&program), "{program:?}");
     let begun = world.commands(|command| matches!(command, Command::Child(_)));
     assert_eq!(world.begun.len(), begun, "each child was begun with its intent");
+    let counted = world.commands(|command| matches!(command, Command::Count { .. }));
+    assert_eq!(world.value::<usize>("calls").unwrap_or(0), counted, "each call was counted once");
+    let shown: Vec<Publication> = world.shown.values().cloned().collect();
+    let replayed = world.replayed(world.log.len()).unwrap();
+    assert_eq!(replayed.state().published.newer_than(0), shown, "what is shown is what the log says");
     for (n, open) in opens.iter().enumerate().filter(|(_, open)| !open.is_empty()) {
         let run = world.replayed(n + 1).unwrap();
         assert_eq!(&format!("{:?}", run.state().open), open, "the prefix of {} commits", n + 1);

@@ -23,6 +23,8 @@ pub(super) struct World {
     pub(super) begun: Vec<Child>,
     pub(super) children: BTreeMap<Position, Child>,
     pub(super) told: Vec<Tell>,
+    /// The rows of what is published, as a reader finds them.
+    pub(super) shown: BTreeMap<String, Publication>,
     pub(super) handler: Handler,
     /// The side file: each act that was begun, with its attempt.
     pub(super) acts: Vec<(String, Attempt)>,
@@ -77,6 +79,7 @@ impl World {
             begun: Vec::new(),
             children: BTreeMap::new(),
             told: Vec::new(),
+            shown: BTreeMap::new(),
             handler: Box::new(|_, _| value(1)),
             acts: Vec::new(),
             aborted: Vec::new(),
@@ -130,6 +133,10 @@ impl World {
             self.children.insert(child.position, child.clone());
         }
         self.told.extend(decision.tells.iter().cloned());
+        for row in &decision.published {
+            let before = self.shown.insert(row.key.clone(), row.clone());
+            assert!(before.is_none_or(|before| before.version < row.version), "{} did not get newer", row.key);
+        }
         Some(decision)
     }
 
@@ -395,6 +402,11 @@ impl World {
 
     pub(super) fn open(&self) -> String {
         format!("{:?}", self.run.as_ref().unwrap().state().open)
+    }
+
+    /// What a reader finds under a key.
+    pub(super) fn value<T: serde::de::DeserializeOwned>(&self, key: &str) -> Option<T> {
+        self.shown.get(key).map(|row| row.value.decode("a value").unwrap())
     }
 
     pub(super) fn outcome(&self) -> Option<Outcome> {

@@ -128,6 +128,7 @@ impl Data {
         self.newest = Some((run.summary.id.clone(), turn.commit_no, turn.record.clone()));
         run.inbox.retain(|seq, _| !turn.consumed.contains(seq));
         run.heartbeats.retain(|position, _| !turn.settled.contains(position));
+        run.published.extend(turn.published.iter().map(|row| (row.key.clone(), row.clone())));
         match turn.then {
             Then::Hold => {}
             Then::Passivate { wake_at, .. } => {
@@ -189,6 +190,7 @@ impl Data {
             format: FORMAT,
             log: Vec::new(),
             inbox: BTreeMap::new(),
+            published: BTreeMap::new(),
             heartbeats: BTreeMap::new(),
         };
         self.ids.insert((new.id.id.clone(), new.id.run_no), new.run);

@@ -10,7 +10,7 @@ use crate::{
         id::{CommitNo, Incarnation, RunId},
         time::Timestamp,
     },
-    store::{Summary, Unread, queue::Line},
+    store::{Publication, Summary, Unread, queue::Line},
 };
 
 /// What a run's row has beside its summary.
@@ -48,6 +48,11 @@ pub(crate) fn message(run: &RunId, unread: &Unread) -> String {
 
 pub(crate) fn heartbeat(run: &RunId, position: u32, attempt: u32, details: &[u8]) -> String {
     format!("heartbeat {run} {position:08} {attempt} {}", hex(details))
+}
+
+pub(crate) fn publication(run: &RunId, row: &Publication) -> String {
+    let Publication { key, version, value } = row;
+    format!("published {run} {key:?} {version} {} {}", value.encoding.as_str(), hex(&value.bytes))
 }
 
 /// A task's row, as every store has it.

@@ -4,7 +4,7 @@
 use crate::{
     fast::{FastSet, RandomState},
     kernel::event::MessageBody,
-    store::{Batch, Item, NewChild, NewRun, NewTask, Tell, Then, YieldReason},
+    store::{Batch, Item, NewChild, NewRun, NewTask, Publication, Tell, Then, YieldReason},
 };
 
 /// The longest row, message or details that is accepted. SQLite's own limit is 1 GB for a bound value, and one value
@@ -45,7 +45,8 @@ fn reason(item: &Item, turned: &mut FastSet<i64>) -> Option<String> {
                 _ => body(turn.record.body.len())
                     .or_else(|| turn.tasks.iter().find_map(task))
                     .or_else(|| turn.starts.iter().find_map(child))
-                    .or_else(|| turn.tells.iter().find_map(tell)),
+                    .or_else(|| turn.tells.iter().find_map(tell))
+                    .or_else(|| turn.published.iter().find_map(publication)),
             }
         }
         Item::Enqueue(new, record) => new_run(new).or_else(|| body(record.body.len())),
@@ -72,6 +73,10 @@ fn child(child: &NewChild) -> Option<String> {
 
 fn tell(tell: &Tell) -> Option<String> {
     name("the id", &tell.to.id).or_else(|| text("the message's id", &tell.message, LONGEST_TOLD)).or_else(|| says(&tell.body))
+}
+
+fn publication(row: &Publication) -> Option<String> {
+    name("the key of what is published", &row.key).or_else(|| body(row.value.bytes.len()))
 }
 
 fn says(message: &MessageBody) -> Option<String> {

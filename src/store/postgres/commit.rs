@@ -18,6 +18,7 @@ use super::{
     held::Held,
     home::Witness,
     look::Seen,
+    published,
     session::Session,
     sql,
     tails::Tails,
@@ -365,6 +366,7 @@ async fn decide(
         }
     }
     tasks::write(session, &plan.tasks).await?;
+    published::write(session, &plan.published).await?;
     let last = plan.events.last();
     decided.witness = last.map(|(run, no, record)| Witness { run: *run, commit_no: *no, digest: record.digest });
     Ok(Some(decided))

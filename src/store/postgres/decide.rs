@@ -16,7 +16,8 @@ use crate::{
         time::Timestamp,
     },
     store::{
-        Batch, FORMAT, Item, Message, NewRun, Outcome, Status, Summary, TaskKey, Then, Told, Turn, Yield, YieldReason,
+        Batch, FORMAT, Item, Message, NewRun, Outcome, Publication, Status, Summary, TaskKey, Then, Told, Turn, Yield,
+        YieldReason,
         memory::{lines::Beside, refuse},
         queue::{Found, TaskPlan},
     },
@@ -47,6 +48,8 @@ pub(super) struct Plan<'a> {
     heartbeats: BTreeMap<(i64, i64), (i64, &'a [u8])>,
     /// What becomes of tasks.
     pub(super) tasks: TaskPlan<'a>,
+    /// What the accepted turns publish.
+    pub(super) published: Vec<(RunKey, &'a Publication)>,
     /// What the turns told other runs.
     pub(super) told: Vec<Told>,
 }
@@ -65,8 +68,15 @@ impl<'a> Plan<'a> {
             settled: Vec::new(),
             heartbeats: BTreeMap::new(),
             tasks: TaskPlan { found, ..TaskPlan::default() },
+            published: Vec::new(),
             told: Vec::new(),
         }
+    }
+
+    /// Takes what an accepted turn does beside the log.
+    fn accepted(&mut self, turn: &'a Turn) {
+        self.tasks.turn(turn);
+        self.published.extend(turn.published.iter().map(|row| (turn.run, row)));
     }
 
     fn ours(&self) -> Incarnation {
@@ -88,7 +98,7 @@ impl<'a> Plan<'a> {
                     Some(new) => self.start(turn, new),
                     None => self.turn(turn),
                 };
-                refused_or_done(accepted.map(|()| self.tasks.turn(turn)))
+                refused_or_done(accepted.map(|()| self.accepted(turn)))
             }
             Item::Enqueue(new, record) => refused_or_done(self.enqueue(new, record)),
             Item::Yield(back) => refused_or_done(self.give_back(back)),

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{
     home::{Home, Role},
-    rows, sql, sql_tasks,
+    published, rows, sql, sql_tasks,
     trouble::Trouble,
     values::Values,
 };
@@ -197,6 +197,7 @@ impl PostgresReader {
             sql::ALL_HEARTBEATS,
             sql_tasks::ALL_TASKS,
             sql_tasks::ALL_QUEUES,
+            published::ALL,
         ];
         let tables = self.on_one(async |connection| {
             self.home.rows(connection, sql::MOMENT, Values::default()).await?;
@@ -222,8 +223,9 @@ fn all_lines(tables: &[Vec<PgRow>]) -> Result<Vec<String>, sqlx::Error> {
         })
     };
     let mut all = Vec::new();
-    let [nodes, runs, events, messages, heartbeats, tasks, queues] = tables else { return Ok(all) };
+    let [nodes, runs, events, messages, heartbeats, tasks, queues, published] = tables else { return Ok(all) };
     all.extend(super::tasks::all_lines(tasks, queues)?);
+    all.extend(published::all_lines(published, of)?);
     for row in nodes {
         let incarnation = Incarnation(row.try_get::<Uuid, _>(0)?);
         let build = BuildId(row.try_get(1)?);

@@ -226,6 +226,7 @@ impl Writer {
         plan.decide_all(&items, &mut outcomes);
         let told = std::mem::take(&mut plan.told);
         plan.changed_more(self.write_tasks(&plan.tasks).await?);
+        plan.changed_more(self.write_published(&plan.published).await?);
         let frame = if claim.is_some() { Frame::Open } else { Frame::Whole };
         let claim_behind = claim.filter(|_| claims_only.is_none());
         candidates.extend(self.write(batch, plan, frame, self.renewal(batch), claim_behind).await?);
@@ -329,6 +330,7 @@ impl Writer {
         let mut plan = Plan::new(batch, self.inbox_limit, node, seen, tasks);
         let outcome = plan.decide(item);
         plan.changed_more(self.write_tasks(&plan.tasks).await?);
+        plan.changed_more(self.write_published(&plan.published).await?);
         self.write(batch, plan, Frame::Single, None, None).await?;
         Ok(outcome)
     }

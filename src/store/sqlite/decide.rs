@@ -18,7 +18,8 @@ use crate::{
         time::Timestamp,
     },
     store::{
-        Batch, FORMAT, Item, Message, NewRun, Outcome, Status, Summary, TaskKey, Then, Told, Turn, Yield, YieldReason,
+        Batch, FORMAT, Item, Message, NewRun, Outcome, Publication, Status, Summary, TaskKey, Then, Told, Turn, Yield,
+        YieldReason,
         memory::refuse,
         queue::{Found, TaskPlan},
     },
@@ -46,6 +47,8 @@ pub(super) struct Plan<'a> {
     receivers: BTreeSet<i64>,
     /// What becomes of tasks.
     pub(super) tasks: TaskPlan<'a>,
+    /// What the accepted turns publish.
+    pub(super) published: Vec<(RunKey, &'a Publication)>,
     /// What the turns told other runs.
     pub(super) told: Vec<Told>,
     /// What the writer will know.
@@ -85,9 +88,16 @@ impl<'a> Plan<'a> {
             progressed: Table::new(),
             receivers: BTreeSet::new(),
             tasks: TaskPlan { found: tasks, ..TaskPlan::default() },
+            published: Vec::new(),
             told: Vec::new(),
             notes: Vec::new(),
         }
+    }
+
+    /// Takes what an accepted turn does beside the log.
+    fn accepted(&mut self, turn: &'a Turn) {
+        self.tasks.turn(turn);
+        self.published.extend(turn.published.iter().map(|row| (turn.run, row)));
     }
 
     fn ours(&self) -> Incarnation {
@@ -120,7 +130,7 @@ impl<'a> Plan<'a> {
                     Some(new) => self.start(turn, new),
                     None => self.turn(place, turn),
                 };
-                refused_or_done(accepted.map(|()| self.tasks.turn(turn)))
+                refused_or_done(accepted.map(|()| self.accepted(turn)))
             }
             Item::Enqueue(new, record) => refused_or_done(self.enqueue(new, record)),
             Item::Yield(back) => refused_or_done(self.give_back(back)),

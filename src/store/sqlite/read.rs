@@ -130,7 +130,8 @@ impl SqliteReader {
         let mut moment = reader.begin().await?;
         let tables = script::run(&mut moment, sql::SNAPSHOT, Values::default()).await?.into_iter();
         let queues = script::run(&mut moment, sql::tasks::SNAPSHOT, Values::default()).await?.into_iter();
-        let mut tables = tables.chain(queues);
+        let published = script::run(&mut moment, sql::published::SNAPSHOT, Values::default()).await?.into_iter();
+        let mut tables = tables.chain(queues).chain(published);
         moment.rollback().await?;
         let mut next = || tables.next().unwrap_or_default().rows;
         let of = |row: &_| -> Result<RunId, sqlx::Error> {
@@ -163,6 +164,7 @@ impl SqliteReader {
             all.push(lines::heartbeat(&of(&row)?, position, attempt, &details));
         }
         all.extend(super::tasks::all_lines(&next(), &next())?);
+        all.extend(super::published::all_lines(&next(), of)?);
         all.sort();
         Ok(all)
     }

@@ -69,7 +69,8 @@ impl Memory {
         for &item in items {
             match &batch.items[item] {
                 // Where its children and messages would go is not remembered.
-                Item::Turn(turn) if turn.has_others() => return None,
+                // And what is published is written in a way of its own, within the transaction of a look.
+                Item::Turn(turn) if turn.has_others() || !turn.published.is_empty() => return None,
                 Item::Turn(turn) => match &turn.start {
                     Some(new) => {
                         // Refused, and the reason depends on what is in the file.
@@ -189,9 +190,10 @@ mod tests {
             codec::Record,
             event::MessageBody,
             id::{RunId, RunKey},
+            payload::Payload,
             time::Timestamp,
         },
-        store::{Status, Tell},
+        store::{Publication, Status, Tell},
     };
 
     fn turn(run: i64, commit_no: CommitNo, then: Then) -> Turn {
@@ -210,6 +212,7 @@ mod tests {
             withdrawn: Vec::new(),
             starts: Vec::new(),
             tells: Vec::new(),
+            published: Vec::new(),
         }
     }
 
@@ -254,6 +257,9 @@ mod tests {
         let to = RunId { id: "other".into(), run_no: 1 };
         let tell = Tell { to, message: "m".into(), body: MessageBody::Cancel { reason: String::new() } };
         assert!(!recalls(&memory, Turn { tells: vec![tell], ..turn(7, 2, Then::Hold) }), "other runs are looked up");
+        let value = Payload::encode(&1, "a number").unwrap();
+        let published = vec![Publication { key: "k".into(), version: 1, value }];
+        assert!(!recalls(&memory, Turn { published, ..turn(7, 2, Then::Hold) }), "what is published has a statement of its own");
         memory.note(vec![(7, Note::Left)]);
         memory.learn();
         assert!(!recalls(&memory, turn(7, 2, Then::Hold)));

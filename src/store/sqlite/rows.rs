@@ -332,6 +332,6 @@ pub(super) fn large(row: &SqliteRow, column: usize) -> Result<u64, sqlx::Error> 
 }
 
 /// A stored value is not one that this store writes. Told like an SQL error, so that in a batch it costs only its item.
-fn damaged(what: &str) -> sqlx::Error {
+pub(super) fn damaged(what: &str) -> sqlx::Error {
     sqlx::Error::Decode(what.into())
 }
