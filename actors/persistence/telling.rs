@@ -34,6 +34,7 @@ impl Persistence {
                 (Item::Send(_) | Item::EndTask(_), Outcome::Sent { owner, run, .. }) => mail(*run, *owner),
                 (Item::Turn(turn), Outcome::Done) if turn.starts.iter().any(|start| due(&start.row)) => Some(Hint::Due),
                 (Item::Enqueue(new, _), Outcome::Done) if due(new) => Some(Hint::Due),
+                (Item::Schedule(change), Outcome::Done) if change.starts.iter().any(|(new, _)| due(new)) => Some(Hint::Due),
                 (Item::Yield(given), Outcome::Done) => match given.why {
                     YieldReason::Blocked { .. } => Some(Hint::Due),
                     YieldReason::Released { wake_at: Some(wake_at), .. } if wake_at <= now.after(TICK) => Some(Hint::Due),

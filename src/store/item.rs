@@ -1,7 +1,9 @@
 //! What an item tells of itself, before any store is asked: its kind, which is its place in the order of a batch, and whether
 //! it concerns more than its own run.
 
-use super::{Item, Turn};
+#[cfg(feature = "postgres")]
+use super::NewRun;
+use super::{Item, ScheduleChange, Turn};
 use crate::kernel::id::{CommitNo, Digest};
 
 impl Turn {
@@ -47,6 +49,28 @@ impl Item {
             Item::PlaceTasks(..) => 6,
             Item::EndTask(_) => 7,
             Item::BeatTask(..) => 8,
+            Item::Schedule(_) => 9,
+        }
+    }
+
+    /// Returns the rows of the runs that it begins.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn begins(&self) -> impl Iterator<Item = &NewRun> {
+        let own = match self {
+            Item::Turn(turn) => turn.start.as_ref(),
+            Item::Enqueue(new, _) => Some(&**new),
+            _ => None,
+        };
+        let children = self.with_others().into_iter().flat_map(|turn| &turn.starts).map(|child| &child.row);
+        let scheduled = self.schedule().into_iter().flat_map(|change| &change.starts).map(|(row, _)| row);
+        own.into_iter().chain(children).chain(scheduled)
+    }
+
+    /// Returns what it does to a schedule, if it is about one.
+    pub(crate) fn schedule(&self) -> Option<&ScheduleChange> {
+        match self {
+            Item::Schedule(change) => Some(change),
+            _ => None,
         }
     }
 

@@ -18,8 +18,8 @@ use uuid::Uuid;
 use self::tasks::TaskCell;
 use super::{
     Answer, Batch, BatchAnswer, Filter, Inbox, NewNode, NodeRow, NodeState, Outcome, Publication, Queue, QueueState, Reader,
-    Renewed, StaleTask, Status, Store, StoreError, Summary, TakenTasks, TaskKey, TaskRequest, TaskRow, Unread, Warden,
-    queue::Line, stored,
+    Renewed, ScheduleDue, ScheduleRow, StaleTask, Status, Store, StoreError, Summary, TakenTasks, TaskKey, TaskRequest, TaskRow,
+    Unread, Warden, queue::Line, stored,
 };
 use crate::kernel::{
     codec::Record,
@@ -33,6 +33,7 @@ mod hints;
 pub(super) mod lines;
 mod others;
 pub(super) mod refuse;
+mod schedules;
 mod tasks;
 
 /// How many unread messages an inbox takes, unless told otherwise.
@@ -68,6 +69,7 @@ struct Data {
     nodes: BTreeMap<Uuid, Node>,
     tasks: BTreeMap<TaskKey, TaskCell>,
     queues: BTreeMap<String, Line>,
+    schedules: BTreeMap<String, ScheduleRow>,
     runs: BTreeMap<RunKey, Run>,
     /// By id, then by number: the last entry of an id is its current run.
     ids: BTreeMap<(String, u32), RunKey>,
@@ -141,6 +143,7 @@ impl MemoryStore {
             nodes: BTreeMap::new(),
             tasks: BTreeMap::new(),
             queues: BTreeMap::new(),
+            schedules: BTreeMap::new(),
             runs: BTreeMap::new(),
             ids: BTreeMap::new(),
         };
@@ -447,9 +450,24 @@ impl Reader for MemoryStore {
         self.answer(|data| Ok(data.queue_states()))
     }
 
+    fn schedule(&self, name: &str) -> Answer<'_, Option<ScheduleRow>> {
+        self.answer(|data| Ok(data.schedules.get(name).cloned()))
+    }
+
+    fn schedules(&self, after: &str, limit: u32) -> Answer<'_, Vec<ScheduleRow>> {
+        self.answer(|data| {
+            let behind = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
+            Ok(data.schedules.range::<str, _>(behind).take(limit as usize).map(|(_, row)| row.clone()).collect())
+        })
+    }
+
+    fn due_schedules(&self, until: Timestamp, limit: u32) -> Answer<'_, Vec<ScheduleDue>> {
+        self.answer(|data| Ok(data.due_schedules(until, limit)))
+    }
+
     fn snapshot(&self) -> Answer<'_, Vec<String>> {
         self.answer(|data| {
-            let mut all = Vec::new();
+            let mut all: Vec<String> = data.schedules.values().map(lines::schedule).collect();
             for cell in data.tasks.values() {
                 if let Some(run) = data.runs.get(&cell.task.key.run) {
                     all.push(lines::task(&run.summary.id, &cell.line()));

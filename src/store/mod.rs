@@ -35,6 +35,8 @@ pub mod postgres;
 // Half of it is for databases.
 #[cfg_attr(not(any(feature = "sqlite", feature = "postgres")), allow(dead_code))]
 pub mod queue;
+#[cfg_attr(not(any(feature = "sqlite", feature = "postgres")), allow(dead_code))]
+mod schedules;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) mod shown;
 #[cfg(feature = "sqlite")]
@@ -53,6 +55,7 @@ pub use node::{NewNode, NodeRow, NodeState, Renewed, Warden};
 pub use others::{NewChild, Tell, Told};
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use outbox::Enqueued;
+pub use schedules::{ScheduleChange, ScheduleDue, ScheduleRow};
 pub use status::Status;
 pub use stored::Stored;
 pub use transactions::{Ended, StepOf, Stop, Transactions, Work};
@@ -228,6 +231,16 @@ pub trait Reader {
     /// Returns all queues that have rules or tasks, by name. It counts what is in them.
     fn queues(&self) -> Answer<'_, Vec<QueueState>>;
 
+    /// Returns the row of a schedule.
+    fn schedule(&self, name: &str) -> Answer<'_, Option<ScheduleRow>>;
+
+    /// Returns the rows of schedules whose names come behind this one, by name, at most so many.
+    fn schedules(&self, after: &str, limit: u32) -> Answer<'_, Vec<ScheduleRow>>;
+
+    /// Returns the schedules that are due by then or wait for the end of a run, at most so many: first those for which it has come, then
+    /// by due time, then by name.
+    fn due_schedules(&self, until: Timestamp, limit: u32) -> Answer<'_, Vec<ScheduleDue>>;
+
     /// Returns everything as sorted, comparable text lines, without store-internal numbers that may differ between
     /// stores. For the conformance suite.
     fn snapshot(&self) -> Answer<'_, Vec<String>>;
@@ -305,6 +318,8 @@ pub enum Item {
     /// Puts tasks into their queues for a run that the batch's incarnation owns under this epoch, without a turn: attempts whose
     /// intents were recorded elsewhere, and which were never begun.
     PlaceTasks(RunKey, Epoch, Vec<NewTask>),
+    /// Makes, changes or fires a schedule.
+    Schedule(Box<ScheduleChange>),
 }
 
 /// What one turn records.

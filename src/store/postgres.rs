@@ -22,7 +22,8 @@ use self::{
 };
 use super::{
     Answer, Batch, BatchAnswer, Filter, Inbox, NewNode, NodeRow, OpenWarden, Outcome, Publication, Queue, QueueState, Reader,
-    Renewed, StaleTask, Store, StoreError, Stored, Summary, TakenTasks, TaskRequest, TaskRow, Transactions, Warden, stored,
+    Renewed, ScheduleDue, ScheduleRow, StaleTask, Store, StoreError, Stored, Summary, TakenTasks, TaskRequest, TaskRow,
+    Transactions, Warden, stored,
 };
 use crate::{
     hints::OpenHints,
@@ -48,6 +49,7 @@ mod published;
 mod read;
 mod rows;
 mod runs;
+mod schedules;
 mod schema;
 mod session;
 mod sql;
@@ -423,6 +425,18 @@ impl Reader for PostgresReader {
 
     fn queues(&self) -> Answer<'_, Vec<QueueState>> {
         self.read_queues().boxed_local()
+    }
+
+    fn schedule(&self, name: &str) -> Answer<'_, Option<ScheduleRow>> {
+        self.read_schedule(name.to_owned()).boxed_local()
+    }
+
+    fn schedules(&self, after: &str, limit: u32) -> Answer<'_, Vec<ScheduleRow>> {
+        self.read_schedules(after.to_owned(), limit).boxed_local()
+    }
+
+    fn due_schedules(&self, until: Timestamp, limit: u32) -> Answer<'_, Vec<ScheduleDue>> {
+        self.read_due_schedules(until, limit).boxed_local()
     }
 
     fn snapshot(&self) -> Answer<'_, Vec<String>> {

@@ -33,8 +33,8 @@ use self::{
 };
 use super::{
     Answer, Batch, BatchAnswer, Durability, Filter, Inbox, NewNode, NodeRow, NodeState, Outcome, Publication, Queue, QueueState,
-    Reader, Renewed, StaleTask, Store, StoreError, Stored, Summary, TakenTasks, TaskRequest, TaskRow, Transactions, Warden,
-    memory::INBOX_LIMIT, stored,
+    Reader, Renewed, ScheduleDue, ScheduleRow, StaleTask, Store, StoreError, Stored, Summary, TakenTasks, TaskRequest, TaskRow,
+    Transactions, Warden, memory::INBOX_LIMIT, stored,
 };
 use crate::{
     hints::OpenHints,
@@ -58,6 +58,7 @@ mod read;
 mod recall;
 mod rows;
 mod runs;
+mod schedules;
 mod schema;
 mod script;
 mod sql;
@@ -472,6 +473,18 @@ impl Reader for SqliteReader {
         self.read_queues().boxed_local()
     }
 
+    fn schedule(&self, name: &str) -> Answer<'_, Option<ScheduleRow>> {
+        self.read_schedule(name.to_owned()).boxed_local()
+    }
+
+    fn schedules(&self, after: &str, limit: u32) -> Answer<'_, Vec<ScheduleRow>> {
+        self.read_schedules(after.to_owned(), limit).boxed_local()
+    }
+
+    fn due_schedules(&self, until: Timestamp, limit: u32) -> Answer<'_, Vec<ScheduleDue>> {
+        self.read_due_schedules(until, limit).boxed_local()
+    }
+
     fn snapshot(&self) -> Answer<'_, Vec<String>> {
         async move { self.read_snapshot().await }.boxed_local()
     }
@@ -507,7 +520,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = opened(&folder).await;
         let mut reader = store.reader.pool.acquire().await.unwrap();
-        for (name, text) in sql::ALL.iter().chain(sql::tasks::ALL).chain(sql::published::ALL) {
+        for (name, text) in sql::ALL.iter().chain(sql::tasks::ALL).chain(sql::published::ALL).chain(sql::schedules::ALL) {
             for statement in text.split_inclusive(';').filter(|statement| !statement.trim().is_empty()) {
                 let prepared = reader.prepare(sqlx::AssertSqlSafe(statement.to_owned()).into_sql_str()).await;
                 assert!(prepared.is_ok(), "{name}: {statement}: {prepared:?}");

@@ -28,6 +28,7 @@ mod queues;
 #[cfg(feature = "sqlite")]
 mod random;
 mod reads;
+mod schedules;
 #[cfg(feature = "postgres")]
 #[path = "../support/servers/mod.rs"]
 mod servers;

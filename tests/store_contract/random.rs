@@ -14,12 +14,12 @@ use stent::{
         time::Timestamp,
     },
     store::{
-        Batch, ClaimRequest, Filter, Item, Message, NewChild, NewRun, NewTask, Publication, Queue, Status, Store, Summary,
-        TaskKey, TaskRequest, Tell, Then, Turn, Warden, Yield, YieldReason, memory::MemoryStore,
+        Batch, ClaimRequest, Filter, Item, Message, NewChild, NewRun, NewTask, Publication, Queue, ScheduleChange, Status, Store,
+        Summary, TaskKey, TaskRequest, Tell, Then, Turn, Warden, Yield, YieldReason, memory::MemoryStore,
     },
 };
 
-use crate::{kit::*, published::shows, queues::ended};
+use crate::{kit::*, published::shows, queues::ended, schedules::change};
 
 /// Seeds that run always; those that once found something stay in the list.
 const SEEDS: [u64; 6] = [1, 2, 3, 20, 300, 4_000];
@@ -226,7 +226,8 @@ impl All {
     }
 
     async fn item(&mut self) -> Item {
-        match self.dice.below(26) {
+        match self.dice.below(28) {
+            26..=27 => self.schedule().await,
             0..=7 => self.turn().await,
             20..=23 => self.end_task().await,
             24 => {
@@ -415,6 +416,18 @@ impl All {
         some.map(|_| shows(self.dice.of(&["k", "l", "é"]), self.dice.thrown, &format!("at {}", self.now))).collect()
     }
 
+    /// Rows that are as they were seen, mostly, with runs to begin whose ids are fresh or in use, and messages to runs of every state.
+    async fn schedule(&mut self) -> Item {
+        let name = self.dice.of(&["s", "t", "unicode é😀"]);
+        let revision = self.memory.reader().schedule(name).await.unwrap().map_or(0, |row| row.revision);
+        let seen = if self.dice.once_in(6) { self.dice.below(3) } else { revision };
+        let awaits = if self.dice.once_in(2) { self.some_run().await.map(|row| row.run) } else { None };
+        let (children, tells) = self.others().await;
+        let starts = children.into_iter().map(|child| (child.row, child.record)).collect();
+        let next_at = self.time().map(|at| at.0);
+        Item::Schedule(Box::new(ScheduleChange { awaits, starts, tells, ..change(name, seen, next_at) }))
+    }
+
     fn tasks(&mut self, run: RunKey) -> Vec<NewTask> {
         (0..self.dice.below(3))
             .map(|_| {
@@ -545,6 +558,9 @@ impl All {
         alike!(stale_tasks(Timestamp(self.now), 10_000));
         alike!(queues());
         alike!(ruled_queues());
+        alike!(schedule("s"));
+        alike!(schedules(["", "s", "z"][from as usize % 3], from));
+        alike!(due_schedules(Timestamp(self.now), from * 3));
         alike!(next_wake(Timestamp(i64::MIN)));
         alike!(next_wake(Timestamp(from.into())));
     }

@@ -12,8 +12,8 @@ use crate::{
         time::Timestamp,
     },
     store::{
-        Batch, BatchAnswer, ClaimRequest, Claimed, FORMAT, Item, Message, NewRun, NodeState, Outcome, Status, Then, Turn, Unread,
-        Yield, YieldReason, others::behind_yields, queue::rank,
+        Batch, BatchAnswer, ClaimRequest, Claimed, FORMAT, Item, Message, NewRun, NodeState, Outcome, Status, Then, Told, Turn,
+        Unread, Yield, YieldReason, others::behind_yields, queue::rank,
     },
 };
 
@@ -38,14 +38,14 @@ impl Data {
         let claims = node.state == NodeState::Live;
         let writer = Writer { incarnation: batch.incarnation, now: batch.now };
         let mut outcomes: Vec<_> = refuse::unacceptable(batch).into_iter().map(|why| why.map(Outcome::Refused)).collect();
-        self.items(batch, true, &mut outcomes, writer);
         let mut told = Vec::new();
+        self.items(batch, true, &mut outcomes, writer, &mut told);
         for (item, outcome) in batch.items.iter().zip(&outcomes) {
             if let (Some(turn), Some(Outcome::Done)) = (item.with_others(), outcome) {
                 self.others(turn, writer, &mut told);
             }
         }
-        self.items(batch, false, &mut outcomes, writer);
+        self.items(batch, false, &mut outcomes, writer, &mut told);
         let claimed = batch.claim.as_ref().filter(|_| claims).map(|request| self.claim(request, writer)).unwrap_or_default();
         let outcomes: Vec<_> = outcomes.into_iter().map(|outcome| outcome.unwrap_or(Outcome::Done)).collect();
         behind_yields(batch, &outcomes, &mut told);
@@ -53,17 +53,24 @@ impl Data {
     }
 
     /// Applies the items before, or behind, what turns do to other runs, kind by kind.
-    fn items(&mut self, batch: &Batch, before_others: bool, outcomes: &mut [Option<Outcome>], writer: Writer) {
-        for kind in 0..9 {
+    fn items(
+        &mut self,
+        batch: &Batch,
+        before_others: bool,
+        outcomes: &mut [Option<Outcome>],
+        writer: Writer,
+        told: &mut Vec<Told>,
+    ) {
+        for kind in 0..10 {
             for (item, outcome) in batch.items.iter().zip(outcomes.iter_mut()) {
                 if outcome.is_none() && item.kind() == kind && item.precedes_others() == before_others {
-                    *outcome = Some(self.apply(item, writer));
+                    *outcome = Some(self.apply(item, writer, told));
                 }
             }
         }
     }
 
-    fn apply(&mut self, item: &Item, writer: Writer) -> Outcome {
+    fn apply(&mut self, item: &Item, writer: Writer, told: &mut Vec<Told>) -> Outcome {
         match item {
             Item::Turn(turn) => self.turn(turn, writer).map_or_else(|refused| refused, |()| Outcome::Done),
             Item::Enqueue(new, record) => self.enqueue(new, record, writer).map_or_else(|refused| refused, |()| Outcome::Done),
@@ -87,6 +94,7 @@ impl Data {
             Item::PlaceTasks(run, epoch, tasks) => self.place_tasks(*run, *epoch, tasks, writer.incarnation),
             Item::EndTask(end) => self.end_task(end, writer.now),
             Item::BeatTask(key, details) => self.beat_task(*key, details, writer.incarnation),
+            Item::Schedule(change) => self.schedule(change, writer, told).map_or_else(|refused| refused, |()| Outcome::Done),
         }
     }
 
@@ -163,7 +171,7 @@ impl Data {
     }
 
     /// Checks that a run may begin under its key and its id.
-    fn may_begin(&self, new: &NewRun) -> Result<(), Outcome> {
+    pub(super) fn may_begin(&self, new: &NewRun) -> Result<(), Outcome> {
         if self.runs.contains_key(&new.run) {
             return Err(Outcome::Conflict);
         }

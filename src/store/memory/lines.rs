@@ -10,7 +10,7 @@ use crate::{
         id::{CommitNo, Incarnation, RunId},
         time::Timestamp,
     },
-    store::{Publication, Summary, Unread, queue::Line},
+    store::{Publication, ScheduleRow, Summary, Unread, queue::Line},
 };
 
 /// What a run's row has beside its summary.
@@ -86,6 +86,11 @@ pub(crate) fn task(run: &RunId, task: &TaskLine<'_>) -> String {
 pub(crate) fn queue(name: &str, line: &Line) -> String {
     let Line { rules, paused, cursor, tokens, filled_at, .. } = line;
     format!("queue {name:?} {rules:?} paused={paused} cursor={cursor:?} tokens={tokens} at={filled_at}")
+}
+
+pub(crate) fn schedule(row: &ScheduleRow) -> String {
+    let ScheduleRow { name, revision, next_at, awaits, body } = row;
+    format!("schedule {name:?} revision={revision} next={next_at:?} awaits={awaits:?} {}", hex(body))
 }
 
 pub(crate) fn node(incarnation: &dyn Debug, build: &dyn Debug, label: &str, live: bool, beat: u64) -> String {

@@ -3,7 +3,7 @@
 use super::{Data, apply::Writer};
 use crate::{
     kernel::{event::MessageBody, id::RunKey},
-    store::{Outcome, Told, Turn, Unread},
+    store::{Outcome, Tell, Told, Turn, Unread},
 };
 
 impl Data {
@@ -15,7 +15,12 @@ impl Data {
                 told.extend(self.tell(turn.run, message, body, writer));
             }
         }
-        for tell in &turn.tells {
+        self.tells(&turn.tells, writer, told);
+    }
+
+    /// Delivers what other runs are told.
+    pub(super) fn tells(&mut self, tells: &[Tell], writer: Writer, told: &mut Vec<Told>) {
+        for tell in tells {
             let current = self.current(&tell.to.id);
             let wanted = current.filter(|key| self.runs.get(key).is_some_and(|run| run.summary.id == tell.to));
             told.extend(wanted.and_then(|run| self.tell(run, tell.message.clone(), tell.body.clone(), writer)));

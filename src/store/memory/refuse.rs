@@ -1,10 +1,12 @@
 //! What no store accepts, told from an item alone, before any store is asked: it keeps the stores alike in their answers,
 //! and keeps what would make a database refuse a whole batch out of the batch.
 
+use std::collections::HashSet;
+
 use crate::{
     fast::{FastSet, RandomState},
     kernel::event::MessageBody,
-    store::{Batch, Item, NewChild, NewRun, NewTask, Publication, Tell, Then, YieldReason},
+    store::{Batch, Item, NewChild, NewRun, NewTask, Publication, ScheduleChange, Tell, Then, YieldReason},
 };
 
 /// The longest row, message or details that is accepted. SQLite's own limit is 1 GB for a bound value, and one value
@@ -60,8 +62,25 @@ fn reason(item: &Item, turned: &mut FastSet<i64>) -> Option<String> {
             Err(error) => Some(format!("the end of a task cannot be encoded: {error}")),
         },
         Item::BeatTask(_, details) => body(details.len()),
+        Item::Schedule(change) => schedule(change),
         Item::Yield(_) | Item::Progressed(_) => None,
     }
+}
+
+fn schedule(change: &ScheduleChange) -> Option<String> {
+    let (mut keys, mut ids) = (HashSet::new(), HashSet::new());
+    for (new, record) in &change.starts {
+        if new.id.run_no != 1 || !keys.insert(new.run) || !ids.insert(&new.id.id) {
+            return Some("what a schedule begins are first runs of ids and keys that differ".into());
+        }
+        if let Some(why) = new_run(new).or_else(|| body(record.body.len())) {
+            return Some(why);
+        }
+    }
+    name("the schedule's name", &change.name)
+        .or_else(|| change.name.is_empty().then(|| "a schedule has a name".into()))
+        .or_else(|| body(change.body.len()))
+        .or_else(|| change.tells.iter().find_map(tell))
 }
 
 fn child(child: &NewChild) -> Option<String> {

@@ -18,7 +18,7 @@ use super::{
     held::Held,
     home::Witness,
     look::Seen,
-    published,
+    published, schedules,
     session::Session,
     sql,
     tails::Tails,
@@ -31,7 +31,7 @@ use crate::{
     kernel::{id::Incarnation, time::Timestamp},
     store::{
         Batch, BatchAnswer, Item, Outcome, StoreError, Then, Told, Yield, YieldReason, memory::refuse, others::behind_yields,
-        queue::asked_for,
+        queue::asked_for, schedules::named,
     },
 };
 
@@ -131,8 +131,8 @@ impl Writer {
         self.know_priorities(batch, &open).await?;
         self.know_priorities(batch, &held).await?;
         open.iter().filter_map(|place| due_at(&batch.items[*place])).for_each(|due| self.floor.due_at(due));
-        let children = open.iter().filter_map(|place| batch.items[*place].with_others()).flat_map(|turn| &turn.starts);
-        children.filter_map(|child| child.row.wake_at).for_each(|due| self.floor.due_at(due));
+        let begun = open.iter().flat_map(|place| batch.items[*place].begins());
+        begun.filter_map(|new| new.wake_at).for_each(|due| self.floor.due_at(due));
         let mut hurry = false;
         let mut tries = 0;
         loop {
@@ -193,6 +193,7 @@ impl Writer {
         let begins = |place: &usize| match &batch.items[*place] {
             Item::Turn(turn) => turn.start.is_some() || !turn.starts.is_empty(),
             Item::Enqueue(..) => true,
+            Item::Schedule(change) => !change.starts.is_empty(),
             _ => false,
         };
         let count = held.iter().filter(|place| begins(place)).count();
@@ -226,14 +227,8 @@ impl Writer {
     async fn know_priorities(&mut self, batch: &Batch, open: &[usize]) -> Result<(), Trouble> {
         let mut new: Vec<i32> = Vec::new();
         for place in open {
-            let begins = match &batch.items[*place] {
-                Item::Turn(turn) => turn.start.as_ref(),
-                Item::Enqueue(new, _) => Some(&**new),
-                _ => None,
-            };
-            let children = batch.items[*place].with_others().into_iter().flat_map(|turn| &turn.starts);
-            let begins = begins.into_iter().chain(children.map(|child| &child.row));
-            new.extend(begins.map(|begins| begins.priority).filter(|priority| !self.priorities.contains(priority)));
+            let priorities = batch.items[*place].begins().map(|new| new.priority);
+            new.extend(priorities.filter(|priority| !self.priorities.contains(priority)));
         }
         if !new.is_empty() {
             new.sort_unstable();
@@ -332,9 +327,12 @@ async fn decide(
     if let Some(millis) = hurry {
         session.rows(sql::LOCK_TIMEOUT, Values::default().with(millis)).await?;
     }
-    let seen = Seen::behind_locks(session, batch, items).await?;
+    let mut seen = Seen::behind_locks(session, batch, items).await?;
     let found = tasks::find(session, &asked_for(items.iter().map(|place| &batch.items[*place]))).await?;
+    let schedules = schedules::find(session, &named(items.iter().map(|place| &batch.items[*place]))).await?;
+    seen.foreign_schedules = schedules.foreign;
     let mut plan = Plan::new(batch, session.home.options.inbox_limit, node, seen, found);
+    plan.schedules.revisions = schedules.revisions;
     let outcomes = Vec::with_capacity(items.len());
     let mut decided = Decided { outcomes, aside: Vec::new(), told: Vec::new(), witness: None };
     let precedes = |place: &&usize| batch.items[**place].precedes_others();
@@ -367,6 +365,7 @@ async fn decide(
     }
     tasks::write(session, &plan.tasks).await?;
     published::write(session, &plan.published).await?;
+    schedules::write(session, &plan.schedules).await?;
     let last = plan.events.last();
     decided.witness = last.map(|(run, no, record)| Witness { run: *run, commit_no: *no, digest: record.digest });
     Ok(Some(decided))

@@ -20,6 +20,7 @@ use crate::{
         YieldReason,
         memory::{lines::Beside, refuse},
         queue::{Found, TaskPlan},
+        schedules::SchedulePlan,
     },
 };
 
@@ -46,10 +47,12 @@ pub(super) struct Plan<'a> {
     settled: Vec<(i64, i64)>,
     /// By run and position; the last one wins.
     heartbeats: BTreeMap<(i64, i64), (i64, &'a [u8])>,
-    /// What becomes of tasks.
+    /// What becomes of tasks…
     pub(super) tasks: TaskPlan<'a>,
     /// What the accepted turns publish.
     pub(super) published: Vec<(RunKey, &'a Publication)>,
+    /// …and of schedules, whose revisions the caller has looked up behind their locks.
+    pub(super) schedules: SchedulePlan<'a>,
     /// What the turns told other runs.
     pub(super) told: Vec<Told>,
 }
@@ -69,6 +72,7 @@ impl<'a> Plan<'a> {
             heartbeats: BTreeMap::new(),
             tasks: TaskPlan { found, ..TaskPlan::default() },
             published: Vec::new(),
+            schedules: SchedulePlan::default(),
             told: Vec::new(),
         }
     }
@@ -127,6 +131,7 @@ impl<'a> Plan<'a> {
                 _ => Outcome::NotOwned,
             },
             Item::BeatTask(key, details) => self.tasks.beat(*key, details, batch.incarnation),
+            Item::Schedule(change) => refused_or_done(self.schedule(change)),
             Item::EndTask(end) => match self.tasks.end(end) {
                 Ok(Some(body)) => match self.seen.runs.get(&end.key.run.0) {
                     Some(known) if !known.summary.status.is_end() => self.deliver(end.key.run.0, end.message(), &body, batch.now),
@@ -215,7 +220,7 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    fn may_begin(&self, new: &NewRun) -> Result<(), Outcome> {
+    pub(super) fn may_begin(&self, new: &NewRun) -> Result<(), Outcome> {
         if self.seen.runs.contains_key(&new.run.0) {
             return Err(Outcome::Conflict);
         }

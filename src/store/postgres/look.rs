@@ -19,6 +19,8 @@ pub(super) struct Seen {
     pub(super) current: HashMap<String, i64>,
     /// Runs that somebody else has locked, or that came up since we locked.
     foreign: FastSet<i64>,
+    /// Schedules that somebody else is writing.
+    pub(super) foreign_schedules: HashSet<String>,
     /// Messages, by run and number, of those that are about to be consumed.
     pub(super) present: HashSet<(i64, u64)>,
 }
@@ -50,10 +52,15 @@ pub(super) fn about(item: &Item) -> (Vec<i64>, impl Iterator<Item = &str>) {
         Item::EndTask(end) => (vec![end.key.run.0], None),
         Item::BeatTask(..) => (Vec::new(), None),
         Item::Progressed(runs) => (runs.iter().map(|run| run.0).collect(), None),
+        Item::Schedule(change) => (change.starts.iter().map(|(new, _)| new.run.0).collect(), None),
     };
     let others = item.with_others();
     runs.extend(others.iter().flat_map(|turn| &turn.starts).map(|child| child.row.run.0));
-    (runs, id.into_iter().chain(others.into_iter().flat_map(Turn::other_ids)))
+    let scheduled = item.schedule().into_iter().flat_map(|change| {
+        let begun = change.starts.iter().map(|(new, _)| &*new.id.id);
+        begun.chain(change.tells.iter().map(|tell| &*tell.to.id))
+    });
+    (runs, id.into_iter().chain(others.into_iter().flat_map(Turn::other_ids)).chain(scheduled))
 }
 
 impl Seen {
@@ -125,6 +132,14 @@ impl Seen {
                         }
                     }
                 }
+                Item::Schedule(change) => {
+                    for tell in &change.tells {
+                        if let Some(run) = self.current.get(&tell.to.id) {
+                            to.push(*run);
+                            messages.push(tell.message.as_str());
+                        }
+                    }
+                }
                 _ => {}
             }
         }
@@ -154,6 +169,9 @@ impl Seen {
 
     /// Tells whether an item is about something that somebody else is at work on.
     pub(super) fn is_foreign(&self, item: &Item) -> bool {
+        if item.schedule().is_some_and(|change| self.foreign_schedules.contains(&change.name)) {
+            return true;
+        }
         if self.foreign.is_empty() {
             return false;
         }

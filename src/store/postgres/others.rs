@@ -4,7 +4,7 @@
 use super::{decide::Plan, look::Known};
 use crate::{
     kernel::event::{MessageBody, child_message},
-    store::{Batch, Outcome, Told, Turn, Unread},
+    store::{Batch, Outcome, Tell, Told, Turn, Unread},
 };
 
 /// Returns the messages that the runs of these items find in their own inboxes if their children cannot be begun.
@@ -22,7 +22,12 @@ impl<'a> Plan<'a> {
                 self.tell(turn.run.0, message, &body);
             }
         }
-        for tell in &turn.tells {
+        self.tells(&turn.tells);
+    }
+
+    /// Delivers what other runs are told.
+    pub(super) fn tells(&mut self, tells: &[Tell]) {
+        for tell in tells {
             let current = self.seen.current.get(&tell.to.id).copied();
             let wanted = |run: &i64| self.seen.runs.get(run).is_some_and(|known| known.summary.id == tell.to);
             if let Some(run) = current.filter(wanted) {

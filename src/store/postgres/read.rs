@@ -198,6 +198,7 @@ impl PostgresReader {
             sql_tasks::ALL_TASKS,
             sql_tasks::ALL_QUEUES,
             published::ALL,
+            super::schedules::ALL,
         ];
         let tables = self.on_one(async |connection| {
             self.home.rows(connection, sql::MOMENT, Values::default()).await?;
@@ -223,7 +224,10 @@ fn all_lines(tables: &[Vec<PgRow>]) -> Result<Vec<String>, sqlx::Error> {
         })
     };
     let mut all = Vec::new();
-    let [nodes, runs, events, messages, heartbeats, tasks, queues, published] = tables else { return Ok(all) };
+    let [nodes, runs, events, messages, heartbeats, tasks, queues, published, schedules] = tables else { return Ok(all) };
+    for row in schedules {
+        all.push(lines::schedule(&super::schedules::schedule(row)?));
+    }
     all.extend(super::tasks::all_lines(tasks, queues)?);
     all.extend(published::all_lines(published, of)?);
     for row in nodes {

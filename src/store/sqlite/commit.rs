@@ -27,6 +27,7 @@ use crate::store::{
     memory::{lines::Beside, refuse},
     others::behind_yields,
     queue::asked_for,
+    schedules::named,
 };
 
 /// The one connection of this process that writes.
@@ -222,11 +223,14 @@ impl Writer {
         self.memory.stand_on(Ground { incarnation: batch.incarnation, node, version, changes });
         let mut candidates = std::mem::take(&mut seen.candidates);
         let tasks = self.find_tasks(&asked_for(items.iter().map(|item| &batch.items[*item]))).await?;
+        let revisions = self.find_schedules(&named(items.iter().map(|item| &batch.items[*item]))).await?;
         let mut plan = Plan::new(batch, self.inbox_limit, node, seen, tasks);
+        plan.schedules.revisions = revisions;
         plan.decide_all(&items, &mut outcomes);
         let told = std::mem::take(&mut plan.told);
         plan.changed_more(self.write_tasks(&plan.tasks).await?);
         plan.changed_more(self.write_published(&plan.published).await?);
+        plan.changed_more(self.write_schedules(&plan.schedules).await?);
         let frame = if claim.is_some() { Frame::Open } else { Frame::Whole };
         let claim_behind = claim.filter(|_| claims_only.is_none());
         candidates.extend(self.write(batch, plan, frame, self.renewal(batch), claim_behind).await?);
@@ -289,15 +293,15 @@ impl Writer {
         self.write(batch, renewal, Frame::Open, self.renewal(batch), None).await?;
         let (first, behind): (Vec<usize>, _) = items.into_iter().partition(|item| batch.items[*item].precedes_others());
         for item in first {
-            outcomes[item] = Some(self.savepoint(batch, item, node).await?);
+            outcomes[item] = Some(self.savepoint(batch, item, node, &mut Vec::new()).await?);
         }
         let before = refused.len();
-        let told = self.others_one_by_one(batch, &outcomes, node, refused).await?;
+        let mut told = self.others_one_by_one(batch, &outcomes, node, refused).await?;
         if refused.len() > before {
             return Ok(None);
         }
         for item in behind {
-            outcomes[item] = Some(self.savepoint(batch, item, node).await?);
+            outcomes[item] = Some(self.savepoint(batch, item, node, &mut told).await?);
         }
         let claim = claim_of(batch);
         let mut seen = self.look(batch, &[], Frame::Open, claim).await?;
@@ -314,8 +318,8 @@ impl Writer {
     }
 
     /// Decides and writes one item; it is refused if the database does.
-    async fn savepoint(&mut self, batch: &Batch, item: usize, node: i64) -> Result<Outcome, Trouble> {
-        match self.single(batch, item, node).await {
+    async fn savepoint(&mut self, batch: &Batch, item: usize, node: i64, told: &mut Vec<Told>) -> Result<Outcome, Trouble> {
+        match self.single(batch, item, node, told).await {
             Err(Trouble::Statement(why)) => {
                 self.run(sql::ROLLBACK_TO, Values::default()).await?;
                 Ok(Outcome::Refused(why))
@@ -324,14 +328,20 @@ impl Writer {
         }
     }
 
-    async fn single(&mut self, batch: &Batch, item: usize, node: i64) -> Result<Outcome, Trouble> {
+    async fn single(&mut self, batch: &Batch, item: usize, node: i64, told: &mut Vec<Told>) -> Result<Outcome, Trouble> {
         let seen = self.look(batch, &[item], Frame::Single, None).await?;
         let tasks = self.find_tasks(&asked_for(std::iter::once(&batch.items[item]))).await?;
+        let revisions = self.find_schedules(&named(std::iter::once(&batch.items[item]))).await?;
         let mut plan = Plan::new(batch, self.inbox_limit, node, seen, tasks);
+        plan.schedules.revisions = revisions;
         let outcome = plan.decide(item);
+        let more = std::mem::take(&mut plan.told);
         plan.changed_more(self.write_tasks(&plan.tasks).await?);
         plan.changed_more(self.write_published(&plan.published).await?);
+        plan.changed_more(self.write_schedules(&plan.schedules).await?);
         self.write(batch, plan, Frame::Single, None, None).await?;
+        // Only once it stays: what was rolled back is told to nobody.
+        told.extend(more);
         Ok(outcome)
     }
 

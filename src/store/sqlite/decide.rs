@@ -22,6 +22,7 @@ use crate::{
         YieldReason,
         memory::refuse,
         queue::{Found, TaskPlan},
+        schedules::SchedulePlan,
     },
 };
 
@@ -45,10 +46,12 @@ pub(super) struct Plan<'a> {
     progressed: Table,
     /// The runs that messages went to.
     receivers: BTreeSet<i64>,
-    /// What becomes of tasks.
+    /// What becomes of tasks…
     pub(super) tasks: TaskPlan<'a>,
     /// What the accepted turns publish.
     pub(super) published: Vec<(RunKey, &'a Publication)>,
+    /// …and of schedules, whose revisions the caller has looked up.
+    pub(super) schedules: SchedulePlan<'a>,
     /// What the turns told other runs.
     pub(super) told: Vec<Told>,
     /// What the writer will know.
@@ -89,6 +92,7 @@ impl<'a> Plan<'a> {
             receivers: BTreeSet::new(),
             tasks: TaskPlan { found: tasks, ..TaskPlan::default() },
             published: Vec::new(),
+            schedules: SchedulePlan::default(),
             told: Vec::new(),
             notes: Vec::new(),
         }
@@ -157,6 +161,7 @@ impl<'a> Plan<'a> {
                 _ => Outcome::NotOwned,
             },
             Item::BeatTask(key, details) => self.tasks.beat(*key, details, self.batch.incarnation),
+            Item::Schedule(change) => refused_or_done(self.schedule(change)),
             Item::EndTask(end) => match self.tasks.end(end) {
                 Ok(Some(body)) => match self.seen.runs.get(&end.key.run.0) {
                     Some(known) if !known.summary.status.is_end() => {
@@ -264,7 +269,7 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    fn may_begin(&self, new: &NewRun) -> Result<(), Outcome> {
+    pub(super) fn may_begin(&self, new: &NewRun) -> Result<(), Outcome> {
         if self.seen.taken.contains(&new.run.0) {
             return Err(Outcome::Conflict);
         }

@@ -117,6 +117,20 @@ pub(super) fn ask(batch: &Batch, items: &[usize], claim: Option<&ClaimRequest>) 
             Item::PlaceTasks(run, ..) => runs.number(run.0),
             Item::EndTask(end) => runs.number(end.key.run.0),
             Item::Progressed(_) | Item::BeatTask(..) => {}
+            Item::Schedule(change) => {
+                for (new, _) in &change.starts {
+                    keys.number(new.run.0);
+                    if asked.insert(new.id.id.as_str()) {
+                        ids.text(&new.id.id);
+                    }
+                }
+                for tell in &change.tells {
+                    messages.row().text(&tell.to.id).text(&tell.message);
+                    if asked.insert(tell.to.id.as_str()) {
+                        ids.text(&tell.to.id);
+                    }
+                }
+            }
         }
         let Some(turn) = batch.items[place].with_others() else { continue };
         for child in &turn.starts {

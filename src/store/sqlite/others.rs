@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::{commit::Writer, decide::Plan, look::Known, script::Frame, script::Values, sql, trouble::Trouble};
 use crate::{
     kernel::event::MessageBody,
-    store::{Batch, Outcome, Told, Turn, Unread},
+    store::{Batch, Outcome, Tell, Told, Turn, Unread},
 };
 
 impl Plan<'_> {
@@ -18,7 +18,12 @@ impl Plan<'_> {
                 self.tell(turn.run.0, &message, &body);
             }
         }
-        for tell in &turn.tells {
+        self.tells(&turn.tells);
+    }
+
+    /// Delivers what other runs are told.
+    pub(super) fn tells(&mut self, tells: &[Tell]) {
+        for tell in tells {
             let current = self.seen.current.get(&tell.to.id).copied();
             let wanted = |run: &i64| self.seen.runs.get(run).is_some_and(|known| known.summary.id == tell.to);
             if let Some(run) = current.filter(wanted) {

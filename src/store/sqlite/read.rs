@@ -131,7 +131,8 @@ impl SqliteReader {
         let tables = script::run(&mut moment, sql::SNAPSHOT, Values::default()).await?.into_iter();
         let queues = script::run(&mut moment, sql::tasks::SNAPSHOT, Values::default()).await?.into_iter();
         let published = script::run(&mut moment, sql::published::SNAPSHOT, Values::default()).await?.into_iter();
-        let mut tables = tables.chain(queues).chain(published);
+        let schedules = script::run(&mut moment, sql::schedules::SNAPSHOT, Values::default()).await?.into_iter();
+        let mut tables = tables.chain(queues).chain(published).chain(schedules);
         moment.rollback().await?;
         let mut next = || tables.next().unwrap_or_default().rows;
         let of = |row: &_| -> Result<RunId, sqlx::Error> {
@@ -165,6 +166,9 @@ impl SqliteReader {
         }
         all.extend(super::tasks::all_lines(&next(), &next())?);
         all.extend(super::published::all_lines(&next(), of)?);
+        for row in next() {
+            all.push(lines::schedule(&super::schedules::schedule(&row)?));
+        }
         all.sort();
         Ok(all)
     }

@@ -86,7 +86,7 @@ impl Memory {
                 Item::Enqueue(new, _) => self.may_begin(new)?,
                 Item::Progressed(_) => {}
                 Item::Send(_) | Item::Yield(_) | Item::Heartbeat { .. } => return None,
-                Item::PlaceTasks(..) | Item::EndTask(_) | Item::BeatTask(..) => return None,
+                Item::PlaceTasks(..) | Item::EndTask(_) | Item::BeatTask(..) | Item::Schedule(_) => return None,
             }
         }
         Some(seen)

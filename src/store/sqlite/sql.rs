@@ -13,6 +13,7 @@
 //! it the transaction. Where an assertion reads `changes()` it directly follows its statement.
 
 pub(super) mod published;
+pub(super) mod schedules;
 pub(super) mod tasks;
 
 /// The columns that `rows::summary` reads, of `e` (executions) and `n` (nodes).
