@@ -65,7 +65,7 @@ impl Asked {
             workflow: self.workflow.to_owned(),
             version: self.version,
             input: self.input.clone(),
-            seed: u64::from_le_bytes(first_bytes(uuid::Uuid::now_v7(), digest.0)),
+            seed: fresh_seed(digest),
             deadline,
             deferred: false,
             limits: (limits != Limits::default()).then(|| Box::new(limits)),
@@ -132,6 +132,11 @@ pub(crate) fn without_a_turn(id: &RunId, mut started: Started, writer: Writer<'_
         events: vec![Event::Fact(Fact::Started(Box::new(started)))],
     };
     codec::encode(id, &commit)
+}
+
+/// Returns a seed that no two runs share.
+pub(crate) fn fresh_seed(digest: Digest) -> u64 {
+    u64::from_le_bytes(first_bytes(uuid::Uuid::now_v7(), digest.0))
 }
 
 /// A seed that no two dispatches share: random bits of a fresh UUID, mixed with the argument.

@@ -28,6 +28,7 @@ use super::{
     queues::Queues,
     scheduler::{Nudge, Scheduler},
     stats::{Counters, Stats},
+    timekeeper::Timekeeper,
     waiters::{End, Waiters},
 };
 use crate::{
@@ -54,6 +55,7 @@ pub(crate) struct Links {
     pub(crate) persistence: Addr<Persistence>,
     pub(crate) scheduler: Addr<Scheduler>,
     pub(crate) executor: Addr<Executor>,
+    pub(crate) timekeeper: Addr<Timekeeper>,
 }
 
 /// Whether calls can be served.
@@ -124,7 +126,7 @@ impl Door {
     }
 
     /// Returns the open incarnation, waiting through a restart.
-    async fn links(&self) -> Result<Links, Error> {
+    pub(super) async fn links(&self) -> Result<Links, Error> {
         if let Standing::Open(links) = &*self.standing.borrow() {
             return Ok(links.clone());
         }
@@ -503,7 +505,7 @@ impl Door {
     }
 
     /// Lets a failing incarnation be noticed before it is asked again.
-    async fn breathe(&self) {
+    pub(super) async fn breathe(&self) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

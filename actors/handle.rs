@@ -287,7 +287,7 @@ impl Stent {
         }
     }
 
-    fn asked<T>(&self, answer: Result<Result<T, Error>, actix::MailboxError>) -> Result<T, Error> {
+    pub(super) fn asked<T>(&self, answer: Result<Result<T, Error>, actix::MailboxError>) -> Result<T, Error> {
         answer.unwrap_or_else(|_| Err(self.door.standing.borrow().error()))
     }
 }

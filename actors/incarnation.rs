@@ -21,6 +21,7 @@ use super::{
     setup::Setup,
     slots::Slots,
     thread,
+    timekeeper::Timekeeper,
     undertaker::Undertaker,
 };
 use crate::{
@@ -237,7 +238,12 @@ impl Incarnation {
             };
             monitor::start_on(&clockwork, make, tell("Undertaker")).await.ok_or_else(gone)?;
         }
-        let links = Links { persistence, scheduler, executor };
+        let timekeeper = {
+            let (door, persistence, scheduler) = (door.clone(), persistence.clone(), scheduler.clone());
+            let make = move |_: &mut actix::Context<Timekeeper>| Timekeeper::new(id, door, persistence, scheduler);
+            monitor::start_on(&clockwork, make, tell("Timekeeper")).await.ok_or_else(gone)?
+        };
+        let links = Links { persistence, scheduler, executor, timekeeper };
         Ok(Incarnation { id, links, notifier, foreman, deadline, pool, arbiters })
     }
 

@@ -7,6 +7,7 @@
 //!     ├── LeaseKeeper        the right to act                         (arbiter of its own)
 //!     ├── Scheduler          timers, claims                           (arbiter of its own)
 //!     ├── Foreman            what is in shared queues                (beside the Scheduler)
+//!     ├── Timekeeper         schedules: what is due, what is asked   (beside the Scheduler)
 //!     ├── Undertaker         the other nodes: who is dead, what is freed (beside the Scheduler)
 //!     ├── Notifier           hints to and from the other nodes        (beside the Scheduler)
 //!     └── Executor           hosts executions; outbox, pool           (engine arbiter)
@@ -19,10 +20,11 @@
 //! | message | from | to |
 //! |---|---|---|
 //! | `Dispatch` `SendSignal` `Ask` `Cancel` `RetryParked` `Resume` `Describe` `List` `Find` `PauseQueue` `ResumeQueue` `ListQueues` `ReadValue` `AwaitValue` `Shutdown` | application | Supervisor |
+//! | `CreateSchedule` `UpdateSchedule` `PauseSchedule` `UnpauseSchedule` `TriggerSchedule` `BackfillSchedule` `DeleteSchedule` `DescribeSchedule` `ListSchedules` | application | Supervisor |
 //! | `Open` `GetDoor` | builder, handles | Supervisor |
 //! | `Exited` `CannotGoOn` | core actors and their watchers | Supervisor |
-//! | `Submit` | outbox, door, pool | Persistence |
-//! | `Claim` `Renew` `ReserveKeys` `Resume` `Read` `Affair` | Scheduler, LeaseKeeper, Executor, door, Undertaker | Persistence |
+//! | `Submit` | outbox, door, pool, Timekeeper | Persistence |
+//! | `Claim` `Renew` `ReserveKeys` `Resume` `Read` `Affair` | Scheduler, LeaseKeeper, Executor, door, Undertaker, Timekeeper | Persistence |
 //! | `Link` `Close` | incarnation | Persistence |
 //! | `Arm` `Nudge` `Room` | outbox, Persistence, Executor | Scheduler |
 //! | `Begin` `StopClaiming` | incarnation | Scheduler |
@@ -39,6 +41,7 @@
 //! | `Look` | outbox, Notifier | Foreman |
 //! | `TasksEnded` | pool | Foreman |
 //! | `Finish` | incarnation | Foreman |
+//! | `CarryOut` | door | Timekeeper |
 //! | `Shed` | Undertaker | Executor |
 //! | `GiveWay` | Undertaker | Scheduler |
 //! | `Arrive` `Acked` `Mail` `Behind` `InboxRead` `Due` `MakeWay` `Depart` `Evict` `Inquire` | Executor | Execution |
@@ -69,11 +72,13 @@ mod pool;
 mod queues;
 mod resting;
 mod scheduler;
+pub(crate) mod schedules;
 mod setup;
 mod slots;
 pub(crate) mod stats;
 pub(crate) mod supervisor;
 mod thread;
+mod timekeeper;
 mod undertaker;
 pub(crate) mod values;
 mod waiters;

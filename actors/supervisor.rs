@@ -87,6 +87,10 @@ impl Supervisor {
         }
     }
 
+    pub(super) fn door(&self) -> Arc<Door> {
+        self.door.clone()
+    }
+
     fn raise(&self, ctx: &Context<Self>) -> impl Future<Output = Result<Incarnation, Error>> + 'static {
         let (setup, door) = (self.setup.clone(), self.door.clone());
         let (exited, failed) = (ctx.address().recipient(), ctx.address().recipient());

@@ -38,6 +38,9 @@ pub enum Error {
     /// There is no such published value.
     #[error(transparent)]
     Value(#[from] ValueError),
+    /// Something was wrong with a schedule.
+    #[error(transparent)]
+    Schedule(#[from] ScheduleError),
     /// Waiting for a result failed.
     #[error("waiting for the result failed: {0}")]
     Wait(String),
@@ -217,6 +220,41 @@ pub enum ValueError {
     /// The value is not of the type that was asked for. Ask for the type that was published; a counter is an `i64`.
     #[error("{0}")]
     Undecodable(String),
+}
+
+/// Why a schedule was not made, changed or asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ScheduleError {
+    /// A cron expression cannot be read, or never matches.
+    #[error("cron expression {expression:?}: {why}")]
+    Expression {
+        /// The expression.
+        expression: String,
+        /// Which field is at fault, and why.
+        why: String,
+    },
+    /// There is no such time zone.
+    #[error("no time zone has the name {0:?}; names are those of the IANA database, such as Europe/Berlin or UTC")]
+    Zone(String),
+    /// Something else of it makes no sense.
+    #[error("invalid schedule: {0}")]
+    Invalid(String),
+    /// A schedule of this name exists, and is another one.
+    #[error("a schedule {0:?} exists and is another one; update or delete it, or choose another name")]
+    Exists(String),
+    /// No schedule has this name.
+    #[error("no schedule has the name {0:?}")]
+    Unknown(String),
+    /// A backfill has more instants than may wait.
+    #[error("the range has more instants than may wait ({room} more); backfill a shorter one, and the rest when it has run")]
+    TooMany {
+        /// How many more may wait.
+        room: usize,
+    },
+    /// The store did not answer in a way that tells whether it is recorded. Describe the schedule to find out.
+    #[error("unknown whether it is recorded ({0}); describe the schedule to find out")]
+    Unavailable(String),
 }
 
 /// How a run ended, if not with its output.

@@ -78,6 +78,8 @@ pub mod hints;
 pub mod kernel;
 pub mod prelude;
 mod registry;
+#[cfg(feature = "actors")]
+mod schedule;
 pub mod store;
 mod workflow;
 
@@ -97,14 +99,21 @@ pub use actors::{
         Ask, Cancel, Describe, Description, Dispatch, Escalated, IfInUse, List, ListQueues, PauseQueue, Resume, ResumeQueue,
         RetryParked, SendSignal, Shutdown,
     },
+    schedules::{
+        BackfillSchedule, CreateSchedule, DeleteSchedule, DescribeSchedule, ListSchedules, PauseSchedule, TriggerSchedule,
+        UnpauseSchedule, UpdateSchedule,
+    },
     stats::Stats,
     supervisor::Supervisor,
     values::{AwaitValue, Published, ReadValue},
 };
 pub use cx::{Cx, OnExhausted, Progress};
 pub use error::{
-    AppError, CallError, Cancelled, ChildError, DispatchError, Error, QueryError, Result, RunError, SendError, ValueError,
+    AppError, CallError, Cancelled, ChildError, DispatchError, Error, QueryError, Result, RunError, ScheduleError, SendError,
+    ValueError,
 };
 pub use kernel::{event::OnClose, failure::Origin, retry::Retry};
+#[cfg(feature = "actors")]
+pub use schedule::{Overlap, Pause, Schedule, ScheduleCounts, ScheduleDescription, ScheduledRun, Spec, Triggered, Why};
 pub use store::{Durability, Publication, Queue, QueueState};
 pub use workflow::{Query, Signal, Workflow};

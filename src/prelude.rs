@@ -15,6 +15,11 @@ pub use crate::{
     Ask, AwaitValue, Builder, Call, Cancel, Describe, Dispatch, Handle, IfInUse, List, ListQueues, PauseQueue, ReadValue, Resume,
     ResumeQueue, RetryParked, SendSignal, Shutdown, Stent, Supervisor,
 };
+#[cfg(feature = "actors")]
+pub use crate::{
+    BackfillSchedule, CreateSchedule, DeleteSchedule, DescribeSchedule, ListSchedules, Overlap, PauseSchedule, Schedule,
+    TriggerSchedule, Triggered, UnpauseSchedule, UpdateSchedule,
+};
 
 /// Returns so many milliseconds.
 #[must_use]

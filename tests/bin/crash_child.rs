@@ -7,6 +7,8 @@
 //!
 //! With `STENT_INLINE=1` its activities are registered inline: one is ready at its first poll, the other is not.
 //!
+//! With `STENT_SCHEDULE=1` it makes a schedule of each second, which begins parts, and does nothing else until it is killed.
+//!
 //! A fourth argument shifts its wall clock by so many microseconds.
 //!
 //! Lines: `up <pid>`, `act <execution> <step> <attempt> <pid>`, `ack <execution>`, `sig <execution>`.
@@ -188,6 +190,12 @@ async fn main() {
     let table = "CREATE TABLE IF NOT EXISTS payments (execution text NOT NULL)";
     sqlx::query(table).execute(&mut books).await.expect("the table can be made");
     books.close().await.expect("it is closed");
+    if std::env::var_os("STENT_SCHEDULE").is_some() {
+        let tick = Schedule::new("tick", Part { word: "tick".into() }).every(secs(1)).overlap(Overlap::AllowAll);
+        stent.create_schedule(tick).await.expect("it is made, or was before");
+        side("scheduled");
+        return std::future::pending().await;
+    }
     let stent = Arc::new(stent);
     let ends = (0..count).map(|number| {
         let stent = stent.clone();

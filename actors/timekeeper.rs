@@ -1,0 +1,331 @@
+//! Timekeeper: fires what is due of the schedules, and carries out what is asked of them. Every node has one, and each looks for itself:
+//! a row is replaced only by whoever has seen it as it is, so of those who fire the same instant one does, and the others find it
+//! fired.
+//!
+//! It holds no truth and needs no hints. An idle node asks the store once in five seconds what is due until it asks again, and
+//! otherwise sleeps until then; while something waits for the end of a run, it asks once a second whether that has come.
+
+use std::{cell::RefCell, collections::HashSet, rc::Rc, sync::Arc, time::Duration};
+
+use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, SpawnHandle, WrapFuture, fut::ActorFutureExt};
+use futures_util::{StreamExt, stream};
+use tokio::sync::oneshot;
+
+use super::{
+    asked,
+    door::Door,
+    persistence::{Persistence, Read, ReserveKeys, Submit, Whom},
+    scheduler::{Nudge, Scheduler},
+};
+use crate::{
+    error::{Error, ScheduleError},
+    kernel::{
+        event::{MessageBody, OUR_MESSAGES, Started},
+        id::{Incarnation, RunId, RunKey},
+        limits::Limits,
+        run::Writer,
+        time::Timestamp,
+    },
+    schedule::{Decided, Known, Order, Row, Triggered, decide},
+    store::{Item, NewRun, Outcome, Reader, ScheduleChange, StoreError, Tell},
+};
+
+/// The longest between two looks: until then a schedule that another node has made or changed may not be noticed here.
+const TICK: Duration = Duration::from_secs(5);
+
+/// The same while something waits for the end of a run, and behind what could not be fired.
+const SOON: Duration = Duration::from_secs(1);
+
+/// So many schedules are looked at in one look…
+const MOST: u32 = 256;
+
+/// …and so many fired at once: then their commits are one.
+const AT_ONCE: usize = 64;
+
+/// So many keys of runs are reserved at once.
+const KEYS: usize = 64;
+
+/// Carries out what somebody wants of a schedule.
+///
+/// *from* the door · *reply* what came of it · *delivery* ask · *if lost* it is asked again: what was done is not done twice
+#[derive(Message)]
+#[rtype(result = "Result<Carried, Error>")]
+pub(crate) struct CarryOut {
+    pub(crate) name: String,
+    pub(crate) order: Order,
+}
+
+/// What came of an order.
+#[derive(Debug)]
+pub(crate) struct Carried {
+    pub(crate) triggered: Option<Triggered>,
+    pub(crate) backfilled: usize,
+    /// Whether anything was written.
+    changed: bool,
+}
+
+/// The keeper of schedules.
+pub(crate) struct Timekeeper {
+    books: Books,
+    alarm: Option<SpawnHandle>,
+    /// A look is under way…
+    looking: bool,
+    /// …and something has changed since it began.
+    again: bool,
+}
+
+/// The way to the rows of schedules.
+#[derive(Clone)]
+struct Books {
+    incarnation: Incarnation,
+    door: Arc<Door>,
+    persistence: Addr<Persistence>,
+    scheduler: Addr<Scheduler>,
+    /// Reserved, and not used up to now.
+    keys: Rc<RefCell<Vec<RunKey>>>,
+}
+
+/// A row as it was read.
+struct Found {
+    revision: u64,
+    row: Option<Result<Row, String>>,
+    last: Option<(RunId, RunKey, bool)>,
+}
+
+impl Timekeeper {
+    pub(crate) fn new(
+        incarnation: Incarnation,
+        door: Arc<Door>,
+        persistence: Addr<Persistence>,
+        scheduler: Addr<Scheduler>,
+    ) -> Timekeeper {
+        let books = Books { incarnation, door, persistence, scheduler, keys: Rc::default() };
+        Timekeeper { books, alarm: None, looking: false, again: false }
+    }
+
+    fn look(&mut self, ctx: &mut Context<Self>) {
+        self.again = true;
+        if self.looking {
+            return;
+        }
+        (self.looking, self.again) = (true, false);
+        if let Some(alarm) = self.alarm.take() {
+            ctx.cancel_future(alarm);
+        }
+        let books = self.books.clone();
+        let looked = async move {
+            books.fire().await.unwrap_or_else(|error| {
+                tracing::debug!(%error, "the schedules could not be looked at; it is tried again");
+                TICK
+            })
+        };
+        ctx.spawn(looked.into_actor(self).map(|rest, this, ctx| {
+            this.looking = false;
+            if this.again {
+                this.look(ctx);
+            } else {
+                this.alarm = Some(ctx.run_later(rest, Self::look));
+            }
+        }));
+    }
+}
+
+impl Books {
+    /// Fires what is due; returns when to look again.
+    async fn fire(&self) -> Result<Duration, Error> {
+        let mut in_vain = 0;
+        loop {
+            let now = self.door.time.now();
+            let until = now.after(TICK);
+            let read = Read::new(move |reader: Rc<dyn Reader>| async move { reader.due_schedules(until, MOST).await });
+            let found = self.persistence.send(read).await??;
+            let is_due = |due: Option<Timestamp>| due.is_some_and(|due| due <= now);
+            let (due, later): (Vec<_>, Vec<_>) = found.into_iter().partition(|found| found.ready || is_due(found.next_at));
+            if due.is_empty() {
+                let next = later.iter().filter_map(|found| found.next_at).min().map_or(TICK, |next| next.since(now));
+                // What is not due before the next look is here because it waits.
+                let waits = later.iter().any(|found| found.next_at.is_none_or(|next| next > until));
+                let most = if waits { SOON } else { TICK };
+                return Ok(next.clamp(Duration::from_millis(1), most));
+            }
+            let carried = stream::iter(due).map(|due| async move {
+                let carried = self.carry_out(&due.name, &Order::Fire).await;
+                if let Err(error) = &carried {
+                    tracing::warn!(schedule = due.name, %error, "a schedule could not be fired; it is tried again");
+                }
+                carried.ok().map(|carried| carried.changed)
+            });
+            let carried: Vec<Option<bool>> = carried.buffer_unordered(AT_ONCE).collect().await;
+            // There may be more, also where somebody else was quicker. What cannot be fired must not be tried without a pause.
+            in_vain = if carried.contains(&Some(true)) { 0 } else { in_vain + 1 };
+            if in_vain > 2 || carried.iter().all(Option::is_none) {
+                return Ok(SOON);
+            }
+        }
+    }
+
+    /// Reads, decides, writes; again while somebody else is quicker.
+    async fn carry_out(&self, name: &str, order: &Order) -> Result<Carried, Error> {
+        let mut in_use = HashSet::new();
+        let mut waits = 0;
+        loop {
+            let found = self.find(name).await?;
+            let row = found.row.transpose().map_err(ScheduleError::Unavailable)?;
+            let now = self.door.time.now();
+            let mut decided = decide(order, row, &Known { name, now, last: found.last, in_use: &in_use })?;
+            let Decided { triggered, backfilled, .. } = &decided;
+            let carried = Carried { triggered: triggered.clone(), backfilled: *backfilled, changed: decided.row.is_some() };
+            if !carried.changed {
+                return Ok(carried);
+            }
+            let keys = self.keys(decided.starts.len()).await?;
+            decided.begun(&keys, now);
+            let change = self.change(name, found.revision, &decided, &keys, now)?;
+            let begins = !change.starts.is_empty();
+            let (told, outcome) = oneshot::channel();
+            self.persistence.do_send(Submit(vec![(Item::Schedule(Box::new(change)), Whom::Caller(told))]));
+            match outcome.await {
+                Ok(Outcome::Done) => {
+                    if begins {
+                        self.scheduler.do_send(Nudge);
+                    }
+                    return Ok(carried);
+                }
+                Ok(Outcome::Conflict) => {}
+                Ok(Outcome::IdInUse(_)) => in_use.extend(self.taken(&decided).await?),
+                Ok(Outcome::Waits) => {
+                    waits += 1;
+                    tokio::time::sleep(Duration::from_millis(5 << waits.min(7))).await;
+                }
+                Ok(Outcome::Refused(why)) => return Err(ScheduleError::Unavailable(why).into()),
+                Ok(_) | Err(_) => return Err(StoreError::Closed.into()),
+            }
+        }
+    }
+
+    async fn find(&self, name: &str) -> Result<Found, Error> {
+        let name = name.to_owned();
+        let read = Read::new(move |reader: Rc<dyn Reader>| async move {
+            let stored = reader.schedule(&name).await?;
+            let revision = stored.as_ref().map_or(0, |stored| stored.revision);
+            let row = stored.map(|stored| Row::decode(&stored.body));
+            let last = match &row {
+                Some(Ok(Row::Here(body))) => match &body.last {
+                    Some((_, last)) => reader.find(&last.id, None).await?,
+                    None => None,
+                },
+                _ => None,
+            };
+            let last = last.map(|last| (last.id, last.run, last.status.is_end()));
+            Ok(Found { revision, row, last })
+        });
+        Ok(self.persistence.send(read).await??)
+    }
+
+    /// Returns which of the ids are in use that these runs would have.
+    async fn taken(&self, decided: &Decided) -> Result<Vec<String>, Error> {
+        let ids: Vec<String> = decided.starts.iter().map(|start| start.id.clone()).collect();
+        let read = Read::new(move |reader: Rc<dyn Reader>| async move {
+            let mut taken = Vec::new();
+            for id in ids {
+                if reader.find(&id, None).await?.is_some() {
+                    taken.push(id);
+                }
+            }
+            Ok(taken)
+        });
+        Ok(self.persistence.send(read).await??)
+    }
+
+    async fn keys(&self, count: usize) -> Result<Vec<RunKey>, Error> {
+        // Somebody else may take of the new ones before this goes on.
+        while self.keys.borrow().len() < count {
+            let wanted = u32::try_from(count.max(KEYS)).unwrap_or(u32::MAX);
+            let first = self.persistence.send(ReserveKeys(wanted)).await??;
+            self.keys.borrow_mut().extend((first.0..first.0 + i64::from(wanted)).map(RunKey));
+        }
+        let mut keys = self.keys.borrow_mut();
+        let rest = keys.len() - count;
+        Ok(keys.split_off(rest))
+    }
+
+    /// Returns the item of a decision.
+    fn change(
+        &self,
+        name: &str,
+        seen: u64,
+        decided: &Decided,
+        keys: &[RunKey],
+        now: Timestamp,
+    ) -> Result<ScheduleChange, ScheduleError> {
+        let gone = || ScheduleError::Unavailable("nothing was decided".into());
+        let row = decided.row.as_ref().ok_or_else(gone)?;
+        let mut change = ScheduleChange {
+            name: name.to_owned(),
+            seen,
+            next_at: None,
+            awaits: None,
+            body: row.encode().map_err(ScheduleError::Unavailable)?,
+            starts: Vec::new(),
+            tells: Vec::new(),
+        };
+        let Row::Here(body) = row else { return Ok(change) };
+        (change.next_at, change.awaits) = (body.next_at(), body.awaits());
+        let config = &self.door.config;
+        let (limits, plan) = (config.limits, &body.plan);
+        let writer = || Writer { incarnation: self.incarnation, epoch: 0, build: config.build, is_shared: &|_| false };
+        for (start, key) in decided.starts.iter().zip(keys) {
+            let digest = plan.input.digest();
+            let started = Started {
+                workflow: plan.workflow.clone(),
+                version: plan.version,
+                input: plan.input.clone(),
+                seed: asked::fresh_seed(digest),
+                deadline: plan.deadline.map(|within| now.after(within)),
+                deferred: true,
+                limits: (limits != Limits::default()).then(|| Box::new(limits)),
+                parent: None,
+            };
+            let row = NewRun {
+                run: *key,
+                priority: plan.priority,
+                queue: plan.queue.clone(),
+                tags: plan.tags.clone(),
+                needs: plan.needs.clone(),
+                ..asked::first_row(start.id.clone(), &started, digest, now)
+            };
+            let record = asked::without_a_turn(&row.id, started, writer(), now).map_err(ScheduleError::Invalid)?;
+            change.starts.push((row, record));
+        }
+        if let Some(to) = &decided.cancel {
+            let reason = format!("schedule {name:?} is due again");
+            let message = format!("{OUR_MESSAGES}schedule:{name}:{seen}");
+            change.tells.push(Tell { to: to.clone(), message, body: MessageBody::Cancel { reason } });
+        }
+        Ok(change)
+    }
+}
+
+impl Actor for Timekeeper {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        self.look(ctx);
+    }
+}
+
+impl Handler<CarryOut> for Timekeeper {
+    type Result = actix::ResponseActFuture<Self, Result<Carried, Error>>;
+
+    fn handle(&mut self, CarryOut { name, order }: CarryOut, _: &mut Context<Self>) -> Self::Result {
+        let books = self.books.clone();
+        let carried = async move { books.carry_out(&name, &order).await };
+        Box::pin(carried.into_actor(self).map(|carried, this, ctx| {
+            // It may be due earlier than was known.
+            if carried.as_ref().is_ok_and(|carried| carried.changed) {
+                this.look(ctx);
+            }
+            carried
+        }))
+    }
+}

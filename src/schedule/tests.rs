@@ -1,0 +1,454 @@
+//! When schedules fire, and what is decided about their rows, as values.
+
+use std::{collections::HashSet, time::Duration};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    decide::{Decided, Known, Order, decide},
+    plan::{Overlap, Schedule},
+    state::{Body, Row, Triggered},
+};
+use crate::{
+    AppError, Cx, Workflow,
+    error::ScheduleError,
+    kernel::{
+        id::{RunId, RunKey},
+        time::Timestamp,
+    },
+};
+
+#[derive(Serialize, Deserialize, Clone)]
+struct Report {
+    of: u32,
+}
+
+impl Workflow for Report {
+    const NAME: &'static str = "schedule.report";
+    type Output = ();
+    type Error = AppError;
+
+    async fn run(self, _: Cx<Self>) -> Result<(), AppError> {
+        Ok(())
+    }
+}
+
+fn at(text: &str) -> DateTime<Utc> {
+    text.parse().unwrap()
+}
+
+fn stamp(text: &str) -> Timestamp {
+    Timestamp(at(text).timestamp_micros())
+}
+
+fn report() -> Schedule {
+    Schedule::new("report", Report { of: 1 })
+}
+
+/// The first instants of a cron expression in Berlin.
+fn berlin(expression: &str, after: &str, most: usize) -> Vec<String> {
+    let times = report().cron(expression, "Europe/Berlin").times_after(at(after), most).unwrap();
+    times.iter().map(|at| at.format("%m-%dT%H:%M").to_string()).collect()
+}
+
+// ---- times -----------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_time_of_day_that_is_skipped_fires_once_behind_the_gap() {
+    // On March 29th two o'clock is followed by three o'clock at 01:00 UTC.
+    assert_eq!(berlin("30 2 * * *", "2026-03-27T12:00:00Z", 3), ["03-28T01:30", "03-29T01:00", "03-30T00:30"]);
+    assert_eq!(berlin("0 3 * * *", "2026-03-28T12:00:00Z", 1), ["03-29T01:00"]);
+}
+
+#[test]
+fn a_time_of_day_that_comes_twice_fires_the_first_time_only() {
+    // On October 25th three o'clock is followed by two o'clock at 01:00 UTC.
+    assert_eq!(berlin("30 2 * * *", "2026-10-24T12:00:00Z", 2), ["10-25T00:30", "10-26T01:30"]);
+    // Asked between the two.
+    assert_eq!(berlin("30 2 * * *", "2026-10-25T00:45:00Z", 1), ["10-26T01:30"]);
+}
+
+#[test]
+fn whatever_is_not_one_time_a_day_fires_as_often_as_the_clock_shows_it() {
+    assert_eq!(berlin("30 * * * *", "2026-03-29T00:00:00Z", 3), ["03-29T00:30", "03-29T01:30", "03-29T02:30"]);
+    assert_eq!(berlin("30 * * * *", "2026-10-25T00:00:00Z", 3), ["10-25T00:30", "10-25T01:30", "10-25T02:30"]);
+    assert_eq!(berlin("*/30 2 * * *", "2026-03-28T12:00:00Z", 2), ["03-30T00:00", "03-30T00:30"], "skipped altogether");
+    let twice = ["10-25T00:00", "10-25T00:30", "10-25T01:00", "10-25T01:30", "10-26T01:00"];
+    assert_eq!(berlin("*/30 2 * * *", "2026-10-24T12:00:00Z", 5), twice);
+}
+
+#[test]
+fn instants_go_up_over_both_changes_of_a_year_and_are_the_same_from_wherever_one_asks() {
+    for (expression, from) in ["30 2 * * *", "*/20 * * * *", "0 0 1 * *", "15 10 * * MON", "0 3 L * *", "59 59 23 * * *"]
+        .iter()
+        .flat_map(|expression| ["2026-03-15T00:00:00Z", "2026-10-10T00:00:00Z"].map(|from| (*expression, from)))
+    {
+        let schedule = report().cron(expression, "Europe/Berlin");
+        let all = schedule.times_after(at(from), 1_500).unwrap();
+        assert!(all.windows(2).all(|pair| pair[0] < pair[1]), "{expression}");
+        for pair in all.windows(2).step_by(97) {
+            // From any moment between two instants the second one is next.
+            let between = pair[0] + (pair[1] - pair[0]) / 2;
+            assert_eq!(schedule.times_after(between, 1).unwrap(), [pair[1]], "{expression} behind {between}");
+        }
+    }
+}
+
+#[test]
+fn intervals_are_multiples_since_the_epoch_and_bounds_are_inclusive() {
+    let schedule = report().every_behind(Duration::from_secs(3600), Duration::from_secs(900));
+    let bounded = schedule.from(at("2026-01-01T10:15:00Z")).until(at("2026-01-01T12:15:00Z"));
+    let all = bounded.times_after(at("2025-01-01T00:00:00Z"), 9).unwrap();
+    assert_eq!(all, ["10:15", "11:15", "12:15"].map(|time| at(&format!("2026-01-01T{time}:00Z"))));
+    let before = report().every(Duration::from_secs(7)).times_after(at("1969-12-31T23:59:50Z"), 2).unwrap();
+    assert_eq!(before, [at("1969-12-31T23:59:53Z"), at("1970-01-01T00:00:00Z")]);
+}
+
+#[test]
+fn an_instant_that_several_rules_name_is_one() {
+    let both = report().cron("0 * * * *", "UTC").every(Duration::from_secs(1800));
+    let all = both.times_after(at("2026-01-01T00:00:00Z"), 3).unwrap();
+    assert_eq!(all, ["00:30", "01:00", "01:30"].map(|time| at(&format!("2026-01-01T{time}:00Z"))));
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_at_once_and_by_name() {
+    let refused = |schedule: Schedule| schedule.check().unwrap_err().to_string();
+    for (expression, field) in [
+        ("61 * * * *", "minutes"),
+        ("0 25 * * *", "hours"),
+        ("0 0 32 * *", "days of the month"),
+        ("0 0 * FOO *", "months"),
+        ("0 0 * * 9", "days of the week"),
+        ("99 0 0 * * *", "seconds"),
+        ("* * *", "3 fields"),
+        ("", "0 fields"),
+        ("@often", "nickname"),
+    ] {
+        let why = refused(report().cron(expression, "UTC"));
+        assert!(why.contains(field) && why.contains(expression), "{why}");
+    }
+    let never = refused(report().cron("0 0 30 2 *", "UTC"));
+    assert!(never.contains("would never fire"), "{never}");
+    assert_eq!(report().cron("@daily", "Mars/Olympus").check(), Err(ScheduleError::Zone("Mars/Olympus".into())));
+    assert!(refused(report()).contains("neither a cron expression nor an interval"));
+    assert!(refused(report().every(Duration::from_millis(10))).contains("at least"));
+    assert!(refused(report().every_behind(Duration::from_secs(5), Duration::from_secs(5))).contains("shorter"));
+    let backwards = report().every(Duration::from_secs(5)).from(at("2026-01-02T00:00:00Z")).until(at("2026-01-01T00:00:00Z"));
+    assert!(refused(backwards).contains("before it begins"));
+    assert!(refused(Schedule::new("a#2", Report { of: 1 }).every(Duration::from_secs(5))).contains("no name"));
+    report().cron("0 12 29 2 *", "UTC").check().expect("a leap day comes");
+    report().cron("@hourly", "America/New_York").check().unwrap();
+}
+
+// ---- rows ------------------------------------------------------------------------------------------------------
+
+/// A schedule over time: its row, what was begun, and what of that has ended.
+struct World {
+    row: Option<Row>,
+    now: Timestamp,
+    runs: Vec<(RunId, RunKey, bool)>,
+    in_use: HashSet<String>,
+    cancelled: Vec<String>,
+}
+
+impl World {
+    fn at(now: &str) -> World {
+        World { row: None, now: stamp(now), runs: Vec::new(), in_use: HashSet::new(), cancelled: Vec::new() }
+    }
+
+    fn with(schedule: Schedule, now: &str) -> World {
+        let mut world = World::at(now);
+        world.order(Order::Create(Box::new(schedule))).unwrap();
+        world
+    }
+
+    fn order(&mut self, order: Order) -> Result<Decided, ScheduleError> {
+        let last = match &self.row {
+            Some(Row::Here(body)) => body.last.as_ref().map(|(_, last)| last.id.clone()),
+            _ => None,
+        };
+        let last = last.and_then(|last| self.runs.iter().find(|(id, ..)| id.id == last).cloned());
+        let known = Known { name: "report", now: self.now, last, in_use: &self.in_use };
+        let mut decided = decide(&order, self.row.clone(), &known)?;
+        let keys: Vec<RunKey> = (0..decided.starts.len()).map(|n| RunKey((self.runs.len() + n) as i64 + 1)).collect();
+        decided.begun(&keys, self.now);
+        for (start, key) in decided.starts.iter().zip(keys) {
+            self.runs.push((RunId { id: start.id.clone(), run_no: 1 }, key, false));
+        }
+        self.cancelled.extend(decided.cancel.iter().map(|id| id.id.clone()));
+        if let Some(row) = &decided.row {
+            // As it comes back from a store.
+            self.row = Some(Row::decode(&row.encode().unwrap()).unwrap());
+        }
+        Ok(decided)
+    }
+
+    /// Fires at that time; returns the instants begun.
+    fn fire(&mut self, now: &str) -> Vec<String> {
+        self.now = stamp(now);
+        let decided = self.order(Order::Fire).unwrap();
+        decided.starts.iter().map(|start| start.id.clone()).collect()
+    }
+
+    fn end_all(&mut self) {
+        self.runs.iter_mut().for_each(|run| run.2 = true);
+    }
+
+    fn body(&self) -> &Body {
+        match &self.row {
+            Some(Row::Here(body)) => body,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn hourly() -> Schedule {
+    report().cron("0 * * * *", "UTC")
+}
+
+#[test]
+fn an_instant_fires_once_however_often_and_whenever_it_is_looked_at() {
+    let mut world = World::with(hourly(), "2026-01-01T00:30:00Z");
+    assert_eq!(world.fire("2026-01-01T00:59:59.999999Z"), [""; 0]);
+    assert_eq!(world.fire("2026-01-01T01:00:00Z"), ["report/2026-01-01T01:00:00Z"]);
+    world.end_all();
+    for now in ["2026-01-01T01:00:00Z", "2026-01-01T01:30:00Z", "2026-01-01T00:10:00Z", "2025-01-01T00:00:00Z"] {
+        assert_eq!(world.fire(now), [""; 0], "at {now}, be it that the clock was set back");
+    }
+    assert_eq!(world.fire("2026-01-01T02:00:01Z"), ["report/2026-01-01T02:00:00Z"]);
+    assert_eq!(world.body().counts.started, 2);
+}
+
+#[test]
+fn what_was_missed_fires_late_within_the_window_and_is_counted_beyond_it() {
+    let schedule = hourly().overlap(Overlap::AllowAll).catch_up(Duration::from_secs(2 * 3600));
+    let mut world = World::with(schedule, "2026-01-01T00:30:00Z");
+    let late = world.fire("2026-01-01T10:10:00Z");
+    assert_eq!(late, ["report/2026-01-01T09:00:00Z", "report/2026-01-01T10:00:00Z"]);
+    assert_eq!(world.body().counts.missed, 8);
+    assert_eq!(world.body().next_at(), Some(stamp("2026-01-01T11:00:00Z")));
+}
+
+#[test]
+fn a_gap_of_years_is_passed_over_in_one_decision() {
+    let schedule = report().every(Duration::from_secs(1)).catch_up(Duration::from_secs(3));
+    let mut world = World::with(schedule, "2026-01-01T00:00:00.5Z");
+    world.fire("2036-01-01T00:00:00.5Z");
+    let counts = world.body().counts;
+    assert_eq!((counts.started, counts.missed), (1, 1_000), "{counts:?}");
+    assert_eq!(world.body().next_at(), Some(stamp("2036-01-01T00:00:01Z")));
+}
+
+#[test]
+fn many_that_are_due_at_once_begin_over_several_commits_and_none_is_left_out() {
+    let schedule = report().every(Duration::from_secs(1)).overlap(Overlap::AllowAll);
+    let mut world = World::with(schedule, "2026-01-01T00:00:00Z");
+    let mut commits = 0;
+    while !world.fire("2026-01-01T00:05:00Z").is_empty() {
+        commits += 1;
+    }
+    assert_eq!((world.runs.len(), commits), (300, 3));
+    let ids: HashSet<_> = world.runs.iter().map(|(id, ..)| &id.id).collect();
+    assert_eq!(ids.len(), 300);
+}
+
+#[test]
+fn each_policy_does_with_the_run_before_what_it_says() {
+    let fired = |overlap| {
+        let mut world = World::with(hourly().overlap(overlap), "2026-01-01T00:30:00Z");
+        for hour in 1..=4 {
+            world.fire(&format!("2026-01-01T0{hour}:00:00Z"));
+        }
+        let during = world.runs.len();
+        world.end_all();
+        world.fire("2026-01-01T04:01:00Z");
+        let behind = world.runs.len();
+        world.end_all();
+        world.fire("2026-01-01T04:02:00Z");
+        let counts = world.body().counts;
+        (during, behind, world.runs.len(), counts.skipped, world.cancelled.len())
+    };
+    assert_eq!(fired(Overlap::Skip), (1, 1, 1, 3, 0));
+    assert_eq!(fired(Overlap::BufferOne), (1, 2, 2, 2, 0));
+    assert_eq!(fired(Overlap::BufferAll), (1, 2, 3, 0, 0));
+    assert_eq!(fired(Overlap::CancelOther), (1, 2, 2, 2, 3));
+    assert_eq!(fired(Overlap::AllowAll), (4, 4, 4, 0, 0));
+}
+
+#[test]
+fn of_several_late_instants_that_would_cancel_each_other_the_newest_begins() {
+    let mut world = World::with(hourly().overlap(Overlap::CancelOther), "2026-01-01T00:30:00Z");
+    assert_eq!(world.fire("2026-01-01T03:10:00Z"), ["report/2026-01-01T03:00:00Z"]);
+    assert_eq!((world.body().counts.skipped, world.cancelled.len()), (2, 0));
+}
+
+#[test]
+fn a_row_says_whose_end_it_waits_for_and_goes_on_behind_it() {
+    let mut world = World::with(hourly().overlap(Overlap::BufferAll), "2026-01-01T00:30:00Z");
+    world.fire("2026-01-01T01:00:00Z");
+    assert_eq!(world.body().awaits(), None);
+    world.fire("2026-01-01T02:00:00Z");
+    assert_eq!(world.body().awaits(), Some(RunKey(1)));
+    // The execution goes on as its next run: the row waits for that.
+    world.runs[0].1 = RunKey(77);
+    world.fire("2026-01-01T02:01:00Z");
+    assert_eq!(world.body().awaits(), Some(RunKey(77)));
+    world.end_all();
+    assert_eq!(world.fire("2026-01-01T02:02:00Z"), ["report/2026-01-01T02:00:00Z"]);
+    assert_eq!(world.body().awaits(), None);
+}
+
+#[test]
+fn jitter_is_the_same_whoever_computes_it_within_its_bound_and_never_reaches_the_next_instant() {
+    let jitter = |most| {
+        let mut world = World::with(hourly().jitter(Duration::from_secs(most)), "2026-01-01T00:30:00Z");
+        let mut delays = Vec::new();
+        for _ in 0..50 {
+            let next = world.body().next.unwrap();
+            delays.push(next.due.since(next.instant));
+            world.now = next.due;
+            world.order(Order::Fire).unwrap();
+            world.end_all();
+        }
+        delays
+    };
+    let delays = jitter(600);
+    assert_eq!(delays, jitter(600));
+    assert!(delays.iter().all(|delay| *delay < Duration::from_secs(600)));
+    assert!(delays.iter().collect::<HashSet<_>>().len() > 40, "{delays:?}");
+    assert!(jitter(1_000_000).iter().all(|delay| *delay < Duration::from_secs(3600)));
+}
+
+#[test]
+fn it_fires_as_often_as_it_may_and_what_somebody_asks_for_does_not_count() {
+    let mut world = World::with(hourly().at_most(2), "2026-01-01T00:30:00Z");
+    world.order(Order::Trigger { at: world.now, overlap: None }).unwrap();
+    assert_eq!(world.fire("2026-01-01T01:00:00Z"), [""; 0], "the triggered one runs");
+    world.end_all();
+    for hour in 2..=5 {
+        world.fire(&format!("2026-01-01T0{hour}:00:00Z"));
+        world.end_all();
+    }
+    assert_eq!((world.runs.len(), world.body().remaining, world.body().next_at()), (3, Some(0), None));
+    world.now = stamp("2026-01-01T06:00:00Z");
+    let again = world.order(Order::Trigger { at: world.now, overlap: None }).unwrap();
+    assert_eq!(again.triggered, Some(Triggered::Started("report/2026-01-01T06:00:00Z".into())));
+    // An update begins a new count.
+    world.order(Order::Update(Box::new(hourly().at_most(5)))).unwrap();
+    assert_eq!((world.body().remaining, world.body().next_at()), (Some(5), Some(stamp("2026-01-01T07:00:00Z"))));
+}
+
+#[test]
+fn what_passes_during_a_pause_is_left_out_and_what_waits_goes_on_waiting() {
+    let mut world = World::with(hourly().overlap(Overlap::BufferAll), "2026-01-01T00:30:00Z");
+    world.fire("2026-01-01T01:00:00Z");
+    world.fire("2026-01-01T02:00:00Z");
+    world.order(Order::Pause { by: "ops".into(), reason: "a flood".into() }).unwrap();
+    let pause = world.body().paused.clone().unwrap();
+    assert_eq!((pause.by.as_str(), pause.reason.as_str(), pause.at), ("ops", "a flood", at("2026-01-01T02:00:00Z")));
+    world.end_all();
+    assert_eq!(world.fire("2026-01-01T05:00:00Z"), [""; 0]);
+    assert_eq!((world.body().next_at(), world.body().awaits()), (None, None));
+    let asked = world.order(Order::Trigger { at: world.now, overlap: None }).unwrap();
+    assert_eq!(asked.triggered, Some(Triggered::Started("report/2026-01-01T05:00:00Z".into())), "asked for, so it begins");
+    world.end_all();
+    world.now = stamp("2026-01-01T05:30:00Z");
+    let unpaused = world.order(Order::Unpause).unwrap();
+    assert_eq!(unpaused.starts.len(), 1, "the one that waited");
+    assert_eq!(unpaused.starts[0].id, "report/2026-01-01T02:00:00Z");
+    assert_eq!(world.body().next_at(), Some(stamp("2026-01-01T06:00:00Z")));
+}
+
+#[test]
+fn a_backfill_has_both_ends_one_behind_the_other_or_all_at_once() {
+    let range = (stamp("2025-06-01T00:00:00Z"), stamp("2025-06-01T05:00:00Z"));
+    let backfill = |beside| Order::Backfill { from: range.0, to: range.1, beside };
+    let mut world = World::with(hourly(), "2026-01-01T00:30:00Z");
+    assert_eq!(world.order(backfill(false)).unwrap().backfilled, 6);
+    let mut order = vec![world.runs[0].0.id.clone()];
+    loop {
+        world.end_all();
+        let more = world.fire("2026-01-01T00:31:00Z");
+        if more.is_empty() {
+            break;
+        }
+        assert_eq!(more.len(), 1);
+        order.extend(more);
+    }
+    let wanted: Vec<String> = (0..6).map(|hour| format!("report/2025-06-01T0{hour}:00:00Z")).collect();
+    assert_eq!(order, wanted);
+
+    let mut world = World::with(hourly(), "2026-01-01T00:30:00Z");
+    world.in_use.insert(wanted[3].clone());
+    let all = world.order(backfill(true)).unwrap();
+    assert_eq!((all.starts.len(), world.body().counts.in_use), (5, 1), "what exists is left out");
+    let long = Order::Backfill { from: stamp("2020-01-01T00:00:00Z"), to: range.1, beside: true };
+    assert_eq!(world.order(long).unwrap_err(), ScheduleError::TooMany { room: 1_000 });
+    let future = Order::Backfill { from: range.0, to: stamp("2027-01-01T00:00:00Z"), beside: true };
+    assert!(matches!(world.order(future), Err(ScheduleError::Invalid(_))));
+}
+
+#[test]
+fn a_trigger_that_is_asked_again_because_its_answer_was_lost_is_carried_out_once() {
+    for overlap in [Overlap::AllowAll, Overlap::BufferAll] {
+        let mut world = World::with(hourly(), "2026-01-01T00:30:00Z");
+        world.order(Order::Trigger { at: world.now, overlap: None }).unwrap();
+        let at = stamp("2026-01-01T00:31:00Z");
+        world.now = at;
+        let first = world.order(Order::Trigger { at, overlap: Some(overlap) }).unwrap().triggered;
+        let second = world.order(Order::Trigger { at, overlap: Some(overlap) }).unwrap();
+        assert_eq!((second.triggered, second.row), (first, None));
+    }
+}
+
+#[test]
+fn an_update_reaches_no_instant_that_has_come() {
+    let mut world = World::with(hourly(), "2026-01-01T00:30:00Z");
+    world.now = stamp("2026-01-01T01:00:01Z");
+    // What was due and not fired by anybody up to now is fired by the old plan, in the same decision.
+    let updated = world.order(Order::Update(Box::new(report().cron("0,30 * * * *", "UTC")))).unwrap();
+    assert_eq!(updated.starts.len(), 1);
+    assert_eq!(world.body().next_at(), Some(stamp("2026-01-01T01:30:00Z")));
+    world.end_all();
+    // Nothing of a plan that reaches further back.
+    world.order(Order::Update(Box::new(report().every(Duration::from_secs(60))))).unwrap();
+    assert_eq!(world.body().next_at(), Some(stamp("2026-01-01T01:01:00Z")));
+}
+
+#[test]
+fn a_name_is_one_schedule_and_a_new_one_of_it_makes_other_ids() {
+    let mut world = World::with(hourly(), "2026-01-01T00:30:00Z");
+    let same = world.order(Order::Create(Box::new(hourly()))).unwrap();
+    assert_eq!(same.row, None, "the same again is as good as made");
+    let other = Schedule::new("report", Report { of: 2 }).cron("0 * * * *", "UTC");
+    assert_eq!(world.order(Order::Create(Box::new(other.clone()))).unwrap_err(), ScheduleError::Exists("report".into()));
+    world.order(Order::Delete).unwrap();
+    assert!(matches!(world.order(Order::Fire), Err(ScheduleError::Unknown(_))));
+    world.order(Order::Create(Box::new(other))).unwrap();
+    assert_eq!(world.fire("2026-01-01T01:00:00Z"), ["report#2/2026-01-01T01:00:00Z"]);
+}
+
+#[test]
+fn one_that_would_never_fire_is_not_made() {
+    let mut world = World::at("2026-01-01T00:30:00Z");
+    let over = hourly().until(at("2025-12-31T00:00:00Z"));
+    assert!(matches!(world.order(Order::Create(Box::new(over))), Err(ScheduleError::Invalid(_))));
+}
+
+#[test]
+fn a_description_names_the_next_instants_and_the_newest_runs() {
+    let mut world = World::with(hourly().at_most(13), "2026-01-01T00:30:00Z");
+    for hour in 1..=12 {
+        world.fire(&format!("2026-01-01T{hour:02}:00:00Z"));
+        world.end_all();
+    }
+    let body = world.body();
+    let times = super::Times::of(&body.plan.specs, None, None).unwrap();
+    let told = body.describe("report", &times, 5, world.now);
+    assert_eq!(told.next, [at("2026-01-01T13:00:00Z")], "one is left");
+    assert_eq!(told.recent.len(), 10);
+    assert_eq!(told.recent[0].id, "report/2026-01-01T12:00:00Z");
+    assert_eq!((told.counts.started, told.workflow.as_str()), (12, "schedule.report"));
+}
