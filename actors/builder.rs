@@ -235,6 +235,15 @@ impl Builder {
         self
     }
 
+    /// Lets every execution that comes to rest leave memory, so that whatever arrives next replays it from its log; also while its
+    /// activities run. For tests of replay; `STENT_EVICT=1` in the environment does the same.
+    #[cfg(feature = "failpoints")]
+    #[doc(hidden)]
+    pub fn evict_always(mut self) -> Builder {
+        self.config.evict = true;
+        self
+    }
+
     /// Sets where time comes from. For tests.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Builder {
         self.config.clock = clock;

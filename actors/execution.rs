@@ -54,12 +54,15 @@ fn longer(breath: Duration) -> Duration {
 
 mod acts;
 mod children;
+mod cold;
+mod details;
 mod inquiries;
 mod messages;
 mod reopen;
 mod rest;
 mod transaction;
 
+pub(crate) use cold::Cool;
 pub(crate) use inquiries::Inquire;
 pub(crate) use messages::{Acked, Arrive, Behind, Depart, Due, Evict, InboxRead, Mail, Woken};
 pub(crate) use rest::MakeWay;
@@ -106,6 +109,10 @@ pub(crate) struct Execution {
     waiting: VecDeque<Arrival>,
     seen: u64,
     details: Vec<(Position, Attempt, Bytes)>,
+    /// Calls whose details are kept here only…
+    unstored: BTreeSet<Position>,
+    /// …and some are on their way to the store.
+    storing: bool,
     /// Transactional steps: what the store keeps of each goes with the commit that records its end.
     transactions: BTreeSet<Position>,
     /// Questions that wait for the commit in flight: the state behind it is not recorded yet.
@@ -129,6 +136,8 @@ pub(crate) struct Execution {
     departing: bool,
     /// A timer will look whether what it has in queues lasts.
     resting: bool,
+    /// It has asked to leave memory, and was not answered yet.
+    cooling: bool,
     /// How long the next commit that somebody stands in the way of waits.
     breath: Duration,
     /// The boot time of its last turn.
@@ -177,6 +186,8 @@ impl Execution {
             waiting: VecDeque::new(),
             seen,
             details,
+            unstored: BTreeSet::new(),
+            storing: false,
             transactions: BTreeSet::new(),
             inquiries: Vec::new(),
             reply: None,
@@ -188,6 +199,7 @@ impl Execution {
             travelled: false,
             departing: false,
             resting: false,
+            cooling: false,
             breath: BREATH,
             turned_at: Duration::ZERO,
             sealed: false,
@@ -230,8 +242,7 @@ impl Execution {
         for arrival in arrivals {
             if let Arrival::Message { body: MessageBody::Task { position, attempt, details: Some(details), .. }, .. } = &arrival {
                 // For the next attempt, if there is one.
-                self.details.retain(|(at, ..)| at != position);
-                self.details.push((*position, *attempt, details.clone()));
+                self.keep(*position, *attempt, details.clone());
             }
             if let Arrival::Ended { position, attempt, .. } = &arrival
                 && self.run.state().call(*position).is_none_or(|call| call.attempt != *attempt)
@@ -378,6 +389,8 @@ impl Execution {
             self.turn(ctx);
         } else if self.departs() {
             self.depart(ctx);
+        } else if self.engine.config.evict {
+            self.evict(ctx);
         } else {
             self.go_to_sleep(ctx);
         }
@@ -429,7 +442,7 @@ impl Execution {
                 if self.run.state().call(*position).is_some()
                     && let Some(details) = attempts.get(self.key, *position).and_then(|ended| ended.details_for_next())
                 {
-                    self.details.push((*position, *attempt, details));
+                    self.keep(*position, *attempt, details);
                 }
                 attempts.recorded(self.key, *position, *attempt);
                 if self.run.state().call(*position).is_none() {
@@ -559,7 +572,7 @@ impl Execution {
         }
         self.engine.withdraw_all(self.key);
         let busy = self.run.runs_steps() || !self.stopping.is_empty();
-        if busy || self.engine.pool.attempts().count_of(self.key) > 0 {
+        if busy || self.engine.pool.attempts().count_of(self.key) > 0 || self.stores_details(ctx) {
             return;
         }
         let now = self.now();

@@ -1,8 +1,8 @@
 //! Executor: hosts executions on its arbiter. It deals out what arrives for them, brings claimed runs to memory, and takes
 //! back those that left or fell. It holds no truth: what it forgets, the reconciler finds in the store.
 //!
-//! A run in memory is *loading* (its log is on the way), *live* (an [`Execution`]), or waits to be *reopened* after it fell,
-//! with back-off; after too many falls without progress it is quarantined.
+//! A run that is held is *loading* (its log is on the way), *live* (an [`Execution`]), *cold* (owned, and out of memory), or waits to
+//! be *reopened* after it fell, with back-off; after too many falls without progress it is quarantined.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -18,7 +18,7 @@ use super::{
     asked, backlog,
     door::Door,
     engine::Engine,
-    execution::{Begun, Behind, Execution, Home, Mail, Unbegun},
+    execution::{Begun, Execution, Home, Mail, Unbegun},
     loading::{self, Unopened},
     persistence::{Read, ReserveKeys, Whom},
     scheduler::{Nudge, Room},
@@ -33,6 +33,7 @@ use crate::{
     store::{Item, NewRun, Outcome, Reader, StoreError, Stored, Unread, Yield, YieldReason},
 };
 
+mod cold;
 mod elsewhere;
 mod leaving;
 mod listening;
@@ -40,6 +41,7 @@ mod memory;
 mod messages;
 mod room;
 
+pub(crate) use cold::Freeze;
 use elsewhere::Elsewhere;
 pub(crate) use leaving::{Drain, Shed, Stop};
 use memory::Memory;
@@ -110,9 +112,24 @@ pub(crate) struct Executor {
 }
 
 enum Held {
-    Loading { generation: u64, mail: Vec<Unread> },
-    Live { ticket: Ticket, address: Addr<Execution> },
-    Falling { generation: u64 },
+    Loading {
+        generation: u64,
+        mail: Vec<Unread>,
+    },
+    /// *stirred* if something was sent to it since it last asked to leave.
+    Live {
+        ticket: Ticket,
+        address: Addr<Execution>,
+        stirred: bool,
+    },
+    /// It has seen so many messages.
+    Cold {
+        ticket: Ticket,
+        seen: u64,
+    },
+    Falling {
+        generation: u64,
+    },
 }
 
 /// What is known of a run before its log is read.
@@ -164,7 +181,9 @@ impl Executor {
 
     fn live(&self, run: RunKey, generation: Option<u64>) -> Option<&Addr<Execution>> {
         match self.held.get(&run) {
-            Some(Held::Live { ticket, address }) if generation.is_none_or(|wanted| wanted == ticket.generation) => Some(address),
+            Some(Held::Live { ticket, address, .. }) if generation.is_none_or(|wanted| wanted == ticket.generation) => {
+                Some(address)
+            }
             _ => None,
         }
     }
@@ -216,7 +235,7 @@ impl Executor {
                 let since = self.engine.config.clock.boot();
                 let (forced, same_incarnation) = (false, true);
                 let ticket = Ticket { generation, epoch, forced, same_incarnation, falls: 0, claims: 0, due: None, since };
-                self.held.insert(RunKey(key), Held::Live { ticket, address });
+                self.held.insert(RunKey(key), Held::Live { ticket, address, stirred: false });
             }
             Err(blocked) => {
                 // Nothing was recorded: the caller hears why, and no run exists.
@@ -370,7 +389,8 @@ impl Executor {
             Some(Held::Loading { generation, mail }) if *generation == ticket.generation => std::mem::take(mail),
             _ => return,
         };
-        if self.draining {
+        // One of which something runs here leaves when that has ended.
+        if self.draining && self.engine.pool.attempts().count_of(run) == 0 {
             return self.give_back(self.unopened(run, ticket), ctx);
         }
         let config = &self.engine.config;
@@ -390,7 +410,7 @@ impl Executor {
                     // make a sound run look like a poisonous one.
                     self.engine.record(Item::Progressed(vec![run]), Whom::Nobody);
                 }
-                self.held.insert(run, Held::Live { ticket, address });
+                self.held.insert(run, Held::Live { ticket, address, stirred: false });
             }
             Err(unopened) => {
                 tracing::error!(run = %loaded.summary.id, report = %unopened, "the run cannot be opened; nothing was changed");
@@ -485,8 +505,8 @@ impl Executor {
 
     fn left(&mut self, left: Left, ctx: &mut Context<Self>) -> Option<Timestamp> {
         let Left { run, generation, how } = left;
-        let ticket = match self.held.get(&run) {
-            Some(Held::Live { ticket, .. }) if ticket.generation == generation => *ticket,
+        let (ticket, stirred) = match self.held.get(&run) {
+            Some(Held::Live { ticket, stirred, .. }) if ticket.generation == generation => (*ticket, *stirred),
             _ => return None,
         };
         self.engine.resting.forget(run);
@@ -498,6 +518,7 @@ impl Executor {
             LeftHow::Ended => {
                 self.held.remove(&run);
             }
+            LeftHow::Cold { seen } => self.cooled(run, ticket, seen, stirred, ctx),
             LeftHow::Yields(yielded) => {
                 let wake_at = match &yielded.why {
                     YieldReason::Released { wake_at, .. } => *wake_at,
@@ -522,9 +543,7 @@ impl Executor {
     fn on_owned(&mut self, owned: &[(RunKey, u64)], ctx: &mut Context<Self>) {
         // A hint of a message may have been lost: whoever has not seen it looks.
         for (run, inbox_seq) in owned.iter().filter(|(_, inbox_seq)| *inbox_seq > 0) {
-            if let Some(address) = self.live(*run, None) {
-                address.do_send(Behind(*inbox_seq));
-            }
+            self.behind(*run, *inbox_seq, ctx);
         }
         let lost: HashSet<RunKey> = owned
             .iter()

@@ -32,6 +32,7 @@
 //! | `Acks` `ClaimedRuns` `Deliver` | Persistence | Executor |
 //! | `TimersDue` `Reconcile` | Scheduler | Executor |
 //! | `MakeRoom` | Scheduler, executions | Executor |
+//! | `Freeze` | executions | Executor |
 //! | `AttemptsEnded` | pool | Executor |
 //! | `ExecutionsLeft` `ReadInbox` `AskKeys` `FlushPanicked` | executions, outbox | Executor |
 //! | `Drain` `Stop` `LinkOthers` | incarnation | Executor |
@@ -44,7 +45,7 @@
 //! | `CarryOut` | door | Timekeeper |
 //! | `Shed` | Undertaker | Executor |
 //! | `GiveWay` | Undertaker | Scheduler |
-//! | `Arrive` `Acked` `Mail` `Behind` `InboxRead` `Due` `MakeWay` `Depart` `Evict` `Inquire` | Executor | Execution |
+//! | `Arrive` `Acked` `Mail` `Behind` `InboxRead` `Due` `MakeWay` `Cool` `Depart` `Evict` `Inquire` | Executor | Execution |
 //! | `Woken` | a workflow's waker | Execution |
 
 pub(crate) mod asked;

@@ -45,6 +45,8 @@ pub(crate) struct Config {
     pub(crate) serves: Option<Vec<String>>,
     /// What executions and activities may need of their node.
     pub(crate) tags: Vec<String>,
+    /// Whether every execution that comes to rest leaves memory: for tests of replay.
+    pub(crate) evict: bool,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) build: BuildId,
 }
@@ -71,10 +73,16 @@ impl Default for Config {
             queues: Vec::new(),
             serves: None,
             tags: Vec::new(),
+            evict: evicts(),
             clock: Arc::new(SystemClock),
             build: this_build(),
         }
     }
+}
+
+/// Tells whether the environment asks for `Builder::evict_always`.
+fn evicts() -> bool {
+    cfg!(feature = "failpoints") && std::env::var_os("STENT_EVICT").is_some_and(|evict| evict == "1")
 }
 
 /// The longest look-ahead.

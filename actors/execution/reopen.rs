@@ -31,9 +31,7 @@ impl Execution {
                 None => {}
             }
         }
-        let open = self.run.state().open.iter();
-        let transactional = open.filter(|(_, open)| open.is_transaction()).map(|(position, _)| *position);
-        self.transactions.extend(transactional);
+        self.transactions = self.run.state().transactions().collect();
         // What is in the table and not open any more was told to stop by the memory before this one.
         for attempt in attempts.of(self.key) {
             if !self.run.state().open.contains_key(&attempt.position) {
@@ -86,6 +84,9 @@ impl Execution {
                 let effects = self.open_effects();
                 self.perform(effects, ctx);
                 self.take_ready(ctx);
+                if self.engine.config.evict {
+                    self.evict(ctx);
+                }
             }
         }
     }

@@ -7,7 +7,7 @@ use super::Execution;
 use crate::{
     actors::executor::MakeRoom,
     kernel::{
-        event::{Event, Fact},
+        event::{Event, Fact, Next},
         run::{Decision, Effect},
         state::Rest,
         time::Timestamp,
@@ -34,11 +34,20 @@ impl Execution {
             }
             _ => false,
         });
+        // Details that are here only have to be in the store first.
+        let left = decision.commit.events.iter().any(|event| match event {
+            Event::Fact(Fact::Failed { position, next: Next::Retry { .. } | Next::Park, .. }) => {
+                attempts.get(self.key, *position).is_some_and(|attempt| attempt.details_for_next().is_some())
+            }
+            _ => false,
+        });
         // Nor while something is yet to be told to stop.
         let aborts = decision.effects.iter().any(|effect| matches!(effect, Effect::Abort { .. }));
         // What is elsewhere is mostly back soon, and waiting for it in memory costs less than a claim and a replay.
         self.is_far(next, decision.commit.time)
             && !aborts
+            && !left
+            && self.unstored.is_empty()
             && !self.run.awaits_others()
             && !self.run.runs_steps()
             && attempts.count_of(self.key) <= recorded.count()
@@ -46,7 +55,8 @@ impl Execution {
 
     /// Tells whether what it waits for is far enough away to leave for.
     pub(super) fn is_far(&self, next: Option<Timestamp>, now: Timestamp) -> bool {
-        self.is_long(next, now) || (self.engine.resting.is_crowded() && self.is_behind_the_horizon(next, now))
+        let leaves = self.engine.resting.is_crowded() || self.engine.config.evict;
+        self.is_long(next, now) || (leaves && self.is_behind_the_horizon(next, now))
     }
 
     fn is_long(&self, next: Option<Timestamp>, now: Timestamp) -> bool {
@@ -59,7 +69,7 @@ impl Execution {
     }
 
     /// Tells whether nothing of it is under way here.
-    fn is_quiet(&self) -> bool {
+    pub(super) fn is_quiet(&self) -> bool {
         !self.run.runs_steps()
             && self.stopping.is_empty()
             && self.held_back.is_empty()
@@ -76,7 +86,9 @@ impl Execution {
             return;
         }
         if rested && self.is_far(next, now) {
-            self.sleep(next, now, ctx);
+            if !self.stores_details(ctx) {
+                self.sleep(next, now, ctx);
+            }
         } else if self.is_behind_the_horizon(next, now) {
             self.engine.resting.rests(self.key);
         }
@@ -100,6 +112,8 @@ impl Execution {
             Rest::Waits { next }
                 if self.recording.is_none()
                     && self.waiting.is_empty()
+                    && self.unstored.is_empty()
+                    && !self.storing
                     && self.is_quiet()
                     && self.is_behind_the_horizon(next, now) =>
             {

@@ -45,9 +45,17 @@ impl Executor {
                 address.do_send(Depart);
             }
         }
-        // Those whose logs nobody has begun to read need not be read here.
+        // Those whose logs nobody has begun to read need not be read here, but for those of which something runs here.
         for (run, ticket) in std::mem::take(&mut self.unread) {
-            self.give_back(self.unopened(run, ticket), ctx);
+            if self.engine.pool.attempts().count_of(run) > 0 {
+                self.unread.push_back((run, ticket));
+            } else {
+                self.give_back(self.unopened(run, ticket), ctx);
+            }
+        }
+        let cold = self.held.iter().filter(|(_, held)| matches!(held, Held::Cold { .. })).map(|(run, _)| *run);
+        for run in cold.collect::<Vec<_>>() {
+            self.thaw(run, ctx);
         }
     }
 
@@ -114,7 +122,7 @@ impl Handler<Shed> for Executor {
         let now = self.engine.config.clock.boot();
         let long = SETTLED_IN.max(self.engine.config.horizon());
         let settled_in = self.held.values().filter_map(|held| match held {
-            Held::Live { ticket, address } if now.saturating_sub(ticket.since) > long => Some(address),
+            Held::Live { ticket, address, .. } if now.saturating_sub(ticket.since) > long => Some(address),
             _ => None,
         });
         let told = settled_in.take(most as usize).map(|address| address.do_send(Depart)).count();

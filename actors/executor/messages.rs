@@ -62,6 +62,8 @@ pub(crate) struct Left {
 pub(crate) enum LeftHow {
     /// It sleeps in the store.
     Passive { wake_at: Option<Timestamp> },
+    /// It is out of memory and stays ours; so many messages were seen.
+    Cold { seen: u64 },
     /// It is over.
     Ended,
     /// It cannot go on here, and is given back.
@@ -145,7 +147,7 @@ impl Handler<Hinted> for Executor {
 
     fn handle(&mut self, Hinted { mail, ended, published, anything }: Hinted, ctx: &mut Context<Self>) {
         for run in mail {
-            if let Some(Held::Live { ticket, .. }) = self.held.get(&run) {
+            if let Some(Held::Live { ticket, .. } | Held::Cold { ticket, .. }) = self.held.get(&run) {
                 ctx.notify(ReadInbox { run, generation: ticket.generation });
             }
         }
@@ -191,7 +193,7 @@ impl Handler<Acks> for Executor {
     fn handle(&mut self, Acks(acks): Acks, _: &mut Context<Self>) {
         failpoint!("executor.before_deal");
         for ack in acks {
-            if let Some(Held::Live { ticket, address }) = self.held.get_mut(&ack.run)
+            if let Some(Held::Live { ticket, address, .. }) = self.held.get_mut(&ack.run)
                 && ticket.generation == ack.generation
             {
                 if ack.outcome == Outcome::Done {
@@ -208,7 +210,7 @@ impl Handler<Acks> for Executor {
 impl Handler<AttemptsEnded> for Executor {
     type Result = ();
 
-    fn handle(&mut self, AttemptsEnded(mut ended): AttemptsEnded, _: &mut Context<Self>) {
+    fn handle(&mut self, AttemptsEnded(mut ended): AttemptsEnded, ctx: &mut Context<Self>) {
         failpoint!("executor.attempts_ended");
         // Results of one run travel together, in their order; a run that is not live finds them in the table of attempts.
         if !ended.is_sorted_by_key(|ended| ended.run) {
@@ -221,16 +223,13 @@ impl Handler<AttemptsEnded> for Executor {
             while let Some(next) = ended.next_if(|next| next.run == run) {
                 arrivals.push(arrival_of(next));
             }
-            match self.held.get(&run) {
-                Some(Held::Live { address, .. }) => address.do_send(Arrive(arrivals)),
-                // Found in the table of attempts when the run is back.
-                Some(Held::Loading { .. } | Held::Falling { .. }) => {}
-                // The run is over, or given back: nobody will ever ask.
-                None => {
-                    for arrival in arrivals {
-                        if let Arrival::Ended { position, attempt, .. } = arrival {
-                            self.engine.pool.attempts().recorded(run, position, attempt);
-                        }
+            if let Some(address) = self.reach(run, ctx) {
+                address.do_send(Arrive(arrivals));
+            } else if !self.held.contains_key(&run) {
+                // The run is over, or given back: nobody will ever ask. Any other finds it in the table of attempts when it is back.
+                for arrival in arrivals {
+                    if let Arrival::Ended { position, attempt, .. } = arrival {
+                        self.engine.pool.attempts().recorded(run, position, attempt);
                     }
                 }
             }
@@ -241,9 +240,10 @@ impl Handler<AttemptsEnded> for Executor {
 impl Handler<TimersDue> for Executor {
     type Result = ();
 
-    fn handle(&mut self, TimersDue(timers): TimersDue, _: &mut Context<Self>) {
+    fn handle(&mut self, TimersDue(timers): TimersDue, ctx: &mut Context<Self>) {
         for timer in timers {
-            if let Some(address) = self.live(timer.run, None) {
+            // One that is loading is asked for what is due when it is here.
+            if let Some(address) = self.reach(timer.run, ctx) {
                 address.do_send(Due(timer.what));
             }
         }
@@ -253,14 +253,14 @@ impl Handler<TimersDue> for Executor {
 impl Handler<Deliver> for Executor {
     type Result = ();
 
-    fn handle(&mut self, Deliver(messages): Deliver, _: &mut Context<Self>) {
+    fn handle(&mut self, Deliver(messages): Deliver, ctx: &mut Context<Self>) {
         for (run, unread) in messages {
-            match self.held.get_mut(&run) {
-                Some(Held::Live { address, .. }) => address.do_send(Mail(vec![unread])),
-                Some(Held::Loading { mail, .. }) => mail.push(unread),
-                // It will read its inbox when it comes back.
-                Some(Held::Falling { .. }) | None => {}
+            if let Some(address) = self.reach(run, ctx) {
+                address.do_send(Mail(vec![unread]));
+            } else if let Some(Held::Loading { mail, .. }) = self.held.get_mut(&run) {
+                mail.push(unread);
             }
+            // Any other will read its inbox when it comes back.
         }
     }
 }
@@ -302,11 +302,13 @@ impl Handler<ReadInbox> for Executor {
         let read = Read::new(move |reader: Rc<dyn Reader>| async move { reader.inbox(run).await });
         let asked = self.engine.persistence.send(read).into_actor(self);
         ctx.spawn(asked.map(move |inbox, this, ctx| match inbox {
-            Ok(Ok(inbox)) => {
-                if let Some(address) = this.live(run, Some(generation)) {
+            Ok(Ok(inbox)) if this.live(run, Some(generation)).is_some() => {
+                if let Some(address) = this.reach(run, ctx) {
                     address.do_send(InboxRead(inbox));
                 }
             }
+            // If it is cold by now and has not seen all of that, it comes back.
+            Ok(Ok(inbox)) => this.behind(run, inbox.seq, ctx),
             Ok(Err(_)) => {
                 ctx.notify_later(ReadInbox { run, generation }, Duration::from_millis(50));
             }

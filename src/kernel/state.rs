@@ -31,6 +31,8 @@ pub(crate) struct State {
     unread: HashMap<String, usize>,
     remembered: VecDeque<String>,
     known: HashSet<String>,
+    /// Transactional steps that were given up: what they left in the store goes with the run's end.
+    given_up: Vec<Position>,
     /// The wait that the current fact answered; if it turns out to be dropped, the signal goes to the next one.
     just_served: Option<(Position, String)>,
 }
@@ -107,6 +109,7 @@ impl State {
             unread: HashMap::new(),
             remembered: VecDeque::new(),
             known: HashSet::new(),
+            given_up: Vec::new(),
             just_served: None,
         }
     }
@@ -252,7 +255,9 @@ impl State {
                 }
             },
             Command::Cancel { position } => {
-                self.open.remove(position);
+                if self.open.remove(position).is_some_and(|open| open.is_transaction()) {
+                    self.given_up.push(*position);
+                }
                 if let Some((served, name)) = self.just_served.take_if(|(served, _)| served == position) {
                     debug_assert_eq!(served, *position);
                     self.serve(&name);
@@ -276,6 +281,12 @@ impl State {
             Some(Open::Call(call)) => Some(call),
             _ => None,
         }
+    }
+
+    /// The transactional steps of which the store may have something: those that are open, and those that were given up.
+    pub(crate) fn transactions(&self) -> impl Iterator<Item = Position> {
+        let open = self.open.iter().filter(|(_, open)| open.is_transaction()).map(|(position, _)| *position);
+        open.chain(self.given_up.iter().copied())
     }
 
     pub(crate) fn child(&self, position: Position) -> Option<&OpenChild> {

@@ -133,6 +133,16 @@ impl Home {
     }
 }
 
+/// Tells whether executions leave memory whenever they come to rest (`STENT_EVICT=1`), so that a test which counts who is in memory
+/// has nothing to count.
+pub(crate) fn counts_memory(why: &str) -> bool {
+    let evicts = std::env::var_os("STENT_EVICT").is_some_and(|evict| evict == "1");
+    if evicts {
+        println!("takes no part with STENT_EVICT: {why}");
+    }
+    evicts
+}
+
 /// Waits until something holds, looking every few milliseconds; panics when it takes longer than `limit`.
 pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, limit: Duration, mut holds: impl FnMut() -> F) {
     let start = Instant::now();
