@@ -1,0 +1,304 @@
+//! The workflow that runs any program, and its activities. Its output is text, so that a difference from the model can be read.
+
+use std::{pin::Pin, sync::OnceLock};
+
+use futures_util::future::join_all;
+use stent::{Builder, ChildError, prelude::*};
+
+use crate::language::{Act, Never, Node, Part};
+
+/// One run of a program: the root, or a child.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Program {
+    /// The root's name: the ids of children begin with it.
+    pub(crate) root: String,
+    pub(crate) body: Node,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Go;
+
+impl Signal for Go {
+    const NAME: &'static str = "program.go";
+}
+
+/// Nobody sends it.
+#[derive(Serialize, Deserialize)]
+struct Nothing;
+
+impl Signal for Nothing {
+    const NAME: &'static str = "program.nothing";
+}
+
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Do {
+    pub(crate) label: u32,
+    failures: u32,
+}
+
+impl Activity for Do {
+    const NAME: &'static str = "program.do";
+    type Output = u32;
+    type Error = AppError;
+}
+
+/// Goes on until it is asked to stop.
+#[derive(Serialize, Deserialize)]
+struct Hang {
+    label: u32,
+}
+
+impl Activity for Hang {
+    const NAME: &'static str = "program.hang";
+    type Output = ();
+    type Error = AppError;
+}
+
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Undo {
+    pub(crate) label: u32,
+}
+
+impl Activity for Undo {
+    const NAME: &'static str = "program.undo";
+    type Output = ();
+    type Error = AppError;
+}
+
+/// Is told of every act when it begins: execution, what, attempt (0 for closures, which do not know theirs).
+pub(crate) static ACTS: OnceLock<fn(&str, &str, u32)> = OnceLock::new();
+
+fn acts(execution: &str, what: &str, attempt: u32) {
+    if let Some(told) = ACTS.get() {
+        told(execution, what, attempt);
+    }
+}
+
+/// Why a piece of a program did not get to a value.
+enum Stop {
+    Failed(String),
+    Cancelled,
+}
+
+impl From<Cancelled> for Stop {
+    fn from(_: Cancelled) -> Stop {
+        Stop::Cancelled
+    }
+}
+
+impl<E: std::fmt::Display> From<CallError<E>> for Stop {
+    fn from(error: CallError<E>) -> Stop {
+        match error {
+            CallError::Cancelled => Stop::Cancelled,
+            other => Stop::Failed(other.to_string()),
+        }
+    }
+}
+
+type Value = Result<String, Stop>;
+
+impl Workflow for Program {
+    const NAME: &'static str = "program";
+    type Output = String;
+    type Error = AppError;
+
+    async fn run(self, cx: Cx<Self>) -> Result<String, AppError> {
+        let runner = Runner { cx, root: &self.root };
+        match runner.node(&self.body).await {
+            Ok(value) => Ok(value),
+            Err(Stop::Failed(why)) => Err(AppError::new(why)),
+            Err(Stop::Cancelled) => Err(AppError::new("cancelled")),
+        }
+    }
+}
+
+struct Runner<'a> {
+    cx: Cx<Program>,
+    root: &'a str,
+}
+
+impl Runner<'_> {
+    fn node<'n>(&'n self, node: &'n Node) -> Pin<Box<dyn Future<Output = Value> + 'n>> {
+        Box::pin(self.run(node))
+    }
+
+    async fn run(&self, node: &Node) -> Value {
+        let cx = &self.cx;
+        match node {
+            Node::Act(act) => self.act(cx.call(of(act)), act).await,
+            Node::Step { label, blocking, fails } => self.step(*label, *blocking, *fails).await,
+            Node::Sleep { millis: pause } => {
+                cx.sleep(millis(*pause)).await?;
+                Ok("z".to_owned())
+            }
+            Node::Receive => {
+                cx.signal::<Go>().await?;
+                Ok("go".to_owned())
+            }
+            Node::Never(never) => self.never(*never).await,
+            Node::Fail { label } => Err(Stop::Failed(format!("fail{label}"))),
+            Node::Try(inner) => match self.node(inner).await {
+                Err(Stop::Failed(why)) => Ok(format!("!{why}")),
+                other => other,
+            },
+            Node::Sequence(nodes) => {
+                let mut values = Vec::new();
+                for node in nodes {
+                    values.push(self.node(node).await?);
+                }
+                Ok(values.join(" "))
+            }
+            Node::Join(nodes) => joined(join_all(nodes.iter().map(|node| self.node(node))).await),
+            Node::Race { ends, never, swapped } => {
+                let (ends, never) = (self.node(ends), self.node(never));
+                let (Either::First(value) | Either::Second(value)) =
+                    if *swapped { cx.race(never, ends).await } else { cx.race(ends, never).await };
+                value
+            }
+            Node::Map { items, concurrency } => {
+                let outputs = cx.map(items, |item| self.node(item)).concurrency(*concurrency).await?;
+                Ok(format!("({})", outputs.join(" ")))
+            }
+            Node::Settle { items, concurrency } => {
+                let settled = cx.map(items, |item| self.node(item)).concurrency(*concurrency).settle().await;
+                let values = settled.into_iter().map(|result| match result {
+                    Err(Stop::Failed(why)) => Ok(format!("!{why}")),
+                    other => other,
+                });
+                Ok(format!("[{}]", values.collect::<Result<Vec<_>, _>>()?.join(" ")))
+            }
+            Node::AtLeast { label, items, wanted, concurrency } => {
+                let enough = cx.map(items, |item| self.node(item)).concurrency(*concurrency).at_least(*wanted).await;
+                match enough {
+                    Ok(outputs) => Ok(format!("{}of", outputs.len())),
+                    Err(errors) if errors.iter().any(|error| matches!(error, Stop::Cancelled)) => Err(Stop::Cancelled),
+                    Err(_) => Err(Stop::Failed(format!("few{label}"))),
+                }
+            }
+            Node::Saga(parts) => {
+                cx.saga(async |saga| {
+                    let mut values = Vec::new();
+                    for part in parts {
+                        match part {
+                            Part::Plain(node) => values.push(self.node(node).await?),
+                            Part::Undo { label } => saga.undo(Undo { label: *label }),
+                            Part::Act { act, undo } => {
+                                let call = saga.call(of(act)).undo_with(|_| Undo { label: *undo });
+                                values.push(self.act(call, act).await?);
+                            }
+                        }
+                    }
+                    Ok(format!("<{}>", values.join(" ")))
+                })
+                .await
+            }
+            Node::Shielded(inner) => cx.shielded(self.node(inner)).await,
+            Node::Child { label, body, detached } => self.child(*label, body, *detached).await,
+        }
+    }
+
+    async fn act(&self, call: stent::cx::Pending<Do>, act: &Act) -> Value {
+        let retry = Retry::fixed(millis(2)).jitter_percent(0).attempts(act.attempts);
+        let call = call.retry(retry);
+        let call = if act.once { call.at_most_once() } else { call };
+        match call.await {
+            Ok(label) => Ok(format!("a{label}")),
+            Err(CallError::Failed(_)) => Err(Stop::Failed(format!("a{}", act.label))),
+            // Its node died: it may have taken place, and counts as what it would have been.
+            Err(CallError::MaybeDone(_)) if act.succeeds() => Ok(format!("a{}", act.label)),
+            Err(CallError::MaybeDone(_)) => Err(Stop::Failed(format!("a{}", act.label))),
+            Err(other) => Err(other.into()),
+        }
+    }
+
+    async fn step(&self, label: u32, blocking: bool, fails: bool) -> Value {
+        let id = self.cx.id().id.clone();
+        let closure = move || {
+            acts(&id, &step_name(label), 0);
+            if fails { Err(AppError::new("planned")) } else { Ok(label) }
+        };
+        let step = if blocking {
+            self.cx.blocking(&step_name(label), closure)
+        } else {
+            self.cx.step(&step_name(label), async move || closure())
+        };
+        match step.retry(Retry::never()).await {
+            Ok(label) => Ok(step_name(label)),
+            Err(CallError::Failed(_)) => Err(Stop::Failed(step_name(label))),
+            Err(other) => Err(other.into()),
+        }
+    }
+
+    async fn never(&self, never: Never) -> Value {
+        match never {
+            Never::Sleep => self.cx.sleep(hours(1)).await?,
+            Never::Signal => _ = self.cx.signal::<Nothing>().await?,
+            Never::Act { label } => self.cx.call(Hang { label }).await?,
+        }
+        Err(Stop::Failed("never".to_owned()))
+    }
+
+    async fn child(&self, label: u32, body: &Node, detached: bool) -> Value {
+        let program = Program { root: self.root.to_owned(), body: body.clone() };
+        let child = self.cx.child(program).id(child_id(self.root, label));
+        if detached {
+            child.detach().await.map_err(of_child)?;
+            return Ok(format!("d{label}"));
+        }
+        Ok(format!("c({})", child.await.map_err(of_child)?))
+    }
+}
+
+fn of(act: &Act) -> Do {
+    Do { label: act.label, failures: act.failures }
+}
+
+fn of_child(error: ChildError<AppError>) -> Stop {
+    match error {
+        ChildError::Cancelled => Stop::Cancelled,
+        ChildError::Failed(why) => Stop::Failed(why.to_string()),
+        other => Stop::Failed(format!("child: {other}")),
+    }
+}
+
+/// The id of a child.
+pub(crate) fn child_id(root: &str, label: u32) -> String {
+    format!("{root}-c{label}")
+}
+
+pub(crate) fn step_name(label: u32) -> String {
+    format!("s{label}")
+}
+
+/// All values, or the first error in their order; cancelled goes before.
+fn joined(values: Vec<Value>) -> Value {
+    if values.iter().any(|value| matches!(value, Err(Stop::Cancelled))) {
+        return Err(Stop::Cancelled);
+    }
+    Ok(format!("{{{}}}", values.into_iter().collect::<Result<Vec<_>, _>>()?.join(" ")))
+}
+
+/// Registers all of it; the calls on the engine's own thread if `inline`.
+pub(crate) fn register(builder: Builder, inline: bool) -> Builder {
+    let act = async |call: Call<Do>| {
+        acts(&call.run().id, &place(call.key()), call.attempt());
+        tokio::time::sleep(millis(u64::from(call.label % 4))).await;
+        if call.attempt() <= call.failures { Err(AppError::new("planned")) } else { Ok(call.label) }
+    };
+    let undo = async |call: Call<Undo>| {
+        acts(&call.run().id, &place(call.key()), call.attempt());
+        Ok(())
+    };
+    let hang = async |call: Call<Hang>| {
+        acts(&call.run().id, &place(call.key()), call.attempt());
+        call.cancelled().await;
+        Err(AppError::new("stopped"))
+    };
+    let builder = builder.workflow::<Program>().activity(hang);
+    if inline { builder.inline(act).inline(undo) } else { builder.activity(act).activity(undo) }
+}
+
+/// A call by its place in the log.
+fn place(key: String) -> String {
+    format!("#{}", key.rsplit('/').next().unwrap_or_default())
+}

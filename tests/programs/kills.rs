@@ -1,0 +1,142 @@
+//! The same programs in a process that is killed with SIGKILL at random moments. Between two lives the logs are read: what is recorded is
+//! there for good, and no line of a later life repeats it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use stent::store::{
+    Store,
+    sqlite::{SqliteOptions, SqliteStore},
+};
+
+use crate::{judge, language::grow, log, support::Rng};
+
+/// How many programs share a database.
+const PROGRAMS: u64 = 25;
+
+/// A database with the side file of its lives.
+struct Bench {
+    folder: tempfile::TempDir,
+    seeds: std::ops::Range<u64>,
+    lives: u32,
+    judged: usize,
+    /// What was recorded as over, by execution: calls, and attempts.
+    over: BTreeSet<(String, String)>,
+    attempts: BTreeSet<(String, String, u32)>,
+}
+
+impl Bench {
+    fn database(&self) -> PathBuf {
+        self.folder.path().join("stent.db")
+    }
+
+    fn side(&self) -> PathBuf {
+        self.folder.path().join("side.txt")
+    }
+
+    /// Runs a life; returns whether it came to its own end before the time for its death.
+    fn live(&mut self, until: Duration) -> bool {
+        self.lives += 1;
+        let mut child = Command::new(env!("CARGO_BIN_EXE_stent-program-child"))
+            .args([self.database().as_os_str(), self.side().as_os_str()])
+            .args([self.seeds.start.to_string(), self.seeds.end.to_string()])
+            .env("STENT_INLINE", (self.lives % 2).to_string())
+            // Every third life remembers nothing.
+            .env("STENT_EVICT", u32::from(self.lives.is_multiple_of(3)).to_string())
+            .stdout(Stdio::null())
+            .stderr(if std::env::var_os("STENT_LOG").is_some() { Stdio::inherit() } else { Stdio::null() })
+            .spawn()
+            .unwrap();
+        let start = Instant::now();
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                assert!(status.success(), "{status:?} with seeds {:?}", self.seeds);
+                return true;
+            }
+            if start.elapsed() > until {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn logs(&self) -> BTreeMap<String, log::Told> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut store = SqliteStore::open(&self.database(), SqliteOptions::default()).await.unwrap();
+            let logs = log::read(store.reader()).await;
+            store.close().await.unwrap();
+            logs
+        })
+    }
+
+    /// Looks at what happened since the last look: no line may repeat what was recorded before it.
+    fn look(&mut self) -> BTreeMap<String, log::Told> {
+        let text = std::fs::read_to_string(self.side()).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        for line in &lines[self.judged..] {
+            let words: Vec<&str> = line.split(' ').collect();
+            let ["act", execution, place, attempt] = words[..] else { continue };
+            let call = (execution.to_owned(), place.to_owned());
+            assert!(!self.over.contains(&call), "{line} again, although it was recorded; seeds {:?}", self.seeds);
+            let attempt = (call.0, call.1, attempt.parse().unwrap());
+            assert!(!self.attempts.contains(&attempt), "{line}: this attempt was over; seeds {:?}", self.seeds);
+        }
+        self.judged = lines.len();
+        if !self.database().exists() {
+            return BTreeMap::new();
+        }
+        let logs = self.logs();
+        let pairs = |told: &BTreeMap<String, log::Told>, of: fn(&log::Told) -> &BTreeSet<String>| -> BTreeSet<(String, String)> {
+            told.iter().flat_map(|(id, told)| of(told).iter().map(|place| (id.clone(), place.clone()))).collect()
+        };
+        let over = pairs(&logs, |told| &told.recorded);
+        assert!(self.over.is_subset(&over), "what was recorded is gone; seeds {:?}", self.seeds);
+        for line in lines.iter().filter_map(|line| line.strip_prefix("ack ")) {
+            assert!(logs.contains_key(line), "{line} was acknowledged and is lost");
+        }
+        for (execution, place) in pairs(&logs, |told| &told.once) {
+            let begun = lines.iter().filter(|line| line.starts_with(&format!("act {execution} {place} "))).count();
+            assert!(begun <= 1, "{execution} {place} may begin once, and did {begun} times; seeds {:?}", self.seeds);
+        }
+        self.over = over;
+        let attempts = logs.iter().flat_map(|(id, told)| told.over.iter().map(|(place, no)| (id.clone(), place.clone(), *no)));
+        self.attempts = attempts.collect();
+        logs
+    }
+}
+
+#[test]
+fn killed_again_and_again_a_program_still_does_what_its_model_says_and_repeats_nothing_that_was_recorded() {
+    let mut rng = Rng::from_env("killed programs");
+    let begun = Instant::now();
+    let (mut kills, mut databases) = (0, 0);
+    // Bounded by time as well: a slow machine sees fewer programs.
+    while databases < 12 && begun.elapsed() < Duration::from_secs(40) {
+        let first = rng.next() % 1_000_000_000;
+        let folder = tempfile::tempdir().unwrap();
+        let (over, attempts) = Default::default();
+        let mut bench = Bench { folder, seeds: first..first + PROGRAMS, lives: 0, judged: 0, over, attempts };
+        databases += 1;
+        println!("programs {:?}", bench.seeds);
+        for _ in 0..rng.between(3, 10) {
+            if bench.live(Duration::from_millis(rng.between(10, 250))) {
+                break;
+            }
+            kills += 1;
+            bench.look();
+        }
+        assert!(bench.live(Duration::from_secs(60)), "stuck; seeds {:?}", bench.seeds);
+        let logs = bench.look();
+        let programs: Vec<_> = bench.seeds.clone().map(grow).collect();
+        judge(&logs, &programs, true);
+    }
+    println!("{kills} kills in {databases} databases");
+    assert!(kills > 0, "nothing was killed");
+}

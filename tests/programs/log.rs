@@ -1,0 +1,229 @@
+//! What the logs say came of the programs, and whether that is what the model expects. Some things hold for every log, whatever its
+//! program: each call is recorded at most once, each sleep is over when it is due, and what a saga has registered is undone in reverse, all of
+//! it, or kept.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
+
+use stent::{
+    kernel::{
+        codec,
+        event::{Command, Event, Fact, Next, Outcome},
+    },
+    store::{Filter, Reader, Status},
+};
+
+use crate::{
+    interpreter::{Do, Undo},
+    model::{End, Expected},
+};
+
+/// One run, as its log tells it.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    pub(crate) status: Option<Status>,
+    pub(crate) reason: Option<String>,
+    end: Option<End>,
+    /// By position: what was asked for.
+    names: BTreeMap<u32, String>,
+    done: BTreeSet<String>,
+    given_up: BTreeSet<String>,
+    failures: BTreeMap<String, u32>,
+    pub(crate) losses: u32,
+    undone: Vec<u32>,
+    /// What each saga has registered, and whether it was kept.
+    sagas: BTreeMap<u32, (Vec<u32>, Option<bool>)>,
+    /// Of each attempt that is over: where, and which.
+    pub(crate) over: BTreeSet<(String, u32)>,
+    /// Of each call that is over: where, or its name if it is a step.
+    pub(crate) recorded: BTreeSet<String>,
+    /// Calls that may begin once.
+    pub(crate) once: BTreeSet<String>,
+}
+
+/// Reads every log there is.
+pub(crate) async fn read(reader: Rc<dyn Reader>) -> BTreeMap<String, Told> {
+    let mut all = BTreeMap::new();
+    let mut filter = Filter { limit: 500, ..Filter::default() };
+    loop {
+        let page = reader.list(&filter).await.unwrap();
+        let Some(last) = page.last().map(|run| run.run) else { return all };
+        for summary in page {
+            let mut told = Told { status: Some(summary.status), reason: summary.reason.clone(), ..Told::default() };
+            let mut tail = None;
+            let mut sleeps = BTreeMap::new();
+            for (commit_no, record) in reader.history(summary.run, 0, 100_000).await.unwrap() {
+                let commit = codec::decode(&summary.id, commit_no, &record).unwrap();
+                assert_eq!(commit.prev, tail, "{}: commit {commit_no} does not follow its predecessor", summary.id);
+                tail = Some(record.digest);
+                for event in commit.events {
+                    match &event {
+                        Event::Command(Command::Sleep { position, due }) => _ = sleeps.insert(*position, *due),
+                        Event::Fact(Fact::Fired { position }) => {
+                            assert!(commit.time >= sleeps[position], "{}: sleep {position} was over early", summary.id);
+                        }
+                        _ => {}
+                    }
+                    told.event(&summary.id.id, event);
+                }
+            }
+            assert!(all.insert(summary.id.id.clone(), told).is_none(), "{} has two runs", summary.id);
+        }
+        filter.before = Some(last);
+    }
+}
+
+impl Told {
+    fn event(&mut self, id: &str, event: Event) {
+        let label = |input: &stent::kernel::payload::Payload| input.decode::<Undo>("a compensation").unwrap().label;
+        match event {
+            Event::Command(Command::Call(call)) => {
+                let name = match call.activity.as_str() {
+                    "program.undo" => format!("u{}", label(&call.input)),
+                    "program.do" => format!("a{}", call.input.decode::<Do>("an act").unwrap().label),
+                    _ => format!("h{}", call.input.decode::<Undo>("an act").unwrap().label),
+                };
+                assert!(!self.names.values().any(|asked| *asked == name), "{id}: {name} was asked for twice");
+                if call.options.as_ref().is_some_and(|options| options.at_most_once) {
+                    self.once.insert(format!("#{}", call.position));
+                }
+                if let (Some(scope), Some(undo)) = (call.scope, &call.undo) {
+                    self.sagas.entry(scope).or_default().0.push(label(&undo.input));
+                }
+                self.names.insert(call.position, name);
+            }
+            Event::Command(Command::Step { position, name, .. }) => _ = self.names.insert(position, name),
+            Event::Command(Command::OpenSaga { position }) => _ = self.sagas.insert(position, (Vec::new(), None)),
+            Event::Command(Command::Undo { scope, compensation, .. }) => {
+                self.sagas.entry(scope).or_default().0.push(label(&compensation.input));
+            }
+            Event::Command(Command::KeepSaga { scope }) => self.sagas.entry(scope).or_default().1 = Some(true),
+            Event::Command(Command::Compensate { scope }) => self.sagas.entry(scope).or_default().1 = Some(false),
+            Event::Command(Command::End { outcome }) => {
+                self.end = match *outcome {
+                    Outcome::Completed(output) => Some(Ok(output.decode::<String>("the output").unwrap())),
+                    Outcome::Failed(failure) => Some(Err(failure.message().to_owned())),
+                    _ => None,
+                };
+            }
+            Event::Fact(Fact::Completed { position, attempt, .. }) => {
+                let name = self.over(position, attempt, true);
+                if let Some(undone) = name.strip_prefix('u') {
+                    self.undone.push(undone.parse().unwrap());
+                }
+                assert!(self.done.insert(name.clone()), "{id}: {name} is recorded twice");
+            }
+            Event::Fact(Fact::Failed { position, attempt, next, .. }) => {
+                let name = self.over(position, attempt, next == Next::GiveUp);
+                *self.failures.entry(name.clone()).or_default() += 1;
+                if next == Next::GiveUp {
+                    self.given_up.insert(name);
+                }
+            }
+            Event::Fact(Fact::Lost { position, attempt, next }) => {
+                self.losses += 1;
+                let name = self.over(position, attempt, next == Next::GiveUp);
+                if next == Next::GiveUp {
+                    self.given_up.insert(name);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// An attempt is over; returns of what.
+    fn over(&mut self, position: u32, attempt: u32, is_last: bool) -> String {
+        let name = self.names[&position].clone();
+        let place = if name.starts_with('s') { name.clone() } else { format!("#{position}") };
+        self.over.insert((place.clone(), attempt));
+        if is_last {
+            self.recorded.insert(place);
+        }
+        name
+    }
+
+    /// What holds for every log.
+    fn check_sagas(&self, id: &str) {
+        let ended = self.status.is_some_and(Status::is_end);
+        for (scope, (registered, kept)) in &self.sagas {
+            let undone: Vec<u32> = self.undone.iter().filter(|label| registered.contains(label)).copied().collect();
+            match kept {
+                Some(true) => assert!(undone.is_empty(), "{id}: saga {scope} was kept, and {undone:?} undone"),
+                Some(false) if ended => {
+                    let reversed: Vec<u32> = registered.iter().rev().copied().collect();
+                    assert_eq!(undone, reversed, "{id}: saga {scope}");
+                }
+                None if ended => panic!("{id} has ended with saga {scope} open"),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// What of the end of a run depends on others.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Ends {
+    /// As it is written.
+    ByItself,
+    /// So, or cancelled.
+    OrCancelled,
+    /// So, or cancelled, or it was never begun.
+    OrNever,
+    /// So, or it was never begun.
+    Detached,
+}
+
+/// Compares a run, and its children, with what is expected of them.
+pub(crate) fn check(all: &BTreeMap<String, Told>, id: &str, expected: &Expected, ends: Ends, killed: bool) {
+    let Some(told) = all.get(id) else {
+        assert!(matches!(ends, Ends::OrNever | Ends::Detached), "{id} was never begun: {expected:#?}");
+        return;
+    };
+    told.check_sagas(id);
+    let status = told.status.unwrap_or(Status::Active);
+    assert!(status.is_end(), "{id} is {status:?}: {:?}; {told:#?}", told.reason);
+    let cancelled = status == Status::Cancelled;
+    let what = format!("{id}: {told:#?}, expected {expected:#?}");
+    assert!(!cancelled || matches!(ends, Ends::OrCancelled | Ends::OrNever), "cancelled: {what}");
+    let may_do: BTreeSet<&String> = expected.must.keys().chain(&expected.may).collect();
+    let undos = expected.undone.iter().flatten().chain(&expected.may_undo);
+    let mut may_undo: BTreeSet<u32> = undos.copied().collect();
+    if cancelled {
+        may_undo.extend(&expected.may_undo_if_cancelled);
+    } else {
+        assert_eq!(told.end, expected.end, "{what}");
+        for (name, succeeds) in &expected.must {
+            let is = if *succeeds { told.done.contains(name) } else { told.given_up.contains(name) };
+            // One that may begin once and was lost with its node counts as what it would have been.
+            let lost = killed && told.given_up.contains(name);
+            assert!(is || lost, "{name}: {what}");
+        }
+        for order in &expected.undone {
+            let undone: Vec<u32> = told.undone.iter().filter(|label| order.contains(label)).copied().collect();
+            assert_eq!(undone, *order, "{what}");
+        }
+    }
+    for name in told.done.iter().chain(&told.given_up).filter(|name| !name.starts_with('u')) {
+        assert!(may_do.contains(name), "{name} is none of its acts: {what}");
+    }
+    for label in &told.undone {
+        assert!(may_undo.contains(label), "u{label} should not have been undone: {what}");
+    }
+    assert!(killed || told.losses == 0, "nobody died, and something was lost: {what}");
+    for (name, failures) in &told.failures {
+        let planned = expected.failures.get(name).copied().unwrap_or(0);
+        let all_of_them = !cancelled && !killed && expected.must.contains_key(name);
+        assert!(*failures <= planned && (!all_of_them || *failures == planned), "{name} failed {failures} times: {what}");
+    }
+    for child in &expected.children {
+        let certain = child.certain && !cancelled;
+        let ends = match (certain, child.detached) {
+            (true, _) => Ends::ByItself,
+            (false, true) => Ends::Detached,
+            (false, false) => Ends::OrNever,
+        };
+        check(all, &child.id, &child.expected, ends, killed);
+    }
+}
