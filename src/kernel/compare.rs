@@ -1,5 +1,7 @@
 //! What replay and twins compare, and how a command is told to people.
 
+use std::collections::VecDeque;
+
 use super::{
     event::{Command, Event, Outcome, StepPlace},
     payload::Payload,
@@ -52,14 +54,40 @@ fn same_data(a: &Command, b: &Command) -> bool {
     }
 }
 
+/// Tells whether a command comes of a drop. Several futures that are dropped in one go say so in the order of their destructors, which is not
+/// that of the log: a combinator keeps its futures in the order in which it has last polled them, and steps are polled live
+/// only. What is given up in one go comes to the same in any order.
+fn is_given_up(command: &Command) -> bool {
+    matches!(command, Command::Cancel { .. } | Command::Compensate { .. })
+}
+
+/// Takes the command that replayed code asked for in place of a recorded one: the next, or one of those that are given up along with it.
+pub(super) fn take_same(asked: &mut VecDeque<Command>, expected: &Command) -> Option<Command> {
+    let together = asked.iter().take_while(|found| is_given_up(found));
+    let at = if is_given_up(expected) { together.into_iter().position(|found| same(expected, found)) } else { None };
+    asked.remove(at.unwrap_or(0))
+}
+
+/// Commands with what is given up in one go in the order of its places.
+fn in_order(commands: &[Command]) -> Vec<&Command> {
+    let together = commands.chunk_by(|a, b| is_given_up(a) && is_given_up(b));
+    let sorted = together.flat_map(|together| {
+        let mut together: Vec<&Command> = together.iter().collect();
+        together.sort_by_key(|command| command.position());
+        together
+    });
+    sorted.collect()
+}
+
 /// Returns what the twins asked for where they first differ.
 pub(super) fn first_difference(a: &[Command], b: &[Command]) -> Option<(String, String)> {
+    let (a, b) = (in_order(a), in_order(b));
     let at = (0..a.len().max(b.len())).find(|&i| match (a.get(i), b.get(i)) {
         (Some(a), Some(b)) => !same(a, b) || !same_data(a, b),
         _ => true,
     })?;
     let text = |command: Option<&Command>| command.map_or_else(|| "nothing".to_owned(), describe);
-    let (expected, mut found) = (text(a.get(at)), text(b.get(at)));
+    let (expected, mut found) = (text(a.get(at).copied()), text(b.get(at).copied()));
     if expected == found {
         found.push_str(" with other data");
     }

@@ -230,6 +230,7 @@ impl Instance {
     pub(crate) fn poll_steps(&mut self) -> Result<Vec<StepResult>, Misuse> {
         let returned_before = self.body.is_none();
         self.tape.wake_signal().enter();
+        self.tape.wake_signal().wake_steps();
         let polled = self.quiesce();
         self.tape.wake_signal().leave();
         polled?;

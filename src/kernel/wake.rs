@@ -1,5 +1,6 @@
 //! Who woke a workflow? Only three may: the kernel itself while it applies a fact, a combinator within the same poll, and
-//! the I/O of an inline step that was granted. Any other wake-up is a foreign await (a tokio sleep, a channel), which
+//! the I/O of an inline step that was granted. The last is kept until steps are polled: a wake-up that reached a combinator before a fact
+//! would change the order in which that fact's own wake-ups are served, and replay, which runs no steps, would not have it. Any other wake-up is a foreign await (a tokio sleep, a channel), which
 //! would be forgotten by a restart; it is noticed at once.
 //!
 //! Which of them it is, is known by the thread that wakes: a flag seen by all threads would take a wake-up from elsewhere
@@ -14,14 +15,14 @@ use std::{
     task::{Wake, Waker},
 };
 
+use parking_lot::Mutex;
+
 /// Called when a workflow wants to be polled for a reason of its own.
 pub(crate) type Hook = Arc<dyn Fn() + Send + Sync>;
 
 thread_local! {
     /// The signal whose instance this thread is polling, by address.
     static POLLED: Cell<usize> = const { Cell::new(0) };
-    /// The signal on its way up to which this thread is, from the waker of one of its steps.
-    static STEPPED: Cell<usize> = const { Cell::new(0) };
 }
 
 /// The root of all wakers of one instance.
@@ -29,6 +30,8 @@ thread_local! {
 pub(crate) struct Signal {
     woken: AtomicBool,
     foreign: AtomicBool,
+    /// Whom the I/O of steps has woken since they were last polled.
+    steps: Mutex<Vec<Waker>>,
     hook: OnceLock<Hook>,
 }
 
@@ -70,6 +73,12 @@ impl Signal {
         Waker::from(Arc::new(StepWaker { signal: self.clone(), outer: outer.clone() }))
     }
 
+    /// Passes on what the I/O of steps has said; within a poll of steps, and never while a fact is applied.
+    pub(crate) fn wake_steps(&self) {
+        let woken = std::mem::take(&mut *self.steps.lock());
+        woken.into_iter().for_each(Waker::wake);
+    }
+
     fn address(&self) -> usize {
         std::ptr::from_ref(self).addr()
     }
@@ -81,10 +90,7 @@ impl Wake for Signal {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if STEPPED.get() == self.address() {
-            // Later, even from within the poll: a step that yields (tokio's budget) gets nowhere before the poll ends.
-            self.nudge();
-        } else if POLLED.get() == self.address() {
+        if POLLED.get() == self.address() {
             self.woken.store(true, Ordering::SeqCst);
         } else {
             self.foreign.store(true, Ordering::SeqCst);
@@ -104,8 +110,12 @@ impl Wake for StepWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        let before = STEPPED.replace(self.signal.address());
-        self.outer.wake_by_ref();
-        STEPPED.set(before);
+        let mut steps = self.signal.steps.lock();
+        if !steps.last().is_some_and(|last| last.will_wake(&self.outer)) {
+            steps.push(self.outer.clone());
+        }
+        drop(steps);
+        // Later, even from within the poll: a step that yields (tokio's budget) gets nowhere before the poll ends.
+        self.signal.nudge();
     }
 }

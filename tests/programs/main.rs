@@ -34,7 +34,7 @@ use language::{Grown, grow};
 use log::Ends;
 
 /// Programs that found something once.
-const FOUND: &[u64] = &[];
+const FOUND: &[u64] = &[608_120_243];
 
 /// Every attempt that was begun: execution, place, attempt.
 static BEGUN: Mutex<Option<Begun>> = Mutex::new(None);

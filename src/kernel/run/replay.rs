@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::Run;
 use crate::kernel::{
     blocked::Blocked,
-    compare::{describe, describe_event, same, shallow},
+    compare::{describe, describe_event, same, shallow, take_same},
     event::{Command, Commit, Event, Fact},
     id::{Digest, RunId},
     instance::Begin,
@@ -66,7 +66,7 @@ impl Run {
                 Event::Command(expected @ Command::Patched { deprecated: true, .. })
                     if asked.front().is_none_or(|found| !same(expected, found)) => {}
                 Event::Command(expected) => {
-                    let Some(found) = asked.pop_front() else {
+                    let Some(found) = take_same(&mut asked, expected) else {
                         return Err(self.differs(commit, index, &describe(expected), "nothing"));
                     };
                     if !same(expected, &found) {

@@ -32,6 +32,7 @@ use crate::{Activity, AppError, Signal, Workflow};
 
 mod attempts;
 mod children;
+mod drops;
 mod formats;
 mod maps;
 mod orders;
