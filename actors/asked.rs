@@ -85,11 +85,11 @@ impl Asked {
 
 /// Refuses a message to an execution that no store could take, or whose id is not its sender's to give.
 pub(crate) fn check_message(message: &str, body: &MessageBody, limits: &Limits) -> Result<(), SendError> {
-    if let MessageBody::Signal { payload, name } = body
+    if let MessageBody::Signal { payload, name } | MessageBody::Update { payload, name } = body
         && payload.bytes.len() > limits.payload_bytes
     {
         let (size, most) = (payload.bytes.len(), limits.payload_bytes);
-        return Err(SendError::Invalid(format!("the signal {name} has {size} bytes, the limit is {most}")));
+        return Err(SendError::Invalid(format!("the value of {name} has {size} bytes, the limit is {most}")));
     }
     if message.is_empty() || message.len() > 255 || message.contains('\0') {
         return Err(SendError::Invalid("a message id has 1 to 255 bytes and no NUL".to_owned()));

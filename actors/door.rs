@@ -45,6 +45,7 @@ use crate::{
 };
 
 mod inquiring;
+mod updating;
 
 /// How long a call waits for a runtime that restarts itself.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -342,6 +343,11 @@ impl Door {
     // ---- messages ----------------------------------------------------------------------------------------------
 
     pub(crate) async fn send(&self, to: String, message: String, body: MessageBody) -> Result<(), Error> {
+        self.post(to, message, body).await.map(drop)
+    }
+
+    /// The same; returns the run into whose inbox it went, if it did so just now.
+    async fn post(&self, to: String, message: String, body: MessageBody) -> Result<Option<RunKey>, Error> {
         asked::check_message(&message, &body, &self.config.limits)?;
         let (sent_at, mut waits) = (self.time.now(), 0);
         loop {
@@ -350,7 +356,8 @@ impl Door {
             let post = Message { to: to.clone(), message: message.clone(), body: body.clone(), sent_at };
             links.persistence.do_send(Submit(vec![(Item::Send(post), Whom::Caller(told))]));
             return match outcome.await {
-                Ok(Outcome::Sent { .. } | Outcome::AlreadySent) => Ok(()),
+                Ok(Outcome::Sent { run, .. }) => Ok(Some(run)),
+                Ok(Outcome::AlreadySent) => Ok(None),
                 Ok(Outcome::Unknown) => Err(SendError::Unknown(to).into()),
                 Ok(Outcome::Ended(summary)) => {
                     Err(SendError::AlreadyEnded { id: to, status: summary.status.as_str().to_owned() }.into())

@@ -451,6 +451,7 @@ impl Execution {
             }
         }
         self.forget_stale();
+        self.tell_answers(&decision.commit.events);
         self.answer_inquiries();
         failpoint!("execution.before_effects");
         match turn.then {

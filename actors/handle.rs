@@ -10,7 +10,7 @@ use super::{
     door::{Door, Found, Standing},
     messages::{
         Ask, Cancel, Describe, Description, Dispatch, List, ListQueues, PauseQueue, Resume, ResumeQueue, RetryParked, SendSignal,
-        Shutdown, Whose,
+        SendUpdate, Shutdown, Whose,
     },
     stats::Stats,
     supervisor::{GetDoor, Supervisor},
@@ -18,14 +18,14 @@ use super::{
 };
 use crate::{
     cx::typed,
-    error::{Error, RunError},
+    error::{Error, RunError, UpdateError},
     kernel::{
         event::Outcome,
         failure::Origin,
         id::{RunId, RunKey},
     },
     store::{QueueState, Summary},
-    workflow::{Query, Workflow},
+    workflow::{Query, Update, Workflow},
 };
 
 /// A handle of one execution. Cheap to clone; dropping it changes nothing.
@@ -193,6 +193,18 @@ impl Stent {
     /// [`Error::Query`] says why it was not answered.
     pub async fn query<Q: Query>(&self, ask: Ask<Q>) -> Result<Q::Answer, Error> {
         self.asked(self.supervisor.send(ask).await)
+    }
+
+    /// Updates an execution; see [`SendUpdate`].
+    ///
+    /// # Cancel safety
+    /// Dropped, it may have been sent: the same update with the same id finds out.
+    ///
+    /// # Errors
+    /// [`UpdateError`] says why it was not made, or was not answered.
+    pub async fn update<U: Update>(&self, update: SendUpdate<U>) -> Result<U::Answer, UpdateError<U::Error>> {
+        let closed = |_| Err(UpdateError::Unavailable(self.door.standing.borrow().error()));
+        self.supervisor.send(update).await.unwrap_or_else(closed)
     }
 
     /// Asks an execution to stop; see [`Cancel`].

@@ -7,7 +7,7 @@ use actix::Message;
 
 use super::{asked::Asked, handle::Handle};
 use crate::{
-    error::{DispatchError, Error},
+    error::{DispatchError, Error, UpdateError},
     kernel::{
         event::MessageBody,
         id::{Position, RunKey},
@@ -15,7 +15,7 @@ use crate::{
         time::LONGEST_WAIT,
     },
     store::{QueueState, Status, Summary},
-    workflow::{Query, Signal, Workflow},
+    workflow::{Query, Signal, Update, Workflow},
 };
 
 /// What to do when the id of a dispatch is in use.
@@ -206,6 +206,52 @@ impl<Q: Query> Ask<Q> {
 
 impl<Q: Query> Message for Ask<Q> {
     type Result = Result<Q::Answer, Error>;
+}
+
+/// Changes the state of an execution from outside; its code checks the change, makes it and answers.
+///
+/// It goes to the current run of its id, wherever that is, and wakes it; it is taken once, in the order in which updates and signals were sent.
+/// The answer is given when it is durable, and is the same for everyone who gives the update's id: once more, elsewhere, after a
+/// restart, after the end of the run. (An id is remembered like that of any message, for the last 10,000 of a run.)
+///
+/// A rejection changes nothing: nothing is recorded, and the same id may be tried again. Only if the state changes between the check and
+/// the turn that takes it is the rejection recorded, and stays. To be checked, a run that is not in memory here is replayed
+/// from its log, if its workflow is registered here.
+#[derive(Debug, Clone)]
+pub struct SendUpdate<U> {
+    pub(crate) to: String,
+    pub(crate) id: String,
+    pub(crate) payload: Result<Payload, CodecError>,
+    pub(crate) within: Duration,
+    update: PhantomData<fn() -> U>,
+}
+
+impl<U: Update> SendUpdate<U> {
+    /// Makes an update of the current run of an id, to be answered within thirty seconds, under a fresh id of its own.
+    pub fn new(id: impl Into<String>, update: &U) -> SendUpdate<U> {
+        let payload = Payload::encode(update, format_args!("the update {}", U::NAME));
+        let own = uuid::Uuid::now_v7().to_string();
+        SendUpdate { to: id.into(), id: own, payload, within: Duration::from_secs(30), update: PhantomData }
+    }
+
+    /// Sets the update's own id, 1 to 255 bytes: the same id again is made once, and answered alike. Messages of all kinds to a run share
+    /// their ids.
+    #[must_use]
+    pub fn update_id(mut self, id: impl Into<String>) -> SendUpdate<U> {
+        self.id = id.into();
+        self
+    }
+
+    /// Sets within which time it is to be answered; then the sender hears that it was not, and may send it again.
+    #[must_use]
+    pub fn within(mut self, limit: Duration) -> SendUpdate<U> {
+        self.within = limit;
+        self
+    }
+}
+
+impl<U: Update> Message for SendUpdate<U> {
+    type Result = Result<U::Answer, UpdateError<U::Error>>;
 }
 
 /// Asks an execution to stop: its next await, and running activities, hear of it; compensations run.

@@ -19,7 +19,7 @@
 //!
 //! | message | from | to |
 //! |---|---|---|
-//! | `Dispatch` `SendSignal` `Ask` `Cancel` `RetryParked` `Resume` `Describe` `List` `Find` `PauseQueue` `ResumeQueue` `ListQueues` `ReadValue` `AwaitValue` `Shutdown` | application | Supervisor |
+//! | `Dispatch` `SendSignal` `SendUpdate` `Ask` `Cancel` `RetryParked` `Resume` `Describe` `List` `Find` `PauseQueue` `ResumeQueue` `ListQueues` `ReadValue` `AwaitValue` `Shutdown` | application | Supervisor |
 //! | `CreateSchedule` `UpdateSchedule` `PauseSchedule` `UnpauseSchedule` `TriggerSchedule` `BackfillSchedule` `DeleteSchedule` `DescribeSchedule` `ListSchedules` | application | Supervisor |
 //! | `Open` `GetDoor` | builder, handles | Supervisor |
 //! | `Exited` `CannotGoOn` | core actors and their watchers | Supervisor |

@@ -18,16 +18,22 @@ use super::{
     incarnation::{Exited, Incarnation},
     messages::{
         Ask, Cancel, Describe, Description, Dispatch, Escalated, List, ListQueues, PauseQueue, Resume, ResumeQueue, RetryParked,
-        SendSignal, Shutdown,
+        SendSignal, SendUpdate, Shutdown,
     },
     persistence::{Blame, CannotGoOn},
     setup::Setup,
+    waiters::Updated,
 };
 use crate::{
-    error::{Error, QueryError, SendError},
-    kernel::{event::MessageBody, payload::CodecError},
+    cx::typed,
+    error::{Error, QueryError, SendError, UpdateError},
+    kernel::{
+        event::{MessageBody, Reply},
+        failure::{Failure, KIND_CODEC, KIND_UNANSWERED},
+        payload::CodecError,
+    },
     store::{QueueState, Summary},
-    workflow::{Query, Workflow},
+    workflow::{Query, Update, Workflow},
 };
 
 mod window;
@@ -312,6 +318,39 @@ impl<Q: Query> Handler<Ask<Q>> for Supervisor {
             let answer = door.ask(of, Q::NAME, question.map_err(invalid)?, within).await?;
             Ok(answer.decode(format_args!("the answer to the query {}", Q::NAME)).map_err(invalid)?)
         })
+    }
+}
+
+impl<U: Update> Handler<SendUpdate<U>> for Supervisor {
+    type Result = ResponseFuture<Result<U::Answer, UpdateError<U::Error>>>;
+
+    fn handle(&mut self, SendUpdate { to, id, payload, within, .. }: SendUpdate<U>, _: &mut Context<Self>) -> Self::Result {
+        let door = self.door.clone();
+        Box::pin(async move {
+            let payload = payload.map_err(|e| UpdateError::Send(SendError::Invalid(e.to_string())))?;
+            match door.update(to, id.clone(), U::NAME, payload, within).await {
+                Ok(Some(updated)) => heard::<U>(updated),
+                Ok(None) => Err(UpdateError::Unanswered { id, within }),
+                Err(Error::Send(error)) => Err(UpdateError::Send(error)),
+                Err(error) => Err(UpdateError::Unavailable(error)),
+            }
+        })
+    }
+}
+
+/// What the sender of an update hears.
+fn heard<U: Update>(updated: Updated) -> Result<U::Answer, UpdateError<U::Error>> {
+    let undecodable = |e: CodecError| UpdateError::Broken(Failure::new(KIND_CODEC, e.to_string()));
+    match updated {
+        Updated::Replied(Reply::Done(answer)) => {
+            answer.decode(format_args!("the answer to the update {}", U::NAME)).map_err(undecodable)
+        }
+        Updated::Replied(Reply::Failed(failure)) => Err(UpdateError::Broken(failure)),
+        Updated::Refused(failure) => Err(match typed(&failure, U::NAME).map_err(undecodable)? {
+            Some(error) => UpdateError::Rejected(error),
+            None if failure.kind() == KIND_UNANSWERED => UpdateError::NotTaken(failure.to_string()),
+            None => UpdateError::Broken(failure),
+        }),
     }
 }
 

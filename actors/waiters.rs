@@ -1,9 +1,12 @@
-//! Who waits for the end of a run. The table stands beside the public door and outlives incarnations: an end is told to it
+//! Who waits for the end of a run, or for the answer to an update. The table stands beside the public door and outlives incarnations: an end is told to it
 //! when it is durable, and a new incarnation refills it by one read of the runs that ended meanwhile.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering::Relaxed},
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use parking_lot::Mutex;
@@ -11,16 +14,34 @@ use tokio::sync::watch;
 
 use crate::{
     fast::FastMap,
-    kernel::{event::Outcome, id::RunKey},
+    kernel::{
+        event::{Outcome, Reply},
+        failure::Failure,
+        id::RunKey,
+    },
 };
 
 /// The end of one run, once it is known.
 pub(crate) type End = Option<Arc<Outcome>>;
 
+/// What came of an update.
+#[derive(Clone, Debug)]
+pub(crate) enum Updated {
+    /// It was taken, and this is the answer.
+    Replied(Reply),
+    /// It was not.
+    Refused(Failure),
+}
+
+/// Where the answer to an update is told.
+type Answer = watch::Sender<Option<Updated>>;
+
 /// The waiters of this supervisor.
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {
     runs: Mutex<FastMap<RunKey, watch::Sender<End>>>,
+    /// Those who wait for answers, by run and message. An answer that is told nowhere is found in the log.
+    answers: Mutex<HashMap<(RunKey, String), Answer>>,
     /// How many there were when those that nobody waits for were forgotten last.
     kept: AtomicUsize,
 }
@@ -79,8 +100,55 @@ impl Waiters {
         self.kept.store(runs.len(), Relaxed);
     }
 
+    /// Waits for the answer to an update that runs here.
+    pub(crate) fn await_answer(&self, run: RunKey, message: &str) -> Answering<'_> {
+        let of = (run, message.to_owned());
+        let told = self.answers.lock().entry(of.clone()).or_insert_with(|| watch::Sender::new(None)).subscribe();
+        Answering { waiters: self, of, told: Some(told) }
+    }
+
+    /// Tells the answer to an update, now that it is recorded.
+    pub(crate) fn answered(&self, run: RunKey, message: &str, answer: Updated) {
+        let mut answers = self.answers.lock();
+        if !answers.is_empty()
+            && let Some(waiting) = answers.remove(&(run, message.to_owned()))
+        {
+            waiting.send_replace(Some(answer));
+        }
+    }
+
     /// Drops every waiter: the runtime is over, and they hear of it by their channel's end.
     pub(crate) fn close(&self) {
         self.runs.lock().clear();
+    }
+}
+
+/// One wait for an answer; the last one to go takes the entry along.
+pub(crate) struct Answering<'w> {
+    waiters: &'w Waiters,
+    of: (RunKey, String),
+    told: Option<watch::Receiver<Option<Updated>>>,
+}
+
+impl Answering<'_> {
+    /// Waits until it is told; never, if whoever runs it is elsewhere.
+    pub(crate) async fn answer(&mut self) -> Updated {
+        if let Some(told) = &mut self.told
+            && let Ok(answer) = told.wait_for(Option::is_some).await
+            && let Some(answer) = answer.clone()
+        {
+            return answer;
+        }
+        std::future::pending().await
+    }
+}
+
+impl Drop for Answering<'_> {
+    fn drop(&mut self) {
+        self.told = None;
+        let mut answers = self.waiters.answers.lock();
+        if answers.get(&self.of).is_some_and(|waiting| waiting.receiver_count() == 0) {
+            answers.remove(&self.of);
+        }
     }
 }

@@ -24,6 +24,7 @@ mod publish;
 mod saga;
 mod step;
 mod talk;
+mod until;
 mod wait;
 
 #[cfg(feature = "actors")]
@@ -34,6 +35,7 @@ pub use map::{AtLeast, Either, Map, Race, Settle};
 pub use publish::Progress;
 pub use saga::{Saga, Undoable};
 pub use step::Step;
+pub use until::{Until, UntilWithin};
 pub use wait::{Recv, Shielded, Sleep, Within};
 
 /// The workflow's only door to the world. Cheap to clone.
@@ -139,6 +141,15 @@ impl<W> Cx<W> {
     /// they were sent, and each one is read once: two waits take two signals.
     pub fn signal<S: Signal>(&self) -> Recv<S> {
         Recv::new(self.tape.clone())
+    }
+
+    /// Waits until a condition of the workflow's own state holds: what updates and other branches of the code change. It is looked at now,
+    /// and again behind each fact, as often as code has run in between; never for any other reason, so it is the same in replay,
+    /// and nothing is recorded of it. It must only look, without `cx`. For a limit see [`within`](Until::within); `race` does as well.
+    ///
+    /// A run whose cancellation was asked for hears of it here as in any other await.
+    pub fn until<'a>(&self, condition: impl FnMut() -> bool + 'a) -> Until<'a> {
+        Until::new(self.tape.clone(), Box::new(condition))
     }
 
     /// Runs `each` over `items`, at most 16 at a time (see [`Map::concurrency`]), and returns the outputs in the order of

@@ -41,6 +41,9 @@ pub enum Error {
     /// Something was wrong with a schedule.
     #[error(transparent)]
     Schedule(#[from] ScheduleError),
+    /// An update was not made; [`UpdateError`] is the typed form.
+    #[error("{0}")]
+    Update(String),
     /// Waiting for a result failed.
     #[error("waiting for the result failed: {0}")]
     Wait(String),
@@ -220,6 +223,46 @@ pub enum ValueError {
     /// The value is not of the type that was asked for. Ask for the type that was published; a counter is an `i64`.
     #[error("{0}")]
     Undecodable(String),
+}
+
+/// Why an update was not made, or has no answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UpdateError<E> {
+    /// The workflow's code does not take it, as its state is. Nothing was changed; the same id may be tried again.
+    #[error("the update was rejected: {0}")]
+    Rejected(E),
+    /// The code has no handler for it, at the point at which it is; which ones it has is said.
+    #[error("{0}")]
+    NotTaken(String),
+    /// Something went wrong that the update's own error type does not describe: a panic, a limit, a codec. The text says what.
+    #[error("the update failed ({}): {}", .0.kind(), .0)]
+    Broken(Failure),
+    /// The execution does not exist, has ended without taking it, or cannot take a message.
+    #[error(transparent)]
+    Send(SendError),
+    /// The answer did not come in time; the update may be recorded, and taken later. Send it again under the same id to hear its answer.
+    #[error("no answer to update {id:?} within {within:?}; send it again under the same id to hear it")]
+    Unanswered {
+        /// Its id.
+        id: String,
+        /// The limit.
+        within: std::time::Duration,
+    },
+    /// It is not known what became of it. Send it again under the same id: it is made at most once.
+    #[error(transparent)]
+    Unavailable(Error),
+}
+
+impl<E: fmt::Display> From<UpdateError<E>> for Error {
+    /// For callers that only pass it on: the typed error becomes its text.
+    fn from(error: UpdateError<E>) -> Self {
+        match error {
+            UpdateError::Send(error) => Error::Send(error),
+            UpdateError::Unavailable(error) => error,
+            other => Error::Update(other.to_string()),
+        }
+    }
 }
 
 /// Why a schedule was not made, changed or asked.

@@ -97,7 +97,7 @@ pub use actors::{
     handlers::{ActivityHandler, Answer, InlineHandler},
     messages::{
         Ask, Cancel, Describe, Description, Dispatch, Escalated, IfInUse, List, ListQueues, PauseQueue, Resume, ResumeQueue,
-        RetryParked, SendSignal, Shutdown,
+        RetryParked, SendSignal, SendUpdate, Shutdown,
     },
     schedules::{
         BackfillSchedule, CreateSchedule, DeleteSchedule, DescribeSchedule, ListSchedules, PauseSchedule, TriggerSchedule,
@@ -109,11 +109,11 @@ pub use actors::{
 };
 pub use cx::{Cx, OnExhausted, Progress};
 pub use error::{
-    AppError, CallError, Cancelled, ChildError, DispatchError, Error, QueryError, Result, RunError, ScheduleError, SendError,
+    AppError, CallError, Cancelled, ChildError, DispatchError, Error, QueryError, Result, RunError, ScheduleError, SendError, UpdateError,
     ValueError,
 };
 pub use kernel::{event::OnClose, failure::Origin, retry::Retry};
 #[cfg(feature = "actors")]
 pub use schedule::{Overlap, Pause, Schedule, ScheduleCounts, ScheduleDescription, ScheduledRun, Spec, Triggered, Why};
 pub use store::{Durability, Publication, Queue, QueueState};
-pub use workflow::{Query, Signal, Workflow};
+pub use workflow::{Query, Signal, Update, Workflow};

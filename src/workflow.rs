@@ -1,4 +1,5 @@
-//! What a workflow is: a typed message whose `run` is replayed from its log. And what may be said to one: signals, queries.
+//! What a workflow is: a typed message whose `run` is replayed from its log. And what may be said to one:
+//! signals, queries, updates.
 
 use crate::{
     activity::{Durable, DurableError},
@@ -39,4 +40,15 @@ pub trait Query: Durable {
     const NAME: &'static str;
     /// What is answered.
     type Answer: Durable + Send;
+}
+
+/// A change of a workflow's state from outside, which it checks, makes and answers. The type is the update: its fields are the
+/// arguments.
+pub trait Update: Durable {
+    /// The stored name: stable for ever. For example `"cart.add"`.
+    const NAME: &'static str;
+    /// What is answered when it was made.
+    type Answer: Durable + Send;
+    /// Why it is not.
+    type Error: DurableError + Send;
 }

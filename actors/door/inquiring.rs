@@ -17,7 +17,7 @@ use crate::{
         failure::{Failure, KIND_CODEC, KIND_LIMIT, KIND_UNANSWERED},
         id::RunKey,
         payload::Payload,
-        tape::Inquiry,
+        tape::{Inquiry, Told},
     },
     store::Status,
 };
@@ -43,7 +43,10 @@ impl Door {
             self.inquire(run, Inquiry::Query { name: query, question }).await
         };
         match tokio::time::timeout(within, asked).await {
-            Ok(answer) => Ok(answer?.map_err(|failure| in_query(&failure))?),
+            Ok(told) => match told?.map_err(|failure| in_query(&failure))? {
+                Told::Answer(answer) => Ok(answer),
+                other => Err(QueryError::Failed(format!("a query was answered {other:?}; this is a bug")).into()),
+            },
             Err(_) => Err(QueryError::TimedOut(within).into()),
         }
     }
@@ -64,7 +67,7 @@ impl Door {
     }
 
     /// Puts a question to a run, wherever it is.
-    pub(super) async fn inquire(&self, run: RunKey, inquiry: Inquiry) -> Result<Result<Payload, Failure>, Error> {
+    pub(super) async fn inquire(&self, run: RunKey, inquiry: Inquiry) -> Result<Result<Told, Failure>, Error> {
         let links = self.links().await?;
         let (reply, answer) = oneshot::channel();
         links.executor.do_send(Inquire { run, inquiry: inquiry.clone(), reply });
@@ -75,7 +78,7 @@ impl Door {
         }
     }
 
-    async fn inquire_log(&self, run: RunKey, inquiry: Inquiry) -> Result<Result<Payload, Failure>, Error> {
+    async fn inquire_log(&self, run: RunKey, inquiry: Inquiry) -> Result<Result<Told, Failure>, Error> {
         // It stays with the replay, however long that takes and whether or not somebody still waits for it.
         let permit = self.replays.clone().acquire_owned().await.map_err(|_| Error::Stopped)?;
         let Some(stored) = self.read(move |reader| async move { reader.run(run).await }).await? else {

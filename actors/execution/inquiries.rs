@@ -6,7 +6,15 @@ use actix::{Context, Handler, Message};
 use tokio::sync::oneshot;
 
 use super::Execution;
-use crate::kernel::{failure::Failure, id::RunKey, payload::Payload, tape::Inquiry};
+use crate::{
+    actors::waiters::Updated,
+    kernel::{
+        event::{Command, Event, Fact},
+        failure::Failure,
+        id::RunKey,
+        tape::{Inquiry, Told},
+    },
+};
 
 /// Answer a question.
 ///
@@ -17,10 +25,22 @@ use crate::kernel::{failure::Failure, id::RunKey, payload::Payload, tape::Inquir
 pub(crate) struct Inquire {
     pub(crate) run: RunKey,
     pub(crate) inquiry: Inquiry,
-    pub(crate) reply: oneshot::Sender<Result<Payload, Failure>>,
+    pub(crate) reply: oneshot::Sender<Result<Told, Failure>>,
 }
 
 impl Execution {
+    /// Tells the answers of updates that are recorded.
+    pub(super) fn tell_answers(&self, events: &[Event]) {
+        for event in events {
+            let (message, answer) = match event {
+                Event::Command(Command::Answered { message, reply }) => (message, Updated::Replied((**reply).clone())),
+                Event::Fact(Fact::Refused { message, failure }) => (message, Updated::Refused((**failure).clone())),
+                _ => continue,
+            };
+            self.engine.waiters.answered(self.key, message, answer);
+        }
+    }
+
     /// Answers whoever waits. A node past its deadline says nothing: somebody else may have moved the run on.
     pub(super) fn answer_inquiries(&mut self) {
         for Inquire { inquiry, reply, .. } in std::mem::take(&mut self.inquiries) {

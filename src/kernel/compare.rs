@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use super::{
-    event::{Command, Event, Outcome, StepPlace},
-    payload::Payload,
+    event::{Command, Event, Outcome, Reply, StepPlace},
+    payload::{Encoding, Payload},
 };
 
 /// Replay compares kind, name and place of a command; what it carries is data, and the recorded one counts.
@@ -19,6 +19,7 @@ pub(super) fn same(a: &Command, b: &Command) -> bool {
             Command::Child(child) => Some((&child.workflow, None)),
             Command::Patched { id, .. } => Some((id, None)),
             Command::Publish { key, .. } | Command::Count { key, .. } => Some((key, None)),
+            Command::Answered { message, .. } => Some((message, None)),
             _ => None,
         }
     }
@@ -45,6 +46,10 @@ fn same_data(a: &Command, b: &Command) -> bool {
         (Command::Child(a), Command::Child(b)) => bytes(&a.input) == bytes(&b.input),
         (Command::Publish { value: a, .. }, Command::Publish { value: b, .. }) => bytes(a) == bytes(b),
         (Command::Count { by: a, .. }, Command::Count { by: b, .. }) => a == b,
+        (Command::Answered { reply: a, .. }, Command::Answered { reply: b, .. }) => match (&**a, &**b) {
+            (Reply::Done(a), Reply::Done(b)) => bytes(a) == bytes(b),
+            (a, b) => std::mem::discriminant(a) == std::mem::discriminant(b),
+        },
         (Command::Sleep { due: a, .. }, Command::Sleep { due: b, .. }) => a == b,
         (Command::End { outcome: a }, Command::End { outcome: b }) => match (&**a, &**b) {
             (Outcome::Completed(a), Outcome::Completed(b)) => bytes(a) == bytes(b),
@@ -118,6 +123,7 @@ pub(super) fn describe(command: &Command) -> String {
         Command::Patched { id, .. } => format!("the patch {id:?}"),
         Command::Publish { key, .. } => format!("publish {key:?}"),
         Command::Count { key, .. } => format!("count {key:?}"),
+        Command::Answered { message, .. } => format!("the answer to the update of id {message:?}"),
         Command::Child(child) => {
             let how = if child.awaited { "child" } else { "detached child" };
             format!("{how} {:?} of {:?} (#{})", child.id, child.workflow, child.position)
@@ -145,6 +151,10 @@ pub(super) fn shallow(command: &Command) -> Command {
         Command::Publish { key, value } => {
             let value = Payload { encoding: value.encoding, bytes: bytes::Bytes::new() };
             Command::Publish { key: key.clone(), value }
+        }
+        Command::Answered { message, .. } => {
+            let empty = Payload { encoding: Encoding::MessagePack, bytes: bytes::Bytes::new() };
+            Command::Answered { message: message.clone(), reply: Box::new(Reply::Done(empty)) }
         }
         Command::End { .. } => Command::End { outcome: Box::new(Outcome::Continued) },
         other => other.clone(),

@@ -118,6 +118,14 @@ pub enum Fact {
         /// Why it had none.
         why: Ignored,
     },
+    /// An update was taken from the inbox and refused, as the state was by then. The workflow does not hear of it.
+    #[serde(rename = "no")]
+    Refused {
+        /// The message's own id.
+        message: String,
+        /// Why.
+        failure: Box<Failure>,
+    },
     /// The run's own deadline passed.
     #[serde(rename = "late")]
     DeadlinePassed,
@@ -202,6 +210,14 @@ pub enum MessageBody {
     #[serde(rename = "s")]
     Signal {
         /// The signal's stored name.
+        name: String,
+        /// Its value.
+        payload: Payload,
+    },
+    /// An update of the user's: a change of the workflow's state, with an answer.
+    #[serde(rename = "u")]
+    Update {
+        /// The update's stored name.
         name: String,
         /// Its value.
         payload: Payload,
@@ -368,6 +384,14 @@ pub enum Command {
         /// Whether the code has no old way any more, so that a later one need not ask.
         deprecated: bool,
     },
+    /// The code has applied an update, and this is its answer.
+    #[serde(rename = "ans")]
+    Answered {
+        /// The id of the message that brought the update.
+        message: String,
+        /// The answer.
+        reply: Box<Reply>,
+    },
     /// Begin another run, as a child of this one. It is written in the same commit.
     #[serde(rename = "child")]
     Child(Box<Child>),
@@ -387,6 +411,17 @@ pub enum Command {
         /// How much; less than zero takes away.
         by: i64,
     },
+}
+
+/// What an update was answered.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum Reply {
+    /// With a value.
+    #[serde(rename = "o")]
+    Done(Payload),
+    /// It was taken, and this went wrong: its code panicked, or the answer cannot be stored.
+    #[serde(rename = "f")]
+    Failed(Failure),
 }
 
 /// The intent to begin a child.
@@ -559,7 +594,11 @@ impl Command {
             | Command::Undo { position, .. } => *position,
             Command::KeepSaga { scope } | Command::Compensate { scope } => *scope,
             Command::Child(child) => child.position,
-            Command::Patched { .. } | Command::Publish { .. } | Command::Count { .. } | Command::End { .. } => 0,
+            Command::Patched { .. }
+            | Command::Answered { .. }
+            | Command::Publish { .. }
+            | Command::Count { .. }
+            | Command::End { .. } => 0,
         }
     }
 }

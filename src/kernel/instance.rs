@@ -12,12 +12,12 @@ use std::{
 
 use super::{
     event::{Command, Fact, MessageBody, Next, Outcome, Started},
-    failure::{Failure, KIND_LIMIT, KIND_LOST, KIND_MAYBE_DONE, KIND_PANIC},
+    failure::{Failure, KIND_LIMIT, KIND_LOST, KIND_MAYBE_DONE, KIND_PANIC, KIND_UNANSWERED},
     id::{Attempt, Position, RunId},
     invariant::uphold,
     limits::Limits,
     payload::{CodecError, Payload},
-    tape::{Answer, Grant, Inquiry, Misuse, StepWork, Tape},
+    tape::{Answer, Grant, Misuse, StepWork, Tape},
     time::Timestamp,
     wake::Hook,
 };
@@ -96,8 +96,10 @@ impl Instance {
         uphold!(OneEventOnePoll, self.tape.take_commands().is_empty(), "{}: commands without a fact", self.tape.id());
         self.tape.begin_fact(at, patches);
         self.tape.wake_signal().enter();
+        self.tape.begin_checks();
         self.deliver(fact);
         let polled = self.quiesce();
+        self.tape.end_checks();
         self.tape.wake_signal().leave();
         polled?;
         let mut commands = self.tape.take_commands();
@@ -138,6 +140,9 @@ impl Instance {
             Fact::Received { body: MessageBody::Signal { name, payload }, .. } => {
                 self.tape.receive(name, payload.clone());
             }
+            Fact::Received { message, body: MessageBody::Update { name, payload } } => {
+                self.tape.apply_update(message, name, payload);
+            }
             Fact::Received { body: MessageBody::Child { position, end }, .. } => {
                 self.tape.answer(*position, Answer::Child(end.clone()));
             }
@@ -156,6 +161,7 @@ impl Instance {
             | Fact::Begun
             | Fact::Claimed { .. }
             | Fact::Ignored { .. }
+            | Fact::Refused { .. }
             | Fact::Received { body: MessageBody::Retry { .. } | MessageBody::Task { .. }, .. } => {}
         }
     }
@@ -164,20 +170,24 @@ impl Instance {
     fn quiesce(&mut self) -> Result<(), Misuse> {
         let waker = Waker::from(self.tape.wake_signal().clone());
         let mut polls = 0;
+        // An update whose code panicked may have left half of a state: nobody goes on from that.
+        if let Some(failure) = self.tape.take_failure() {
+            self.finish(Outcome::Failed(failure));
+        }
         loop {
             self.tape.wake_signal().take_woken();
             self.poll_once(&waker);
             if let Some(failure) = self.tape.take_failure() {
                 self.finish(Outcome::Failed(failure));
             }
-            if self.tape.drive_sagas() || self.tape.wake_signal().take_woken() {
-                polls += 1;
-                if polls > MOST_POLLS {
-                    return Err(Misuse::Spins(MOST_POLLS));
-                }
-                continue;
+            let again = self.tape.drive_sagas() || self.tape.wake_signal().take_woken() || self.tape.check_again();
+            if !again {
+                break;
             }
-            break;
+            polls += 1;
+            if polls > MOST_POLLS {
+                return Err(Misuse::Spins(MOST_POLLS));
+            }
         }
         if self.tape.wake_signal().was_foreign() { Err(Misuse::ForeignWake) } else { Ok(()) }
     }
@@ -263,9 +273,18 @@ impl Instance {
         self.tape.wake_signal().was_foreign()
     }
 
-    /// Answers a question from the state that the last fact has left; nothing comes of it.
-    pub(crate) fn inquire(&self, inquiry: &Inquiry) -> Result<Payload, Failure> {
-        self.tape.answer_inquiry(inquiry)
+    /// Answers a query from the state that the last fact has left; nothing comes of it.
+    pub(crate) fn query(&self, name: &str, question: &Payload) -> Result<Payload, Failure> {
+        self.tape.answer_query(name, question)
+    }
+
+    /// Tells whether the code takes an update, as the state is; nothing comes of it.
+    pub(crate) fn check_update(&self, name: &str, update: &Payload) -> Result<(), Failure> {
+        if self.body.is_none() {
+            let why = "it takes no more updates: its code has returned, and only what undoes its acts still runs";
+            return Err(Failure::new(KIND_UNANSWERED, why));
+        }
+        self.tape.check_update(name, update)
     }
 
     pub(crate) fn closure(&self, position: Position) -> Option<StepWork> {

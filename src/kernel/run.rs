@@ -25,7 +25,7 @@ use super::{
     payload::Payload,
     published::Publication,
     state::{Open, OpenCall, Phase, Rest, State},
-    tape::{Inquiry, Misuse, StepWork, weight},
+    tape::{Inquiry, Misuse, StepWork, Told, weight},
     time::Timestamp,
     wake::Hook,
 };
@@ -272,6 +272,11 @@ impl Run {
         }
         let late = match &body {
             MessageBody::Signal { .. } => false,
+            // Only here, where it is taken: in replay the log says what came of it.
+            MessageBody::Update { name, payload } => match self.instance.check_update(name, payload) {
+                Ok(()) => false,
+                Err(failure) => return Fact::Refused { message, failure: Box::new(failure.bounded(self.limits.payload_bytes)) },
+            },
             MessageBody::Stop { parent } if self.state.started.parent.as_deref() != Some(parent) => true,
             MessageBody::Cancel { .. } | MessageBody::Stop { .. } => self.state.cancel.is_some() || self.state.deadline_passed,
             MessageBody::Retry { position } => self.state.parked(*position).next().is_none(),
@@ -371,8 +376,9 @@ impl Run {
     /// Turns what was applied into one commit and its effects. The effects are read from the state *behind* the turn, so a
     /// call that was made and dropped in one turn is never started.
     fn decide(&mut self, turn: Turning, writer: Writer<'_>) -> Decision {
-        let taken = turn.events.iter().filter(|event| matches!(event, Event::Fact(Fact::Received { .. } | Fact::Ignored { .. })));
-        let taken = taken.count() + turn.told;
+        let is_taken =
+            |event: &&Event| matches!(event, Event::Fact(Fact::Received { .. } | Fact::Ignored { .. } | Fact::Refused { .. }));
+        let taken = turn.events.iter().filter(is_taken).count() + turn.told;
         uphold!(InboxDelete, taken == turn.consumed.len(), "{}: messages taken and messages deleted differ", self.id);
         uphold!(EpochMonotone, writer.epoch >= self.last_epoch, "{}: its epoch would decrease", self.id);
         let mut touched = turn.touched;
@@ -524,8 +530,12 @@ impl Run {
     }
 
     /// Answers a question from the state behind the last turn, which need not be recorded yet.
-    pub(crate) fn inquire(&self, inquiry: &Inquiry) -> Result<Payload, Failure> {
-        self.instance.inquire(inquiry)
+    pub(crate) fn inquire(&self, inquiry: &Inquiry) -> Result<Told, Failure> {
+        match inquiry {
+            Inquiry::Query { name, question } => self.instance.query(name, question).map(Told::Answer),
+            Inquiry::Check { message, .. } if self.state.outcome.is_some() || self.state.knows(message) => Ok(Told::SeeLog),
+            Inquiry::Check { name, payload, .. } => self.instance.check_update(name, payload).map(|()| Told::Fits),
+        }
     }
 
     pub(crate) fn closure(&self, position: Position) -> Option<StepWork> {

@@ -155,11 +155,11 @@ impl State {
                     MessageBody::Child { position, .. } => {
                         self.open.remove(position);
                     }
-                    // Its facts follow.
-                    MessageBody::Task { .. } => {}
+                    // The facts of the one follow, the code has the other.
+                    MessageBody::Task { .. } | MessageBody::Update { .. } => {}
                 }
             }
-            Fact::Ignored { message, .. } => self.remember(message, limits),
+            Fact::Ignored { message, .. } | Fact::Refused { message, .. } => self.remember(message, limits),
             Fact::DeadlinePassed => self.deadline_passed = true,
         }
     }
@@ -269,6 +269,7 @@ impl State {
             }
             Command::Publish { .. } | Command::Count { .. } => self.published.command(command),
             Command::Patched { .. }
+            | Command::Answered { .. }
             | Command::OpenSaga { .. }
             | Command::Undo { .. }
             | Command::KeepSaga { .. }
@@ -401,6 +402,10 @@ impl State {
             .collect();
         if let Some(deadline) = self.started.deadline.filter(|_| !self.deadline_passed && self.outcome.is_none()) {
             waits.push(format!("deadline at {deadline}"));
+        }
+        // Waits for conditions are not recorded; but what goes on and waits for nothing else waits for one.
+        if self.open.is_empty() && self.outcome.is_none() && self.begun() {
+            waits.push("a condition (cx.until), which an update or a signal may fulfil".to_owned());
         }
         waits
     }

@@ -15,7 +15,7 @@ use std::{
 };
 
 use super::{
-    event::{Command, Outcome},
+    event::{Command, Outcome, Reply},
     failure::{Failure, KIND_LIMIT},
     id::{Attempt, Position, RunId},
     limits::Limits,
@@ -32,8 +32,8 @@ mod scopes;
 mod talk;
 
 pub(crate) use publishing::PROGRESS;
-pub(crate) use talk::Inquiry;
 use talk::Talk;
+pub(crate) use talk::{Inquiry, Told, Updater};
 
 /// What a resolved position answers.
 #[derive(Debug)]
@@ -89,8 +89,10 @@ pub enum Misuse {
         "the closure of a step used `cx` (a call, a random number, a uuid, a published value); closures do not run in replay, so take such values before the step and let the closure borrow them"
     )]
     CxInStep,
-    /// A handler of a query used the context, which no replay would see.
-    #[error("a handler used `cx` (a call, a wait, a random number): it may only look at what its closure has captured")]
+    /// A handler, or the condition of an `until`, used the context.
+    #[error(
+        "a handler (or a condition of `until`) used `cx` (a call, a wait, a random number): it may only use what its closure has captured"
+    )]
     CxInHandler,
     /// A key under which nothing can be published.
     #[error("it publishes under the key {0:?}; a key has 1 to 255 bytes and no NUL, and does not begin with \"stent:\"")]
@@ -526,7 +528,7 @@ impl Tape {
     /// Tells whether anything durable could still wake the workflow.
     pub(crate) fn waits_durably(&self) -> bool {
         let inner = self.inner.borrow();
-        !inner.open.is_empty() || !inner.step_results.is_empty() || inner.sagas.busy()
+        !inner.open.is_empty() || !inner.step_results.is_empty() || inner.sagas.busy() || self.talk.waits()
     }
 
     pub(crate) fn seal(&self) {
@@ -555,6 +557,8 @@ fn gives_up(command: &Command) -> bool {
         Command::Cancel { .. } | Command::Undo { .. } | Command::KeepSaga { .. } | Command::Compensate { .. } => true,
         // The code has taken its new way already.
         Command::Patched { .. } => true,
+        // The update is applied already.
+        Command::Answered { .. } => true,
         Command::Call(call) => call.compensating,
         _ => false,
     }
@@ -568,6 +572,10 @@ pub(crate) fn weight(command: &Command) -> usize {
         Command::Child(child) => child.input.bytes.len(),
         Command::Publish { key, value } => key.len() + value.bytes.len(),
         Command::Count { key, .. } => key.len(),
+        Command::Answered { reply, .. } => match &**reply {
+            Reply::Done(answer) => answer.bytes.len(),
+            Reply::Failed(failure) => failure.bytes(),
+        },
         _ => 0,
     }
 }

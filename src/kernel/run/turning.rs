@@ -64,8 +64,10 @@ pub(super) fn position_of(fact: &Fact) -> Position {
 pub(super) fn weight_of(fact: &Fact) -> usize {
     match fact {
         Fact::Completed { output, .. } => output.bytes.len(),
-        Fact::Failed { failure, .. } => failure.bytes(),
-        Fact::Received { body: MessageBody::Signal { payload, .. }, .. } => payload.bytes.len(),
+        Fact::Failed { failure, .. } | Fact::Refused { failure, .. } => failure.bytes(),
+        Fact::Received { body: MessageBody::Signal { payload, .. } | MessageBody::Update { payload, .. }, .. } => {
+            payload.bytes.len()
+        }
         Fact::Received { body: MessageBody::Child { end, .. }, .. } => match &**end {
             Outcome::Completed(output) => output.bytes.len(),
             Outcome::Failed(failure) => failure.bytes(),

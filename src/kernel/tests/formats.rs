@@ -2,7 +2,7 @@
 
 use super::{
     super::{
-        event::{Call, CallOptions, Commit, Compensation, Ignored, Next},
+        event::{Call, CallOptions, Commit, Compensation, Ignored, Next, Reply},
         failure::Origin,
         id::{Digest, RunId},
     },
@@ -49,7 +49,7 @@ fn compensation(dice: &mut Dice) -> Box<Compensation> {
 fn event(dice: &mut Dice) -> Event {
     let (position, attempt, scope) = (number(dice), number(dice), number(dice));
     let message = text(dice);
-    let fact = match dice.below(9) {
+    let fact = match dice.below(11) {
         0 => Fact::Claimed { by: Incarnation(uuid::Uuid::from_u128(9)), epoch: u64::MAX },
         1 => Fact::Completed { position, attempt, output: payload(dice) },
         2 => Fact::Failed { position, attempt, failure: Box::new(failure(dice)), next: next(dice) },
@@ -58,11 +58,13 @@ fn event(dice: &mut Dice) -> Event {
         5 => Fact::Received { message, body: MessageBody::Signal { name: text(dice), payload: payload(dice) } },
         6 => Fact::Received { message, body: MessageBody::Retry { position: Some(position) } },
         7 => Fact::Ignored { message, why: if dice.below(2) == 0 { Ignored::Late } else { Ignored::Duplicate } },
+        8 => Fact::Received { message, body: MessageBody::Update { name: text(dice), payload: payload(dice) } },
+        9 => Fact::Refused { message, failure: Box::new(failure(dice)) },
         _ => Fact::DeadlinePassed,
     };
     let options =
         || Some(Box::new(CallOptions { schedule_to_close: Some(secs(3)), queue: "q".into(), ..CallOptions::default() }));
-    let command = match dice.below(12) {
+    let command = match dice.below(14) {
         0 => Command::Call(Box::new(Call {
             position,
             activity: text(dice),
@@ -87,6 +89,8 @@ fn event(dice: &mut Dice) -> Event {
         8 => Command::Compensate { scope },
         9 => Command::Publish { key: text(dice), value: payload(dice) },
         10 => Command::Count { key: text(dice), by: [i64::MIN, -1, 7, i64::MAX][dice.below(4)] },
+        11 => Command::Answered { message: text(dice), reply: Box::new(Reply::Done(payload(dice))) },
+        12 => Command::Answered { message: text(dice), reply: Box::new(Reply::Failed(failure(dice))) },
         _ => Command::End { outcome: Box::new(Outcome::Failed(failure(dice))) },
     };
     if dice.below(2) == 0 { Event::Fact(fact) } else { Event::Command(command) }

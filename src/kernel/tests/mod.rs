@@ -43,6 +43,7 @@ mod rails;
 mod sagas;
 mod steps;
 mod talk;
+mod updates;
 mod waits;
 mod world;
 

@@ -20,6 +20,7 @@ enum Program {
     Race(Box<Program>, Box<Program>),
     Settle(usize, Vec<Program>),
     Enough(usize, Vec<Program>),
+    Gate(Box<Program>),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -104,6 +105,21 @@ fn eval<'a>(cx: &'a Cx<Random>, program: &'a Program) -> Evaluated<'a> {
                 let enough = cx.map(parts, |part| eval(cx, part)).concurrency(3).at_least(*wanted).await;
                 4 + enough.map_or(0, |outputs| outputs.len() as u64)
             }
+            Program::Gate(part) => {
+                // Whoever waits is polled before the one who opens.
+                let open = std::cell::Cell::new(false);
+                let waits = async {
+                    cx.until(|| open.get()).await?;
+                    Ok::<_, AppError>(cx.call(act("5")).await?)
+                };
+                let opens = async {
+                    let part = eval(cx, part).await;
+                    open.set(true);
+                    part
+                };
+                let (waited, part) = futures::future::join(waits, opens).await;
+                mix(waited?, part?)
+            }
             Program::Race(a, b) => {
                 let _ = cx.race(eval(cx, a), eval(cx, b)).await;
                 3
@@ -124,13 +140,14 @@ fn direct(program: &Program) -> u64 {
         }
         Program::Both(a, b) => mix(direct(a), direct(b)),
         Program::Bag(parts) => parts.iter().fold(0, |sum, part| sum.wrapping_add(direct(part)).wrapping_add(15)),
+        Program::Gate(part) => mix(15, direct(part)),
         Program::Race(..) => 3,
         Program::Enough(wanted, parts) => 4 + if *wanted <= parts.len() { *wanted as u64 } else { 0 },
     }
 }
 
 fn program(dice: &mut Dice, depth: usize) -> Program {
-    let kind = if depth == 0 { dice.below(4) } else { dice.below(12) };
+    let kind = if depth == 0 { dice.below(4) } else { dice.below(13) };
     let many = |dice: &mut Dice, most: usize| (0..=dice.below(most)).map(|_| program(dice, depth - 1)).collect::<Vec<_>>();
     match kind {
         0 => Program::Call(dice.below(100) as u64),
@@ -146,6 +163,7 @@ fn program(dice: &mut Dice, depth: usize) -> Program {
         8 => Program::Map(1 + dice.below(4), many(dice, 6)),
         9 => Program::Settle(1 + dice.below(4), many(dice, 4)),
         10 => Program::Enough(dice.below(4), many(dice, 4)),
+        11 => Program::Gate(Box::new(program(dice, depth - 1))),
         _ => Program::Race(Box::new(program(dice, depth - 1)), Box::new(program(dice, depth - 1))),
     }
 }

@@ -1,0 +1,231 @@
+//! Updating a run. An update goes through the inbox like any message, so it reaches its run wherever that is, exactly once by its id;
+//! its answer is in the log of the run, where everyone who gives that id finds it. Whoever runs it here tells it at once.
+//!
+//! It is checked before it is sent, by the state as recorded: what is rejected there leaves no trace. The run checks once more when it
+//! takes it, since its state may have changed by then; that answer is recorded, or nobody elsewhere could hear it.
+
+use std::time::Duration;
+
+use super::{Door, in_words};
+use crate::{
+    actors::{
+        asked,
+        waiters::{Answering, Updated},
+    },
+    error::{Error, QueryError, SendError},
+    kernel::{
+        codec,
+        event::{Command, Event, Fact, Ignored, MessageBody, Outcome as RunEnd},
+        id::{CommitNo, RunId, RunKey},
+        payload::Payload,
+        tape::{Inquiry, Told},
+    },
+    store::{Status, Summary},
+};
+
+/// How often it is looked for an answer that nobody here has told: at first, and at last.
+const LOOK: Duration = Duration::from_millis(20);
+const LONGEST_LOOK: Duration = Duration::from_millis(500);
+
+/// So many commits are read at once.
+const PAGE: u32 = 500;
+
+/// A run in whose log an answer is to appear.
+struct Followed {
+    run: RunKey,
+    id: RunId,
+    /// What was read of it.
+    next: CommitNo,
+}
+
+/// What a log says of a message, behind a commit.
+enum Seen {
+    Nothing,
+    Answer(Updated),
+    /// It was taken before.
+    Before,
+    Ended(RunEnd),
+}
+
+impl Door {
+    /// Sends an update and waits for its answer. `None`: there was none in time.
+    pub(crate) async fn update(
+        &self,
+        to: String,
+        message: String,
+        name: &'static str,
+        payload: Payload,
+        within: Duration,
+    ) -> Result<Option<Updated>, Error> {
+        let body = MessageBody::Update { name: name.to_owned(), payload: payload.clone() };
+        asked::check_message(&message, &body, &self.config.limits)?;
+        let answer = self.updated(to, message, name, payload, body);
+        tokio::time::timeout(within, answer).await.map_or(Ok(None), |answer| answer.map(Some))
+    }
+
+    async fn updated(
+        &self,
+        to: String,
+        message: String,
+        name: &'static str,
+        payload: Payload,
+        body: MessageBody,
+    ) -> Result<Updated, Error> {
+        let found = self.current(&to).await?;
+        let mut followed = Followed { run: found.run, id: found.id.clone(), next: 0 };
+        if found.status.is_end() {
+            return self.look_back(&followed, &message).await;
+        }
+        let run = found.run;
+        followed.next = self.read(move |reader| async move { reader.tail(run).await }).await?.map_or(0, |(no, _)| no + 1);
+        let check = Inquiry::Check { message: message.clone(), name, payload };
+        match self.inquire(run, check).await {
+            Ok(Ok(Told::Fits | Told::Answer(_))) => {}
+            Ok(Ok(Told::SeeLog)) => return self.look_back(&followed, &message).await,
+            Ok(Err(failure)) => {
+                // Sent before, it may be taken by another state than this one.
+                if !self.is_sent(&followed, &message).await? {
+                    return Ok(Updated::Refused(failure));
+                }
+            }
+            // It cannot be told here: whoever runs it can.
+            Err(Error::Query(QueryError::Unregistered { .. } | QueryError::Blocked(_) | QueryError::Failed(_))) => {}
+            Err(error) => return Err(error),
+        }
+        let mut answering = self.waiters.await_answer(followed.run, &message);
+        match self.post(to.clone(), message.clone(), body).await {
+            Ok(Some(run)) if run != followed.run => {
+                // Another run of the id has begun since.
+                followed = Followed { run, id: self.summary(run).await?.id, next: 0 };
+                answering = self.waiters.await_answer(run, &message);
+            }
+            Ok(_) => {}
+            Err(Error::Send(SendError::AlreadyEnded { .. })) => {
+                return self.look_back(&followed, &message).await;
+            }
+            Err(error) => return Err(error),
+        }
+        self.follow(followed, &message, answering).await
+    }
+
+    /// Waits until an answer is there: told by whoever runs the run here, or found in its log.
+    async fn follow(&self, mut followed: Followed, message: &str, mut answering: Answering<'_>) -> Result<Updated, Error> {
+        let mut pause = LOOK;
+        loop {
+            if let Ok(answer) = tokio::time::timeout(pause, answering.answer()).await {
+                return Ok(answer);
+            }
+            pause = (pause * 2).min(LONGEST_LOOK);
+            match self.look(&mut followed, message).await? {
+                Seen::Nothing => {}
+                Seen::Answer(answer) => return Ok(answer),
+                Seen::Before => return self.look_back(&followed, message).await,
+                // What is unread goes with it to the next run.
+                Seen::Ended(RunEnd::Continued) => {
+                    let (id, run_no) = (followed.id.id.clone(), followed.id.run_no + 1);
+                    let next = self.read(move |reader| async move { reader.find(&id, Some(run_no)).await }).await?;
+                    if let Some(next) = next {
+                        followed = Followed { run: next.run, id: next.id, next: 0 };
+                        answering = self.waiters.await_answer(next.run, message);
+                    }
+                }
+                Seen::Ended(_) => return self.look_back(&followed, message).await,
+            }
+        }
+    }
+
+    /// Finds the answer of a message that was taken before, from the beginning on; also if that was before the run was continued as
+    /// this one.
+    async fn look_back(&self, followed: &Followed, message: &str) -> Result<Updated, Error> {
+        let mut whole = Followed { run: followed.run, id: followed.id.clone(), next: 0 };
+        let mut found = self.look(&mut whole, message).await?;
+        let end = if let Seen::Ended(outcome) = &found { Some(in_words(outcome)) } else { None };
+        loop {
+            match found {
+                Seen::Answer(answer) => return Ok(answer),
+                // It goes on from there.
+                Seen::Before => {}
+                Seen::Nothing | Seen::Ended(_) => {
+                    let before = whole.id.run_no.saturating_sub(1);
+                    let id = whole.id.id.clone();
+                    let before = self
+                        .read(move |reader| {
+                            let id = id.clone();
+                            async move { if before == 0 { Ok(None) } else { reader.find(&id, Some(before)).await } }
+                        })
+                        .await?;
+                    match before.filter(|before| before.status == Status::Continued) {
+                        Some(before) => whole = Followed { run: before.run, id: before.id, next: 0 },
+                        None => break,
+                    }
+                }
+            }
+            found = self.look(&mut whole, message).await?;
+        }
+        let id = followed.id.id.clone();
+        Err(match end {
+            Some(status) => SendError::AlreadyEnded { id, status }.into(),
+            None => SendError::Invalid(format!("the id {message:?} is that of another message to {id}; choose another")).into(),
+        })
+    }
+
+    /// Tells whether a message that does not fit any more was sent before: it is in the inbox, or was taken since.
+    async fn is_sent(&self, followed: &Followed, message: &str) -> Result<bool, Error> {
+        let run = followed.run;
+        let inbox = self.read(move |reader| async move { reader.inbox(run).await }).await?;
+        if inbox.unread.iter().any(|unread| unread.message == message) {
+            return Ok(true);
+        }
+        let mut since = Followed { run, id: followed.id.clone(), next: followed.next };
+        Ok(!matches!(self.look(&mut since, message).await?, Seen::Nothing | Seen::Ended(_)))
+    }
+
+    /// Reads on in a log until it says something of a message, or is read.
+    async fn look(&self, followed: &mut Followed, message: &str) -> Result<Seen, Error> {
+        let mut end = Seen::Nothing;
+        loop {
+            let (run, from) = (followed.run, followed.next);
+            let page = self.read(move |reader| async move { reader.history(run, from, PAGE).await }).await?;
+            let full = page.len() >= PAGE as usize;
+            for (commit_no, record) in page {
+                let commit = codec::decode(&followed.id, commit_no, &record).map_err(|e| Error::Wait(e.to_string()))?;
+                followed.next = commit_no + 1;
+                for event in commit.events {
+                    match said(event, message) {
+                        Seen::Nothing => {}
+                        Seen::Ended(outcome) => end = Seen::Ended(outcome),
+                        seen => return Ok(seen),
+                    }
+                }
+            }
+            if !full {
+                return Ok(end);
+            }
+        }
+    }
+
+    async fn current(&self, id: &str) -> Result<Summary, Error> {
+        let wanted = id.to_owned();
+        let found = self.read(move |reader| {
+            let wanted = wanted.clone();
+            async move { reader.find(&wanted, None).await }
+        });
+        Ok(found.await?.ok_or_else(|| SendError::Unknown(id.to_owned()))?)
+    }
+
+    async fn summary(&self, run: RunKey) -> Result<Summary, Error> {
+        let found = self.read(move |reader| async move { reader.summaries(&[run]).await }).await?;
+        Ok(found.into_iter().next().ok_or_else(|| SendError::Unknown(format!("(run {})", run.0)))?)
+    }
+}
+
+/// What an event says of a message.
+fn said(event: Event, message: &str) -> Seen {
+    match event {
+        Event::Command(Command::Answered { message: of, reply }) if of == message => Seen::Answer(Updated::Replied(*reply)),
+        Event::Fact(Fact::Refused { message: of, failure }) if of == message => Seen::Answer(Updated::Refused(*failure)),
+        Event::Fact(Fact::Ignored { message: of, why: Ignored::Duplicate }) if of == message => Seen::Before,
+        Event::Command(Command::End { outcome }) => Seen::Ended(*outcome),
+        _ => Seen::Nothing,
+    }
+}

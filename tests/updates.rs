@@ -1,0 +1,328 @@
+//! Updates, seen from an application: made once, whatever crashes and whoever sends them again, and answered alike to all; a rejection
+//! changes nothing. On every store, over restarts and over nodes.
+
+#![cfg(feature = "sqlite")]
+
+use std::{cell::RefCell, rc::Rc};
+
+use futures::future::join_all;
+use stent::{Builder, SendError, Stent, UpdateError, prelude::*};
+use support::{Home, eventually, system};
+
+mod support;
+
+/// Reserves seats; answers which ones are taken then.
+#[derive(Serialize, Deserialize)]
+struct Reserve {
+    seats: u32,
+}
+
+impl Update for Reserve {
+    const NAME: &'static str = "updates.reserve";
+    type Answer = Vec<u32>;
+    type Error = Full;
+}
+
+/// So many were left.
+#[derive(Serialize, Deserialize, Debug, PartialEq, thiserror::Error)]
+#[error("only {left} seats are left")]
+struct Full {
+    left: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Unheard;
+
+impl Update for Unheard {
+    const NAME: &'static str = "updates.unheard";
+    type Answer = ();
+    type Error = AppError;
+}
+
+/// The name of one and the answer of another.
+#[derive(Serialize, Deserialize)]
+struct Misheard {
+    seats: u32,
+}
+
+impl Update for Misheard {
+    const NAME: &'static str = "updates.reserve";
+    type Answer = String;
+    type Error = AppError;
+}
+
+#[derive(Serialize, Deserialize)]
+struct Close;
+
+impl Signal for Close {
+    const NAME: &'static str = "updates.close";
+}
+
+#[derive(Serialize, Deserialize)]
+struct Taken;
+
+impl Query for Taken {
+    const NAME: &'static str = "updates.taken";
+    type Answer = Vec<u32>;
+}
+
+#[derive(Serialize, Deserialize)]
+struct Count;
+
+impl Activity for Count {
+    const NAME: &'static str = "updates.count";
+    type Output = u32;
+    type Error = AppError;
+}
+
+/// A bus that leaves when it is full, or when it is told to.
+#[derive(Serialize, Deserialize)]
+struct Bus {
+    seats: u32,
+    /// Whether it waits for so short a time that it stays in memory.
+    stays: bool,
+}
+
+impl Workflow for Bus {
+    const NAME: &'static str = "updates.bus";
+    type Output = Vec<u32>;
+    type Error = AppError;
+
+    async fn run(self, cx: Cx<Self>) -> Result<Vec<u32>, AppError> {
+        let taken = Rc::new(RefCell::new(Vec::new()));
+        let (seen, checked, takes, seats) = (taken.clone(), taken.clone(), taken.clone(), self.seats);
+        cx.on_query(move |_: &Taken| seen.borrow().clone());
+        cx.on_update(
+            move |wanted: &Reserve| {
+                let left = seats - checked.borrow().iter().sum::<u32>();
+                if wanted.seats <= left { Ok(()) } else { Err(Full { left }) }
+            },
+            move |wanted: Reserve| {
+                takes.borrow_mut().push(wanted.seats);
+                takes.borrow().clone()
+            },
+        );
+        let full = cx.until(|| taken.borrow().iter().sum::<u32>() == seats);
+        let full = full.within(if self.stays { secs(9) } else { hours(9) });
+        let _ = cx.race(full, cx.signal::<Close>()).await;
+        cx.call(Count).await?;
+        let taken = taken.borrow().clone();
+        Ok(taken)
+    }
+}
+
+fn build(home: &Home) -> Builder {
+    home.open().workflow::<Bus>().activity(async |_: Call<Count>| Ok(1))
+}
+
+async fn start(home: &Home) -> Stent {
+    build(home).spawn().await.unwrap()
+}
+
+async fn stop(stent: Stent) {
+    stent.shutdown(Shutdown::within(secs(10))).await.unwrap();
+}
+
+async fn bus(stent: &Stent, id: &str, seats: u32, stays: bool) -> Handle<Bus> {
+    stent.dispatch(Dispatch::new(Bus { seats, stays }).id(id)).await.unwrap()
+}
+
+fn reserve(id: &str, update: &str, seats: u32) -> SendUpdate<Reserve> {
+    SendUpdate::new(id, &Reserve { seats }).update_id(update)
+}
+
+async fn commits(stent: &Stent, id: &str) -> u32 {
+    stent.describe(id).await.unwrap().unwrap().commits
+}
+
+#[test]
+fn an_update_is_made_once_and_answered_alike_to_whoever_gives_its_id() {
+    system(async {
+        for home in Home::all() {
+            for stays in [true, false] {
+                let id = if stays { "stays" } else { "sleeps" };
+                let stent = start(&home).await;
+                bus(&stent, id, 5, stays).await;
+                assert_eq!(stent.update(reserve(id, "a", 2)).await.unwrap(), [2]);
+                // Once more, and beside each other; what it says then does not count.
+                let again = join_all((0..4).map(|_| stent.update(reserve(id, "a", 4)))).await;
+                assert!(again.into_iter().all(|answer| answer.unwrap() == [2]));
+                let beside = join_all((0..4).map(|_| stent.update(reserve(id, "b", 1)))).await;
+                assert!(beside.into_iter().all(|answer| answer.unwrap() == [2, 1]));
+                stop(stent).await;
+
+                let stent = start(&home).await;
+                assert_eq!(stent.update(reserve(id, "a", 2)).await.unwrap(), [2]);
+                assert_eq!(stent.query(Ask::new(id, &Taken)).await.unwrap(), [2, 1]);
+                let handle = stent.handle::<Bus>(id).await.unwrap().unwrap();
+                assert_eq!(stent.update(reserve(id, "c", 2)).await.unwrap(), [2, 1, 2]);
+                assert_eq!(handle.result().await.unwrap(), [2, 1, 2], "it was full, and noticed");
+                // Also when it has ended; and a new one finds nobody.
+                assert_eq!(stent.update(reserve(id, "b", 1)).await.unwrap(), [2, 1]);
+                match stent.update(reserve(id, "d", 1)).await {
+                    Err(UpdateError::Send(SendError::AlreadyEnded { id: of, .. })) => assert_eq!(of, id),
+                    other => panic!("{other:?}"),
+                }
+                stop(stent).await;
+            }
+        }
+    });
+}
+
+#[test]
+fn a_rejection_is_typed_changes_nothing_and_leaves_no_event() {
+    system(async {
+        for home in Home::all() {
+            for stays in [true, false] {
+                let id = if stays { "stays" } else { "sleeps" };
+                let stent = start(&home).await;
+                let handle = bus(&stent, id, 3, stays).await;
+                assert_eq!(stent.update(reserve(id, "a", 2)).await.unwrap(), [2]);
+                let before = commits(&stent, id).await;
+                for _ in 0..2 {
+                    match stent.update(reserve(id, "b", 2)).await {
+                        Err(UpdateError::Rejected(full)) => assert_eq!(full, Full { left: 1 }),
+                        other => panic!("{other:?}"),
+                    }
+                }
+                match stent.update(SendUpdate::new(id, &Unheard)).await {
+                    Err(UpdateError::NotTaken(why)) => assert!(why.contains("only \"updates.reserve\""), "{why}"),
+                    other => panic!("{other:?}"),
+                }
+                assert_eq!(commits(&stent, id).await, before);
+                // The id is free.
+                assert_eq!(stent.update(reserve(id, "b", 1)).await.unwrap(), [2, 1]);
+                assert_eq!(handle.result().await.unwrap(), [2, 1]);
+                stop(stent).await;
+            }
+        }
+    });
+}
+
+#[test]
+fn of_many_at_once_from_two_nodes_as_many_are_made_as_there_is_room_and_each_hears_its_own() {
+    system(async {
+        for home in Home::shared() {
+            for stays in [true, false] {
+                let id = if stays { "stays" } else { "sleeps" };
+                let (first, second) = (start(&home).await, start(&home).await);
+                let handle = bus(&first, id, 7, stays).await;
+                let all = (0..20).map(|n| {
+                    let node = if n % 2 == 0 { &first } else { &second };
+                    node.update(reserve(id, &format!("u{n}"), 1))
+                });
+                let answers = join_all(all).await;
+                let made: Vec<_> = answers.iter().filter_map(|answer| answer.as_ref().ok().map(Vec::len)).collect();
+                let mut sorted = made.clone();
+                sorted.sort_unstable();
+                assert_eq!(sorted, [1, 2, 3, 4, 5, 6, 7], "each was the one behind another");
+                for refused in answers.iter().filter_map(|answer| answer.as_ref().err()) {
+                    let full = matches!(refused, UpdateError::Rejected(Full { left: 0 }));
+                    assert!(full || matches!(refused, UpdateError::Send(SendError::AlreadyEnded { .. })), "{refused:?}");
+                }
+                assert_eq!(handle.result().await.unwrap(), [1; 7]);
+                // Each hears the same at the other node.
+                for (n, answer) in answers.iter().enumerate().filter_map(|(n, answer)| Some((n, answer.as_ref().ok()?))) {
+                    let node = if n % 2 == 0 { &second } else { &first };
+                    assert_eq!(node.update(reserve(id, &format!("u{n}"), 1)).await.unwrap(), *answer);
+                }
+                stop(first).await;
+                stop(second).await;
+            }
+        }
+    });
+}
+
+#[test]
+fn what_cannot_be_sent_or_understood_has_a_typed_error() {
+    system(async {
+        for home in Home::both() {
+            let stent = start(&home).await;
+            bus(&stent, "b", 3, true).await;
+            match stent.update(reserve("nobody", "a", 1)).await {
+                Err(UpdateError::Send(SendError::Unknown(id))) => assert_eq!(id, "nobody"),
+                other => panic!("{other:?}"),
+            }
+            match stent.update(reserve("b", "stent:a", 1)).await {
+                Err(UpdateError::Send(SendError::Invalid(why))) => assert!(why.contains("Stent's own"), "{why}"),
+                other => panic!("{other:?}"),
+            }
+            // The id of a message of another kind.
+            stent.signal(SendSignal::new("b", &Close).message_id("x")).await.unwrap();
+            eventually("it has left", secs(20), async || stent.describe("b").await.unwrap().unwrap().outcome.is_some()).await;
+            match stent.update(reserve("b", "x", 1)).await {
+                Err(UpdateError::Send(SendError::AlreadyEnded { .. })) => {}
+                other => panic!("{other:?}"),
+            }
+            bus(&stent, "c", 3, true).await;
+            assert_eq!(stent.update(reserve("c", "a", 1)).await.unwrap(), [1]);
+            match stent.update(SendUpdate::new("c", &Misheard { seats: 1 }).update_id("a")).await {
+                Err(UpdateError::Broken(failure)) => assert!(failure.message().contains("cannot be decoded"), "{failure}"),
+                other => panic!("{other:?}"),
+            }
+            stop(stent).await;
+        }
+    });
+}
+
+#[test]
+fn an_update_of_a_run_whose_code_is_elsewhere_waits_for_it_and_is_heard_under_its_id() {
+    system(async {
+        for home in Home::both() {
+            let stent = start(&home).await;
+            bus(&stent, "b", 3, false).await;
+            stop(stent).await;
+
+            let without = home.open().spawn().await.unwrap();
+            match without.update(reserve("b", "a", 1).within(millis(200))).await {
+                Err(UpdateError::Unanswered { id, .. }) => assert_eq!(id, "a"),
+                other => panic!("{other:?}"),
+            }
+            stop(without).await;
+
+            let stent = start(&home).await;
+            assert_eq!(stent.update(reserve("b", "a", 1)).await.unwrap(), [1]);
+            assert_eq!(stent.query(Ask::new("b", &Taken)).await.unwrap(), [1]);
+            stop(stent).await;
+        }
+    });
+}
+
+#[cfg(feature = "failpoints")]
+#[test]
+fn an_update_that_meets_a_crash_at_any_point_is_made_once_and_answered() {
+    use stent::failpoints::{self, Action};
+
+    support::alone(async {
+        for home in Home::both() {
+            let points = [
+                "execution.after_decide",
+                "persistence.before_commit",
+                "persistence.after_commit",
+                "persistence.before_acks",
+                "executor.before_deal",
+                "execution.before_effects",
+                "execution.after_replay",
+            ];
+            for (n, point) in points.into_iter().enumerate() {
+                let stent = start(&home).await;
+                for hit in 1..=2 {
+                    let id = format!("b{n}-{hit}");
+                    bus(&stent, &id, 5, n % 2 == 0).await;
+                    failpoints::set(point, Action::Panic, hit);
+                    let answers = join_all((1..=3).map(|n| stent.update(reserve(&id, &format!("u{n}"), n)))).await;
+                    failpoints::clear();
+                    let made = answers.iter().filter(|answer| answer.is_ok()).count();
+                    let taken = stent.query(Ask::new(&id, &Taken)).await.unwrap();
+                    assert_eq!(taken.len(), made, "{point}: {answers:?}");
+                    for (n, answer) in (1..=3).zip(answers) {
+                        if let Ok(answer) = answer {
+                            assert_eq!(stent.update(reserve(&id, &format!("u{n}"), n)).await.unwrap(), answer, "{point}");
+                        }
+                    }
+                }
+                stop(stent).await;
+            }
+        }
+    });
+}
