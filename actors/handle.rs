@@ -64,6 +64,10 @@ impl<W> Handle<W> {
         &self.id.id
     }
 
+    pub(super) fn run_id(&self) -> &RunId {
+        &self.id
+    }
+
     /// Returns the number of this run within its execution, from 1.
     #[must_use]
     pub fn run_no(&self) -> u32 {

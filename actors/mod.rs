@@ -19,7 +19,7 @@
 //!
 //! | message | from | to |
 //! |---|---|---|
-//! | `Dispatch` `SendSignal` `SendUpdate` `Ask` `Cancel` `RetryParked` `Resume` `Describe` `List` `Find` `PauseQueue` `ResumeQueue` `ListQueues` `ReadValue` `AwaitValue` `Shutdown` | application | Supervisor |
+//! | `Dispatch` `SendSignal` `SendUpdate` `Ask` `Cancel` `RetryParked` `Resume` `Describe` `List` `Find` `PauseQueue` `ResumeQueue` `ListQueues` `ReadValue` `AwaitValue` `Subscribe` `FollowingRows` `Shutdown` | application, its streams | Supervisor |
 //! | `CreateSchedule` `UpdateSchedule` `PauseSchedule` `UnpauseSchedule` `TriggerSchedule` `BackfillSchedule` `DeleteSchedule` `DescribeSchedule` `ListSchedules` | application | Supervisor |
 //! | `Open` `GetDoor` | builder, handles | Supervisor |
 //! | `Exited` `CannotGoOn` | core actors and their watchers | Supervisor |
@@ -56,6 +56,7 @@ pub(crate) mod call;
 mod deadline;
 mod door;
 mod engine;
+pub(crate) mod events;
 mod execution;
 mod executor;
 mod foreman;

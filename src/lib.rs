@@ -93,6 +93,7 @@ pub use activity::{Activity, Advice, Durable, DurableError};
 pub use actors::{
     builder::Builder,
     call::Call,
+    events::{Events, Happened, Happening, Subscribe},
     handle::{Handle, Stent},
     handlers::{ActivityHandler, Answer, InlineHandler},
     messages::{
