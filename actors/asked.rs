@@ -7,6 +7,7 @@ use super::messages::IfInUse;
 use crate::{
     error::{DispatchError, SendError},
     kernel::{
+        chain::Inherited,
         codec::{self, Record},
         event::{Commit, Event, Fact, MessageBody, OUR_MESSAGES, Started},
         id::{Digest, RunId, RunKey},
@@ -120,8 +121,20 @@ pub(crate) fn first_row(id: String, started: &Started, input_digest: Digest, now
 }
 
 /// Returns the first commit of a run that is written without its first turn.
-pub(crate) fn without_a_turn(id: &RunId, mut started: Started, writer: Writer<'_>, now: Timestamp) -> Result<Record, String> {
+pub(crate) fn without_a_turn(id: &RunId, started: Started, writer: Writer<'_>, now: Timestamp) -> Result<Record, String> {
+    not_begun(id, started, None, writer, now)
+}
+
+/// The same, with what it takes over from the run before it.
+pub(crate) fn not_begun(
+    id: &RunId,
+    mut started: Started,
+    inherited: Option<Inherited>,
+    writer: Writer<'_>,
+    now: Timestamp,
+) -> Result<Record, String> {
     started.deferred = true;
+    let inherited = inherited.map(|inherited| Event::Fact(Fact::Inherited(Box::new(inherited))));
     let commit = Commit {
         commit_no: 0,
         prev: None,
@@ -129,7 +142,7 @@ pub(crate) fn without_a_turn(id: &RunId, mut started: Started, writer: Writer<'_
         epoch: writer.epoch,
         build: writer.build,
         time: now,
-        events: vec![Event::Fact(Fact::Started(Box::new(started)))],
+        events: std::iter::once(Event::Fact(Fact::Started(Box::new(started)))).chain(inherited).collect(),
     };
     codec::encode(id, &commit)
 }

@@ -36,9 +36,9 @@ use crate::{
     config::Config,
     error::{DispatchError, Error, SendError},
     kernel::{
-        codec,
+        codec::{self, Record},
         event::{Command, Event, MessageBody, Outcome as RunEnd},
-        id::{RunId, RunKey},
+        id::{CommitNo, RunId, RunKey},
     },
     registry::Workflows,
     store::{Filter, Item, Message, NewRun, Outcome, QueueState, Reader, Status, StoreError, Summary, TaskRow},
@@ -286,26 +286,25 @@ impl Door {
         Ok(Found { run: current.run, id: current.id.clone(), end })
     }
 
-    /// Tells the ends of those of these runs that have ended.
+    /// Tells the ends of those of these runs that have ended. Who waits for one that has continued waits for its next run from then on.
     pub(crate) async fn settle_ended(&self, runs: &[RunKey]) -> Result<(), Error> {
-        let wanted = runs.to_vec();
-        let ended = self
-            .read(move |reader| {
-                let wanted = wanted.clone();
-                async move {
-                    let mut ended = Vec::new();
-                    for summary in reader.summaries(&wanted).await? {
-                        if summary.status.is_end()
-                            && let Some((commit_no, record)) = reader.tail(summary.run).await?
-                        {
-                            ended.push((summary, commit_no, record));
-                        }
+        let (mut wanted, mut ended, mut unread) = (runs.to_vec(), Vec::new(), None);
+        while !wanted.is_empty() {
+            let runs = std::mem::take(&mut wanted);
+            let read = move |reader: Rc<dyn Reader>| {
+                let runs = runs.clone();
+                async move { ends_of(&*reader, &runs).await }
+            };
+            for end in self.read(read).await? {
+                match end {
+                    Ended::At(summary, commit_no, record) => ended.push((summary, commit_no, record)),
+                    Ended::Continued(run, next) => {
+                        self.waiters.follow(run, next);
+                        wanted.push(next);
                     }
-                    Ok(ended)
                 }
-            })
-            .await?;
-        let mut unread = None;
+            }
+        }
         for (summary, commit_no, record) in ended {
             match codec::decode(&summary.id, commit_no, &record) {
                 Ok(commit) => {
@@ -359,6 +358,11 @@ impl Door {
                 Ok(Outcome::Sent { run, .. }) => Ok(Some(run)),
                 Ok(Outcome::AlreadySent) => Ok(None),
                 Ok(Outcome::Unknown) => Err(SendError::Unknown(to).into()),
+                // It has continued in between: its next run is there already.
+                Ok(Outcome::Ended(summary)) if summary.status == Status::Continued => {
+                    self.breathe().await;
+                    continue;
+                }
                 Ok(Outcome::Ended(summary)) => {
                     Err(SendError::AlreadyEnded { id: to, status: summary.status.as_str().to_owned() }.into())
                 }
@@ -527,6 +531,30 @@ impl Standing {
             Standing::Starting | Standing::Open(_) | Standing::Stopped => Error::Stopped,
         }
     }
+}
+
+/// How a run was found to have ended.
+enum Ended {
+    /// With this row of its log.
+    At(Box<Summary>, CommitNo, Record),
+    /// As this next run.
+    Continued(RunKey, RunKey),
+}
+
+async fn ends_of(reader: &dyn Reader, runs: &[RunKey]) -> Result<Vec<Ended>, StoreError> {
+    let mut ended = Vec::new();
+    for summary in reader.summaries(runs).await? {
+        if summary.status == Status::Continued
+            && let Some(next) = reader.find(&summary.id.id, summary.id.run_no.checked_add(1)).await?
+        {
+            ended.push(Ended::Continued(summary.run, next.run));
+        } else if summary.status.is_end()
+            && let Some((commit_no, record)) = reader.tail(summary.run).await?
+        {
+            ended.push(Ended::At(Box::new(summary), commit_no, record));
+        }
+    }
+    Ok(ended)
 }
 
 enum Decided {

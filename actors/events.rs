@@ -60,6 +60,8 @@ pub enum Happening {
     Started,
     /// Its first turn was taken, of a run that was recorded without it.
     Begun,
+    /// It took over what the run before it had not read.
+    Inherited,
     /// Another node took it over by force.
     Claimed,
     /// An attempt of a call or step succeeded.
@@ -100,6 +102,8 @@ pub enum Happening {
     Saga,
     /// It took the new way at a patch.
     Patched,
+    /// It goes on as the next run of its execution: the last entry but its end.
+    Continued,
     /// It is over: the last entry.
     Ended,
 }
@@ -174,6 +178,9 @@ impl Events {
         match fact {
             Fact::Started(started) => (Happening::Started, None, Some(started.workflow), None),
             Fact::Begun => (Happening::Begun, None, None, None),
+            Fact::Inherited(inherited) => {
+                (Happening::Inherited, None, None, Some(format!("{} signals unread", inherited.unread.len())))
+            }
             Fact::Claimed { by, epoch } => (Happening::Claimed, None, None, Some(format!("by node {by}, epoch {epoch}"))),
             Fact::Completed { position, attempt, .. } => {
                 about(Happening::Succeeded, position, self.names.remove(&position), Some(format!("attempt {attempt}")))
@@ -238,6 +245,7 @@ impl Events {
             Command::Compensate { .. } => saga("compensates"),
             Command::Publish { key, .. } => (Happening::Published, None, Some(key), None),
             Command::Count { key, by } => (Happening::Counted, None, Some(key), Some(by.to_string())),
+            Command::Continue { .. } => (Happening::Continued, None, None, None),
             Command::Answered { .. } => (Happening::Answered, None, None, None),
             Command::Patched { id, .. } => (Happening::Patched, None, Some(id), None),
             Command::End { outcome } => (Happening::Ended, None, None, Some(in_a_word(&outcome))),

@@ -24,7 +24,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::{
     engine::Engine,
-    executor::{Left, LeftHow, MARK, ReadInbox},
+    executor::{Hinted, Left, LeftHow, MARK, ReadInbox},
     persistence::Whom,
     scheduler::{Room, What},
     waiters,
@@ -424,7 +424,7 @@ impl Execution {
     fn on_recorded(&mut self, recording: Recording, ctx: &mut Context<Self>) {
         let Recording { decision, turn, .. } = recording;
         turn.tasks.iter().for_each(|task| self.engine.queued(&task.queue));
-        if !turn.starts.is_empty() {
+        if !turn.starts.is_empty() || turn.successor().is_some() {
             self.engine.scheduler.do_send(Room { due: Some(decision.commit.time), wake: None });
         }
         self.run.recorded(&decision.commit, turn.record.digest);
@@ -455,7 +455,7 @@ impl Execution {
         self.answer_inquiries();
         failpoint!("execution.before_effects");
         match turn.then {
-            Then::End { .. } => self.ended(ctx),
+            Then::End { .. } | Then::Continue(_) => self.ended(turn.successor().map(|next| next.run), ctx),
             Then::Passivate { wake_at, .. } => {
                 self.slept(wake_at, decision.commit.time);
                 self.leave(LeftHow::Passive { wake_at }, ctx);
@@ -482,10 +482,17 @@ impl Execution {
         aborts.collect::<Vec<_>>().into_iter().chain(self.open_effects()).collect()
     }
 
-    fn ended(&mut self, ctx: &mut Context<Self>) {
+    /// `next` is the run as which it has continued, if that is known.
+    fn ended(&mut self, next: Option<RunKey>, ctx: &mut Context<Self>) {
         failpoint!("execution.before_settle");
-        let run = &self.run;
-        self.engine.waiters.settle(self.key, || run.outcome().cloned().unwrap_or(End::Continued));
+        match (self.run.outcome(), next) {
+            (_, Some(next)) => self.engine.waiters.follow(self.key, next),
+            // Which one it is the store knows.
+            (Some(End::Continued), None) => {
+                self.engine.executor.do_send(Hinted { ended: vec![self.key], ..Hinted::default() });
+            }
+            (outcome, None) => self.engine.waiters.settle(self.key, || outcome.cloned().unwrap_or(End::Continued)),
+        }
         if self.travelled {
             self.engine.hint(Hint::Ended { run: self.key });
         }
@@ -525,6 +532,7 @@ impl Execution {
         turn.then = match turn.then {
             // What is unread then is dropped with the run's end; its senders were answered before it.
             Then::End { status, .. } => Then::End { status, seen: self.seen },
+            Then::Continue(_) => return self.submit_again(recording),
             Then::Passivate { .. } | Then::Hold => Then::Hold,
         };
         self.submit_again(recording);

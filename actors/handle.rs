@@ -68,13 +68,14 @@ impl<W> Handle<W> {
         &self.id
     }
 
-    /// Returns the number of this run within its execution, from 1.
+    /// Returns the number, within its execution and from 1, of the run that was there when this handle was made. A run that
+    /// [continues](crate::Cx::continue_as_new) is followed by others, of which [`result`](Handle::result) tells the end of the last.
     #[must_use]
     pub fn run_no(&self) -> u32 {
         self.id.run_no
     }
 
-    /// Asks this run something, also when it has ended; see [`Ask`].
+    /// Asks this run something, also when it has ended; if it has continued as new, the run that goes on for it. See [`Ask`].
     ///
     /// # Errors
     /// [`Error::Query`] says why it was not answered.
@@ -83,7 +84,7 @@ impl<W> Handle<W> {
         self.supervisor.send(ask).await.unwrap_or_else(|_| Err(self.door.standing.borrow().error()))
     }
 
-    /// Returns the store's key of this run.
+    /// Returns the store's key of that run.
     #[must_use]
     pub fn run(&self) -> RunKey {
         self.run
@@ -91,8 +92,8 @@ impl<W> Handle<W> {
 }
 
 impl<W: Workflow> Handle<W> {
-    /// Waits for the end of the run and returns its output. Works under any async runtime, and through restarts of the
-    /// core.
+    /// Waits for the end of the run and returns its output; of one that continues as new, for that of the last run of the chain. Works
+    /// under any async runtime, and through restarts of the core.
     ///
     /// # Errors
     /// How the run ended otherwise; [`RunError::Unavailable`] if the runtime stopped before: the run itself goes on at the
@@ -117,7 +118,10 @@ impl<W: Workflow> Handle<W> {
             Outcome::Cancelled { reason } => Err(RunError::Cancelled { reason: reason.clone() }),
             Outcome::TimedOut => Err(RunError::TimedOut),
             Outcome::Terminated { reason } => Err(RunError::Terminated { reason: reason.clone() }),
-            Outcome::Continued => Err(RunError::Unavailable(Error::Wait("the run continued as another".to_owned()))),
+            // Its next run is in the same commit, so this is told of a damaged store only.
+            Outcome::Continued => {
+                Err(RunError::Unavailable(Error::Wait("the run continued as another, which is not there".to_owned())))
+            }
         }
     }
 }

@@ -38,7 +38,7 @@
 //! | `Drain` `Stop` `LinkOthers` | incarnation | Executor |
 //! | `Tell` | Persistence, outbox | Notifier |
 //! | `Flush` | incarnation | Notifier |
-//! | `Hinted` | Notifier | Executor |
+//! | `Hinted` | Notifier, Execution | Executor |
 //! | `Look` | outbox, Notifier | Foreman |
 //! | `TasksEnded` | pool | Foreman |
 //! | `Finish` | incarnation | Foreman |

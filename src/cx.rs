@@ -10,6 +10,7 @@ use crate::{
     activity::{Activity, Durable},
     error::{AppError, CallError, Cancelled},
     kernel::{
+        chain::History,
         id::{Position, RunId},
         tape::Tape,
         time::Timestamp,
@@ -18,6 +19,7 @@ use crate::{
 };
 
 mod call;
+mod chain;
 mod child;
 mod map;
 mod publish;
@@ -30,6 +32,7 @@ mod wait;
 #[cfg(feature = "actors")]
 pub(crate) use call::typed;
 pub use call::{OnExhausted, Pending};
+pub use chain::Continue;
 pub use child::{ChildRun, Detached};
 pub use map::{AtLeast, Either, Map, Race, Settle};
 pub use publish::Progress;
@@ -213,6 +216,19 @@ impl<W> Cx<W> {
         self.tape.patched(id, true);
     }
 
+    /// Returns how long the history of this run was when the current turn's fact came: the same in replay. A run that goes on for
+    /// long is replayed from its beginning whenever it comes back to memory, so its history should stay short.
+    pub fn history(&self) -> History {
+        self.tape.history()
+    }
+
+    /// Tells whether the history of this run is long enough to [continue](Cx::continue_as_new) as a new one: 4,096 events, or 4 MiB of
+    /// payload. Temporal's server suggests it at the same size; nothing forces a run to follow before its limit of
+    /// commits (a million).
+    pub fn should_continue(&self) -> bool {
+        self.history().is_long()
+    }
+
     /// Tells whether the run was asked to stop.
     pub fn is_cancelled(&self) -> bool {
         self.tape.is_cancelled()
@@ -237,6 +253,52 @@ impl<W> Cx<W> {
     /// Returns the execution's id and the number of this run.
     pub fn id(&self) -> &RunId {
         self.tape.id()
+    }
+}
+
+impl<W: Workflow> Cx<W> {
+    /// Ends this run and goes on as the next one of the same execution: the same workflow (and version) with a new argument and an
+    /// empty history. For what never ends, or has more steps than a history should have:
+    ///
+    /// ```
+    /// # use stent::prelude::*;
+    /// # #[derive(Serialize, Deserialize)] struct Deposit(u64);
+    /// # impl Signal for Deposit { const NAME: &'static str = "deposit"; }
+    /// #[derive(Serialize, Deserialize)]
+    /// struct Account { balance: u64 }
+    ///
+    /// impl Workflow for Account {
+    ///     const NAME: &'static str = "bank.account";
+    ///     type Output = ();
+    ///     type Error = AppError;
+    ///
+    ///     async fn run(mut self, cx: Cx<Self>) -> Result<(), AppError> {
+    ///         while !cx.should_continue() {
+    ///             self.balance += cx.signal::<Deposit>().await?.0;
+    ///         }
+    ///         Ok(cx.continue_as_new(self).await?)
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// The end of this run and the beginning of the next are one commit. To everybody outside the execution is the same all along: its
+    /// id, row (priority, queue, tags), deadline, parent and whoever waits for its result, which is that of the last run. Signals that
+    /// nobody has read are read by the next run, in their order, and none twice; a pending wish to stop goes along. What belongs to this
+    /// run alone must be over: it is refused while something is awaited elsewhere in the code (an activity, a step, a sleep, a signal, a
+    /// child; *drop* it to give it up) or a saga is open. Detached children go on.
+    ///
+    /// Awaited, it does not come back, wherever in the code it stands, unless it is refused: then the run goes on as it was and nothing
+    /// is recorded. What stands behind it in the function does not run; values that live are dropped. Patches, the numbers of
+    /// positions and `cx.random()` begin anew, so the keys of calls are new as well. So does what is published: the next run shows nothing, and
+    /// its counters are at zero, until it publishes again; versions go on growing.
+    ///
+    /// On a cancelled run it is refused like any other await, unless it is [`shielded`](Cx::shielded): then the next run is cancelled from
+    /// its beginning on. Inside the closure of a step it is a mistake, and found.
+    ///
+    /// # Errors
+    /// [`ContinueError`](crate::ContinueError) says what is in the way, and what to do.
+    pub fn continue_as_new(&self, next: W) -> Continue<W> {
+        Continue::new(self.tape.clone(), &next)
     }
 }
 

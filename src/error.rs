@@ -13,6 +13,8 @@ mod app;
 
 pub use app::AppError;
 
+pub use crate::kernel::chain::ContinueError;
+
 /// The result of most calls.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 

@@ -110,7 +110,7 @@ pub use actors::{
 };
 pub use cx::{Cx, OnExhausted, Progress};
 pub use error::{
-    AppError, CallError, Cancelled, ChildError, DispatchError, Error, QueryError, Result, RunError, ScheduleError, SendError, UpdateError,
+    AppError, CallError, Cancelled, ChildError, ContinueError, DispatchError, Error, QueryError, Result, RunError, ScheduleError, SendError, UpdateError,
     ValueError,
 };
 pub use kernel::{event::OnClose, failure::Origin, retry::Retry};

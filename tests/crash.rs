@@ -131,7 +131,9 @@ impl Bench {
         let status = wait(&mut self.start(""), Duration::from_secs(60));
         assert!(status.is_some_and(|status| status.success()), "{status:?}: {:?}", self.stuck());
         self.judge();
-        let (parts, orders): (Vec<_>, Vec<_>) = self.log.ends.iter().partition(|(id, _)| is_part(id));
+        self.count();
+        let (parts, orders): (Vec<_>, Vec<_>) =
+            self.log.ends.iter().filter(|(id, _)| !is_tally(id)).partition(|(id, _)| is_part(id));
         assert_eq!(orders.len() as u64, self.executions, "not all have ended");
         assert_eq!(parts.len(), orders.len(), "each has begun one child, once");
         self.audit();
@@ -150,6 +152,23 @@ impl Bench {
         }
     }
 
+    /// Each order was heard of exactly once, in a chain of runs that ends once.
+    fn count(&self) {
+        let runs: Vec<_> = self.log.ends.iter().filter(|(id, _)| is_tally(id)).collect();
+        assert_eq!(runs.len() as u64, self.executions / 3 + 1, "three to a run, and the last hears the rest");
+        let (last, continued): (Vec<_>, Vec<_>) = runs.iter().partition(|(_, (status, _))| *status != Status::Continued);
+        let [(_, (Status::Completed, Some(heard)))] = &last[..] else { panic!("the chain ends once, and well: {last:?}") };
+        assert_eq!(continued.len() + 1, runs.len());
+        let mut heard: Vec<u64> = heard
+            .trim_matches(['[', ']'])
+            .split(", ")
+            .filter(|order| !order.is_empty())
+            .map(|order| order.parse().unwrap())
+            .collect();
+        heard.sort_unstable();
+        assert_eq!(heard, (0..self.executions).collect::<Vec<_>>(), "each once");
+    }
+
     /// Each execution has paid exactly once.
     fn audit(&self) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -159,7 +178,7 @@ impl Bench {
             let rows = sqlx::query("SELECT execution FROM payments ORDER BY 1").fetch_all(&mut books).await.unwrap();
             rows.iter().map(|row| row.get(0)).collect()
         });
-        let ended: Vec<String> = self.log.ends.keys().filter(|id| !is_part(id)).cloned().collect();
+        let ended: Vec<String> = self.log.ends.keys().filter(|id| is_order(id)).cloned().collect();
         assert_eq!(paid, ended, "each has paid once");
     }
 
@@ -171,7 +190,16 @@ impl Bench {
 
 /// Tells whether an execution is a child of another.
 fn is_part(id: &str) -> bool {
-    id.contains('/')
+    id.contains('/') && !is_tally(id)
+}
+
+/// Tells whether this is a run of the chain.
+fn is_tally(id: &str) -> bool {
+    id.starts_with("tally")
+}
+
+fn is_order(id: &str) -> bool {
+    !is_part(id) && !is_tally(id)
 }
 
 fn parse(line: &str) -> Option<Act> {
@@ -189,8 +217,9 @@ fn read(database: &std::path::Path, poison: Option<&str>) -> Log {
         let reader = store.reader();
         let runs = reader.list(&Filter { limit: 1_000, ..Default::default() }).await.unwrap();
         for run in runs {
-            let id = run.id.id.clone();
-            log.present.insert(id.clone());
+            // Each run of the chain is looked at for itself, under its number.
+            let id = if is_tally(&run.id.id) { run.id.to_string() } else { run.id.id.clone() };
+            log.present.extend([id.clone(), run.id.id.clone()]);
             if run.status == Status::Quarantined {
                 log.quarantined = run.reason.clone();
             }
@@ -337,5 +366,5 @@ fn a_run_that_kills_its_process_at_replay_is_quarantined_and_takes_no_other_alon
     }
     let log = read(&bench.database(), Some("order-1"));
     assert!(log.quarantined.is_some_and(|reason| reason.contains("opening it")), "after {deaths} deaths");
-    assert_eq!(log.ends.keys().filter(|id| !is_part(id)).count(), 29, "the others have ended");
+    assert_eq!(log.ends.keys().filter(|id| is_order(id)).count(), 29, "the others have ended");
 }

@@ -66,25 +66,44 @@ impl Door {
         Ok(found.map(|found| found.run).ok_or(QueryError::Unknown(id))?)
     }
 
-    /// Puts a question to a run, wherever it is.
-    pub(super) async fn inquire(&self, run: RunKey, inquiry: Inquiry) -> Result<Result<Told, Failure>, Error> {
-        let links = self.links().await?;
-        let (reply, answer) = oneshot::channel();
-        links.executor.do_send(Inquire { run, inquiry: inquiry.clone(), reply });
-        match answer.await {
-            Ok(answer) => Ok(answer),
+    /// Puts a question to a run, wherever it is; that of one that has continued to its next run.
+    pub(super) async fn inquire(&self, mut run: RunKey, inquiry: Inquiry) -> Result<Result<Told, Failure>, Error> {
+        loop {
+            let links = self.links().await?;
+            let (reply, answer) = oneshot::channel();
+            links.executor.do_send(Inquire { run, inquiry: inquiry.clone(), reply });
+            if let Ok(answer) = answer.await {
+                return Ok(answer);
+            }
             // It is not here, or was not to be trusted: what is recorded is.
-            Err(_) => self.inquire_log(run, inquiry).await,
+            match self.inquire_log(run, inquiry.clone()).await? {
+                Asked::Answered(answer) => return Ok(answer),
+                Asked::Continued(next) => run = next,
+                // Its code has not been polled, so it has no handlers; it is due, and the question has a time.
+                Asked::NotBegun => self.breathe().await,
+            }
         }
     }
 
-    async fn inquire_log(&self, run: RunKey, inquiry: Inquiry) -> Result<Result<Told, Failure>, Error> {
+    async fn inquire_log(&self, run: RunKey, inquiry: Inquiry) -> Result<Asked, Error> {
         // It stays with the replay, however long that takes and whether or not somebody still waits for it.
         let permit = self.replays.clone().acquire_owned().await.map_err(|_| Error::Stopped)?;
         let Some(stored) = self.read(move |reader| async move { reader.run(run).await }).await? else {
             return Err(QueryError::Unknown(format!("(run {})", run.0)).into());
         };
         let summary = &stored.summary;
+        if summary.status == Status::Continued {
+            let (id, run_no) = (summary.id.id.clone(), summary.id.run_no.checked_add(1));
+            let next = self
+                .read(move |reader| {
+                    let id = id.clone();
+                    async move { reader.find(&id, run_no).await }
+                })
+                .await?;
+            if let Some(next) = next {
+                return Ok(Asked::Continued(next.run));
+            }
+        }
         if summary.status == Status::Quarantined {
             let reason = summary.reason.as_deref().unwrap_or("no reason was kept");
             return Err(
@@ -95,14 +114,17 @@ impl Door {
         let (told, answer) = oneshot::channel();
         let replay = move || {
             let _permit = permit;
-            let _ = told.send(loading::replay(&stored, &workflows).map(|run| run.inquire(&inquiry)));
+            let goes_on = stored.summary.status == Status::Active && stored.summary.blocked_build.is_none();
+            let _ = told.send(loading::replay(&stored, &workflows).map(|run| {
+                if goes_on && run.state().is_about_to_go_on() { Asked::NotBegun } else { Asked::Answered(run.inquire(&inquiry)) }
+            }));
         };
         std::thread::Builder::new()
             .name("stent-inquiry".to_owned())
             .spawn(replay)
             .map_err(|error| QueryError::Failed(format!("no thread could be had to replay the run on: {error}")))?;
         match answer.await {
-            Ok(Ok(answer)) => Ok(answer),
+            Ok(Ok(asked)) => Ok(asked),
             Ok(Err(Unopened::Unregistered { workflow: name, version, .. })) => {
                 Err(QueryError::Unregistered { name, version }.into())
             }
@@ -110,6 +132,15 @@ impl Door {
             Err(_) => Err(QueryError::Failed("the replay of the run panicked; see the node's log".to_owned()).into()),
         }
     }
+}
+
+/// What came of a question to a log.
+enum Asked {
+    Answered(Result<Told, Failure>),
+    /// This run has taken its place.
+    Continued(RunKey),
+    /// It has continued as this run a moment ago.
+    NotBegun,
 }
 
 /// What the asker of a query hears.

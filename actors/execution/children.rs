@@ -1,4 +1,4 @@
-//! The rows of the children that a turn begins, which go with the turn's own item.
+//! The rows of the runs that a turn begins, which go with the turn's own item: its children, and the next run if it continues.
 
 use std::sync::Arc;
 
@@ -8,41 +8,54 @@ use super::{BREATH, Execution, Recording};
 use crate::{
     actors::{asked, executor::AskKeys},
     kernel::{
+        chain::Onward,
         event::{Child, ChildOptions, Parent, Started},
-        id::RunKey,
+        id::{RunId, RunKey},
         limits::Limits,
         random,
         time::Timestamp,
     },
-    store::{NewChild, NewRun, YieldReason},
+    store::{NewChild, NewRun, Successor, Then, YieldReason},
 };
 
 impl Execution {
-    /// Submits a turn once its children have their keys.
+    /// Submits a turn once the runs that it begins have their keys.
     pub(super) fn submit_keyed(&mut self, mut recording: Box<Recording>, ctx: &mut Context<Self>) {
-        let children = std::mem::take(&mut recording.decision.starts);
-        if children.is_empty() {
+        let wanted = recording.decision.starts.len() + usize::from(recording.decision.onward.is_some());
+        if wanted == 0 {
             return self.submit(recording);
         }
-        if let Some(first) = self.engine.take_keys(children.len()) {
-            let begun = children.iter().zip(first..).map(|(child, key)| self.row_of(child, key, recording.decision.commit.time));
-            match begun.collect() {
-                Ok(starts) => {
-                    Arc::make_mut(&mut recording.turn).starts = starts;
-                    return self.submit(recording);
-                }
-                Err(reason) => return self.give_back(YieldReason::Quarantined { reason: format!("{}: {reason}", self.id) }, ctx),
-            }
+        if let Some(first) = self.engine.take_keys(wanted) {
+            return match self.key(&mut recording, first) {
+                Ok(()) => self.submit(recording),
+                Err(reason) => self.give_back(YieldReason::Quarantined { reason: format!("{}: {reason}", self.id) }, ctx),
+            };
         }
         // Whoever hands keys out asks the store for more; until then the turn waits as if it were under way.
-        self.engine.executor.do_send(AskKeys(children.len()));
-        recording.decision.starts = children;
+        self.engine.executor.do_send(AskKeys(wanted));
         self.recording = Some(recording);
         ctx.run_later(BREATH, |this, ctx| {
             if let Some(recording) = this.recording.take_if(|_| !this.sealed) {
                 this.submit_keyed(recording, ctx);
             }
         });
+    }
+
+    /// Gives keys to what a turn begins.
+    fn key(&self, recording: &mut Recording, first: i64) -> Result<(), String> {
+        let Recording { decision, turn, .. } = recording;
+        let (now, turn) = (decision.commit.time, Arc::make_mut(turn));
+        let mut keys = first..;
+        let children = std::mem::take(&mut decision.starts);
+        let starts = children.iter().zip(&mut keys).map(|(child, key)| self.row_of(child, key, now)).collect::<Result<_, _>>()?;
+        turn.starts = starts;
+        if let (Some(onward), Some(key)) = (decision.onward.take(), keys.next()) {
+            let Onward { started, inherited } = *onward;
+            let id = RunId { id: self.id.id.clone(), run_no: self.id.run_no.saturating_add(1) };
+            let record = asked::not_begun(&id, started, Some(inherited), self.engine.writer(0), now)?;
+            turn.then = Then::Continue(Box::new(Successor { run: RunKey(key), record }));
+        }
+        Ok(())
     }
 
     /// Returns the row of a child and its first commit. It is written without a first turn: whoever claims it takes that.

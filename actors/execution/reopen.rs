@@ -76,7 +76,7 @@ impl Execution {
         let now = self.now();
         let attempts = self.engine.pool.attempts().count_of(self.key);
         match self.run.rest(now) {
-            Rest::Ended => self.ended(ctx),
+            Rest::Ended => self.ended(None, ctx),
             Rest::Waits { next } if attempts == 0 && self.run.queued().is_empty() && self.is_far(next, now) => {
                 self.sleep(next, now, ctx);
             }

@@ -107,7 +107,7 @@ pub(crate) struct FlushPanicked(pub(crate) String);
 
 /// Where other nodes say that looking pays.
 ///
-/// *from* Notifier · *reply* none · *delivery* nudge · *if lost* the next tick
+/// *from* Notifier, and a replayed run that finds that it has continued · *reply* none · *delivery* nudge · *if lost* the next tick
 #[derive(Message, Default, PartialEq)]
 #[rtype(result = "()")]
 pub(crate) struct Hinted {

@@ -32,6 +32,7 @@ impl Persistence {
             .zip(&answer.outcomes)
             .filter_map(|(item, outcome)| match (item, outcome) {
                 (Item::Send(_) | Item::EndTask(_), Outcome::Sent { owner, run, .. }) => mail(*run, *owner),
+                (Item::Turn(turn), Outcome::Done) if turn.successor().is_some() => Some(Hint::Due),
                 (Item::Turn(turn), Outcome::Done) if turn.starts.iter().any(|start| due(&start.row)) => Some(Hint::Due),
                 (Item::Enqueue(new, _), Outcome::Done) if due(new) => Some(Hint::Due),
                 (Item::Schedule(change), Outcome::Done) if change.starts.iter().any(|(new, _)| due(new)) => Some(Hint::Due),

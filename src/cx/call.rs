@@ -19,7 +19,7 @@ use crate::{
         id::Position,
         payload::{CodecError, Payload},
         retry::Retry,
-        tape::{Answer, Fault, Misuse, Tape},
+        tape::{Answer, Fault, Misuse, Tape, What},
     },
 };
 
@@ -156,15 +156,18 @@ impl<A: Activity> Future for Pending<A> {
             }
             let position = self.wait.position;
             let undo = draft.undo.take();
-            let begun = self.wait.begin(Command::Call(Box::new(Call {
-                position,
-                activity: draft.name.to_owned(),
-                input,
-                options: draft.options.given,
-                scope: undo.as_ref().and(draft.scope),
-                undo: undo.clone().map(Box::new),
-                compensating: false,
-            })));
+            let begun = self.wait.begin(
+                What::Activity,
+                Command::Call(Box::new(Call {
+                    position,
+                    activity: draft.name.to_owned(),
+                    input,
+                    options: draft.options.given,
+                    scope: undo.as_ref().and(draft.scope),
+                    undo: undo.clone().map(Box::new),
+                    compensating: false,
+                })),
+            );
             if let (true, Some(scope), Some(undo)) = (begun, draft.scope, undo) {
                 self.wait.tape.add_undo(scope, position, undo);
             }
@@ -210,10 +213,10 @@ impl Wait {
     }
 
     /// Records the command; from here on the position is open, unless a limit or the seal refuses it.
-    pub(super) fn begin(&mut self, command: Command) -> bool {
+    pub(super) fn begin(&mut self, what: What, command: Command) -> bool {
         self.begun = self.tape.command(command);
         if self.begun {
-            self.tape.open(self.position);
+            self.tape.open(self.position, what);
         }
         self.begun
     }

@@ -17,7 +17,7 @@ use crate::{
         failure::{Failure, KIND_ID_IN_USE, KIND_INVALID, Origin},
         id::RunId,
         payload::{CodecError, Payload},
-        tape::{Answer, Fault, Misuse, Tape},
+        tape::{Answer, Fault, Misuse, Tape, What},
         time::LONGEST_WAIT,
     },
     workflow::Workflow,
@@ -159,7 +159,7 @@ impl<W: Workflow> Future for ChildRun<W> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         if let Some(draft) = self.draft.take() {
             match ready!(self.begin(*draft, true)) {
-                Ok(command) => self.wait.begin(command),
+                Ok(command) => self.wait.begin(What::Child, command),
                 Err(error) => return Poll::Ready(Err(error)),
             };
         }
@@ -211,6 +211,7 @@ fn ended<W: Workflow>(end: Outcome, id: &str) -> Result<Result<W::Output, ChildE
         Outcome::Cancelled { reason } => Err(ChildError::Stopped { reason }),
         Outcome::TimedOut => Err(ChildError::TimedOut),
         Outcome::Terminated { reason } => Err(ChildError::Terminated { reason }),
+        // Never told: its next run has the same parent.
         Outcome::Continued => Err(ChildError::Broken(Failure::new(KIND_INVALID, "the child went on as another run"))),
     })
 }

@@ -23,7 +23,7 @@ use crate::{
         instance::panic_text,
         payload::Payload,
         retry::Retry,
-        tape::{BlockingWork, StepWork, Tape, TransactionWork},
+        tape::{BlockingWork, StepWork, Tape, TransactionWork, What},
     },
 };
 
@@ -160,7 +160,7 @@ impl<T: Durable> Future for Step<'_, T> {
                 }
             };
             let position = this.wait.position;
-            this.wait.begin(Command::Step { position, name: this.name.to_string(), place, options: settings.given });
+            this.wait.begin(What::Step, Command::Step { position, name: this.name.to_string(), place, options: settings.given });
         }
         if let Poll::Ready(ended) = this.wait.poll_ended(cx, &this.name) {
             return Poll::Ready(ended);

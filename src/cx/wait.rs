@@ -13,7 +13,7 @@ use crate::{
     error::Cancelled,
     kernel::{
         event::Command,
-        tape::{Answer, Fault, Misuse, Tape},
+        tape::{Answer, Fault, Misuse, Tape, What},
         time::{LONGEST_WAIT, Timestamp},
     },
     workflow::Signal,
@@ -52,7 +52,7 @@ impl Future for Sleep {
                 Until::At(moment) => moment.min(now.after(LONGEST_WAIT)),
             };
             let position = self.wait.position;
-            self.wait.begin(Command::Sleep { position, due });
+            self.wait.begin(What::Sleep, Command::Sleep { position, due });
         }
         self.wait.poll(cx).map(|answer| match answer {
             Some(Answer::Fired) => Ok(()),

@@ -50,6 +50,7 @@ fn same_data(a: &Command, b: &Command) -> bool {
             (Reply::Done(a), Reply::Done(b)) => bytes(a) == bytes(b),
             (a, b) => std::mem::discriminant(a) == std::mem::discriminant(b),
         },
+        (Command::Continue { input: a }, Command::Continue { input: b }) => bytes(a) == bytes(b),
         (Command::Sleep { due: a, .. }, Command::Sleep { due: b, .. }) => a == b,
         (Command::End { outcome: a }, Command::End { outcome: b }) => match (&**a, &**b) {
             (Outcome::Completed(a), Outcome::Completed(b)) => bytes(a) == bytes(b),
@@ -128,6 +129,7 @@ pub(super) fn describe(command: &Command) -> String {
             let how = if child.awaited { "child" } else { "detached child" };
             format!("{how} {:?} of {:?} (#{})", child.id, child.workflow, child.position)
         }
+        Command::Continue { .. } => "to continue as a new run".to_owned(),
         Command::End { .. } => "the end".to_owned(),
     }
 }
@@ -155,6 +157,9 @@ pub(super) fn shallow(command: &Command) -> Command {
         Command::Answered { message, .. } => {
             let empty = Payload { encoding: Encoding::MessagePack, bytes: bytes::Bytes::new() };
             Command::Answered { message: message.clone(), reply: Box::new(Reply::Done(empty)) }
+        }
+        Command::Continue { input } => {
+            Command::Continue { input: Payload { bytes: bytes::Bytes::new(), encoding: input.encoding } }
         }
         Command::End { .. } => Command::End { outcome: Box::new(Outcome::Continued) },
         other => other.clone(),

@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    chain::Inherited,
     failure::Failure,
     id::{Attempt, BuildId, CommitNo, Digest, Epoch, Incarnation, Position, RunId},
     limits::Limits,
@@ -132,6 +133,9 @@ pub enum Fact {
     /// The first turn of a run that was written without one.
     #[serde(rename = "go")]
     Begun,
+    /// What the run takes over from the one that continued as it: right behind its `Started`, in the same commit.
+    #[serde(rename = "inh")]
+    Inherited(Box<Inherited>),
 }
 
 /// How a run began.
@@ -268,7 +272,7 @@ pub enum MessageBody {
 /// is too full for it: what one run owes to another must never be lost. It wakes whom a message wakes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tell {
-    /// To whom.
+    /// To whom; [`CURRENT_RUN`] stands for whichever run is the current one.
     pub to: RunId,
     /// The message's own id.
     pub message: String,
@@ -276,7 +280,29 @@ pub struct Tell {
     pub body: MessageBody,
 }
 
+/// The number of whichever run of an id is the current one, for a [`Tell`]: who was told to begin may have continued since.
+pub const CURRENT_RUN: u32 = 0;
+
+impl Tell {
+    /// Tells whether it is for this run, which is the current one of its id.
+    #[must_use]
+    pub fn is_for(&self, current: &RunId) -> bool {
+        self.to.id == current.id && (self.to.run_no == CURRENT_RUN || self.to.run_no == current.run_no)
+    }
+}
+
 impl MessageBody {
+    /// Tells whether it is for the execution, whichever its run, and goes along unread when that continues as the next one. What
+    /// names a place is for the one run that has it.
+    #[must_use]
+    pub fn is_for_the_execution(&self) -> bool {
+        match self {
+            MessageBody::Signal { .. } | MessageBody::Update { .. } | MessageBody::Cancel { .. } | MessageBody::Stop { .. } => true,
+            MessageBody::Retry { position } => position.is_none(),
+            MessageBody::Task { .. } | MessageBody::Child { .. } => false,
+        }
+    }
+
     /// Returns why a run is to stop, if this asks it to.
     #[must_use]
     pub fn stops(&self) -> Option<String> {
@@ -410,6 +436,12 @@ pub enum Command {
         key: String,
         /// How much; less than zero takes away.
         by: i64,
+    },
+    /// End, and go on as the next run of the same execution, which is written in the commit of the end.
+    #[serde(rename = "cont")]
+    Continue {
+        /// Its argument.
+        input: Payload,
     },
 }
 
@@ -598,6 +630,7 @@ impl Command {
             | Command::Answered { .. }
             | Command::Publish { .. }
             | Command::Count { .. }
+            | Command::Continue { .. }
             | Command::End { .. } => 0,
         }
     }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use super::{
+    chain::{History, Signalled},
     event::{Command, Fact, MessageBody, Next, Outcome, Started},
     failure::{Failure, KIND_LIMIT, KIND_LOST, KIND_MAYBE_DONE, KIND_PANIC, KIND_UNANSWERED},
     id::{Attempt, Position, RunId},
@@ -44,6 +45,8 @@ pub(crate) struct Instance {
     deadline_passed: bool,
     ended: bool,
     begun: bool,
+    /// How long the log is, without the fact that is being applied and what follows it.
+    history: History,
 }
 
 impl Instance {
@@ -59,6 +62,7 @@ impl Instance {
             deadline_passed: false,
             ended: false,
             begun: false,
+            history: History::default(),
         })
     }
 
@@ -94,7 +98,7 @@ impl Instance {
             return Ok(Vec::new());
         }
         uphold!(OneEventOnePoll, self.tape.take_commands().is_empty(), "{}: commands without a fact", self.tape.id());
-        self.tape.begin_fact(at, patches);
+        self.tape.begin_fact(at, self.history, patches);
         self.tape.wake_signal().enter();
         self.tape.begin_checks();
         self.deliver(fact);
@@ -157,6 +161,14 @@ impl Instance {
                 self.deadline_passed = true;
                 self.tape.cancel();
             }
+            Fact::Inherited(inherited) => {
+                inherited.unread.iter().for_each(|signal| self.tape.receive(&signal.name, signal.payload.clone()));
+                self.deadline_passed = inherited.deadline_passed;
+                self.cancel_reason.clone_from(&inherited.cancel);
+                if inherited.cancel.is_some() || inherited.deadline_passed {
+                    self.tape.cancel();
+                }
+            }
             Fact::Started(_)
             | Fact::Begun
             | Fact::Claimed { .. }
@@ -179,6 +191,8 @@ impl Instance {
             self.poll_once(&waker);
             if let Some(failure) = self.tape.take_failure() {
                 self.finish(Outcome::Failed(failure));
+            } else if self.body.is_some() && self.tape.goes_on() {
+                self.finish(Outcome::Continued);
             }
             let again = self.tape.drive_sagas() || self.tape.wake_signal().take_woken() || self.tape.check_again();
             if !again {
@@ -220,6 +234,9 @@ impl Instance {
 
     fn outcome(&self, result: Result<Payload, Failure>) -> Outcome {
         match result {
+            // What else the code has said in the same poll comes too late, unless it broke.
+            Ok(_) if self.tape.goes_on() => Outcome::Continued,
+            Err(failure) if self.tape.goes_on() && failure.kind() != KIND_PANIC => Outcome::Continued,
             Ok(output) => Outcome::Completed(output),
             Err(failure) if failure.kind() != KIND_PANIC && self.tape.cancel_heard() => match &self.cancel_reason {
                 Some(reason) => Outcome::Cancelled { reason: reason.clone() },
@@ -266,6 +283,21 @@ impl Instance {
             Command::Publish { key, value } => self.tape.recorded_value(key, value),
             _ => {}
         }
+    }
+
+    /// Takes note of what was applied: what comes behind it finds a longer history.
+    pub(crate) fn grew(&mut self, events: usize, bytes: usize) {
+        self.history.grow(events, bytes);
+    }
+
+    /// Takes note of a commit that is in the log.
+    pub(crate) fn committed(&mut self) {
+        self.history.commits += 1;
+    }
+
+    /// Returns the signals that were received and not read.
+    pub(crate) fn unread(&self) -> Vec<Signalled> {
+        self.tape.unread()
     }
 
     /// Tells whether something outside the log woke this instance.

@@ -4,6 +4,7 @@
 //! (a turn: arrivals in, one commit and its effects out), [`codec`] (a commit as bytes).
 
 mod blocked;
+pub mod chain;
 pub mod codec;
 mod compare;
 pub mod event;

@@ -15,6 +15,7 @@ use self::turning::{Turning, position_of, weight_of};
 
 use super::{
     blocked::Blocked,
+    chain::Onward,
     compare::first_difference,
     event::{Child, Command, Commit, Event, Fact, Ignored, MessageBody, Outcome, Started, StepPlace, TaskEnd, Tell},
     failure::{Failure, KIND_LIMIT},
@@ -30,6 +31,7 @@ use super::{
     wake::Hook,
 };
 
+mod chain;
 mod others;
 mod replay;
 mod turning;
@@ -97,6 +99,8 @@ pub(crate) struct Decision {
     pub(crate) tells: Vec<Tell>,
     /// What it shows outside from this commit on, each key once.
     pub(crate) published: Vec<Publication>,
+    /// How the execution goes on, if this is the end of a run that continues: in the same commit.
+    pub(crate) onward: Option<Box<Onward>>,
     pub(crate) rest: Rest,
 }
 
@@ -350,7 +354,11 @@ impl Run {
         if before_call && self.state.call(position_of(&fact)).is_none() {
             turn.settled.push(position_of(&fact));
         }
-        turn.bytes += weight_of(&fact) + commands.iter().map(weight).sum::<usize>();
+        let bytes = weight_of(&fact) + commands.iter().map(weight).sum::<usize>();
+        turn.bytes += bytes;
+        for instance in std::iter::once(&mut self.instance).chain(&mut self.twin) {
+            instance.grew(1 + commands.len(), bytes);
+        }
         turn.events.push(Event::Fact(fact));
         for command in commands {
             let over: Vec<Position> = match &command {
@@ -367,6 +375,9 @@ impl Run {
                 uphold!(SagaEmptyAtEnd, !undoing, "{}: it would end while a compensation runs", self.id);
             }
             self.state.command(&command, turn.at);
+            if matches!(&command, Command::End { outcome } if **outcome == Outcome::Continued) {
+                turn.onward = self.onward();
+            }
             turn.touch(command.position());
             turn.events.push(Event::Command(command));
         }
@@ -413,6 +424,7 @@ impl Run {
             starts: turn.starts,
             tells: turn.tells,
             published: self.state.published.newer_than(turn.shown),
+            onward: turn.onward,
             rest: self.rest(turn.at),
         }
     }
@@ -500,6 +512,7 @@ impl Run {
         self.tail = Some(digest);
         self.last_time = commit.time;
         self.last_epoch = commit.epoch;
+        std::iter::once(&mut self.instance).chain(&mut self.twin).for_each(Instance::committed);
     }
 
     /// Lets an inline step run its closure.

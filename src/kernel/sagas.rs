@@ -105,6 +105,11 @@ impl Sagas {
         }
     }
 
+    /// Tells whether no scope is open, nor being undone.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.scopes.is_empty()
+    }
+
     /// Tells whether a compensation is still to run.
     pub(crate) fn busy(&self) -> bool {
         self.scopes.values().any(|scope| scope.compensating)

@@ -30,6 +30,10 @@ pub(crate) struct State {
     /// Signals received and not yet waited for, by name.
     unread: HashMap<String, usize>,
     remembered: VecDeque<String>,
+    /// The argument of the next run, once this one has asked to go on as that.
+    pub(crate) continuing: Option<Payload>,
+    /// It goes on for a run before it.
+    goes_on: bool,
     known: HashSet<String>,
     /// Transactional steps that were given up: what they left in the store goes with the run's end.
     given_up: Vec<Position>,
@@ -108,6 +112,8 @@ impl State {
             published: Published::new(run_no),
             unread: HashMap::new(),
             remembered: VecDeque::new(),
+            continuing: None,
+            goes_on: false,
             known: HashSet::new(),
             given_up: Vec::new(),
             just_served: None,
@@ -161,6 +167,13 @@ impl State {
             }
             Fact::Ignored { message, .. } | Fact::Refused { message, .. } => self.remember(message, limits),
             Fact::DeadlinePassed => self.deadline_passed = true,
+            Fact::Inherited(inherited) => {
+                self.goes_on = true;
+                inherited.known.iter().for_each(|message| self.remember(message, limits));
+                inherited.unread.iter().for_each(|signal| self.serve(&signal.name));
+                self.cancel.clone_from(&inherited.cancel);
+                self.deadline_passed = inherited.deadline_passed;
+            }
         }
     }
 
@@ -226,6 +239,16 @@ impl State {
         self.known.contains(message)
     }
 
+    /// The ids that it remembers, oldest first.
+    pub(crate) fn remembered(&self) -> Vec<String> {
+        self.remembered.iter().cloned().collect()
+    }
+
+    /// How many signals were received and not waited for.
+    pub(crate) fn unread(&self) -> usize {
+        self.unread.values().sum()
+    }
+
     /// Folds a command in.
     pub(crate) fn command(&mut self, command: &Command, at: Timestamp) {
         match command {
@@ -268,6 +291,7 @@ impl State {
                 self.outcome = Some((**outcome).clone());
             }
             Command::Publish { .. } | Command::Count { .. } => self.published.command(command),
+            Command::Continue { input } => self.continuing = Some(input.clone()),
             Command::Patched { .. }
             | Command::Answered { .. }
             | Command::OpenSaga { .. }
@@ -372,6 +396,12 @@ impl State {
     /// Tells whether the first turn was taken.
     pub(crate) fn begun(&self) -> bool {
         !self.started.deferred
+    }
+
+    /// Tells whether it goes on for a run before it, and its first turn is still to come.
+    #[cfg_attr(not(feature = "actors"), allow(dead_code))]
+    pub(crate) fn is_about_to_go_on(&self) -> bool {
+        self.goes_on && !self.begun()
     }
 
     /// Returns when an open sleep is over.

@@ -15,6 +15,7 @@ use std::{
 };
 
 use super::{
+    chain::History,
     event::{Command, Outcome, Reply},
     failure::{Failure, KIND_LIMIT},
     id::{Attempt, Position, RunId},
@@ -27,13 +28,17 @@ use super::{
     wake::Signal,
 };
 
+mod chain;
 mod publishing;
 mod scopes;
 mod talk;
+mod what;
 
 pub(crate) use publishing::PROGRESS;
 use talk::Talk;
 pub(crate) use talk::{Inquiry, Told, Updater};
+use what::Waiting;
+pub(crate) use what::What;
 
 /// What a resolved position answers.
 #[derive(Debug)]
@@ -148,7 +153,7 @@ struct Inner {
     bytes_of_fact: usize,
     /// Ordered, because cancellation wakes them all and their order must be that of replay. So are the maps below, but for
     /// another reason: they have few entries, mostly none, and a hash costs more than a look at those.
-    open: BTreeMap<Position, Option<Waker>>,
+    open: BTreeMap<Position, Waiting>,
     answers: BTreeMap<Position, Answer>,
     signals: HashMap<String, Mailbox>,
     signals_received: u64,
@@ -163,6 +168,10 @@ struct Inner {
     patches: BTreeMap<String, bool>,
     /// In replay: the patches that are recorded behind this fact.
     recorded_patches: Option<Vec<String>>,
+    /// How long the history was when the current fact came.
+    history: History,
+    /// The run ends, to go on as the next one.
+    goes_on: bool,
     fault: Option<Fault>,
 }
 
@@ -266,7 +275,8 @@ impl Tape {
                 format!("the commands of one turn have more than {most} bytes; use cx.map(..).concurrency(n) or pass references");
             inner.fault.get_or_insert(Fault::Fails(Failure::new(KIND_LIMIT, text).into_final()));
         }
-        if inner.fault.is_some() {
+        // Behind a run that goes on as the next one nothing more is begun.
+        if inner.fault.is_some() || inner.goes_on {
             return false;
         }
         inner.commands.push(command);
@@ -274,8 +284,8 @@ impl Tape {
     }
 
     /// Opens a position whose command was just emitted.
-    pub(crate) fn open(&self, position: Position) {
-        self.inner.borrow_mut().open.insert(position, None);
+    pub(crate) fn open(&self, position: Position, what: What) {
+        self.inner.borrow_mut().open.insert(position, Waiting { what, waker: None });
     }
 
     /// Tells whether an await that begins now is cancelled at once. Pending only for code that tries again without end: it
@@ -310,8 +320,8 @@ impl Tape {
             return Poll::Ready(None);
         }
         match inner.open.get_mut(&position) {
-            Some(Some(old)) if old.will_wake(waker) => {}
-            Some(slot) => *slot = Some(waker.clone()),
+            Some(Waiting { waker: Some(old), .. }) if old.will_wake(waker) => {}
+            Some(waiting) => waiting.waker = Some(waker.clone()),
             None => {}
         }
         Poll::Pending
@@ -340,7 +350,7 @@ impl Tape {
             inner.answers.insert(position, Answer::Signal(number, payload));
         } else {
             mailbox.waiting.insert(position);
-            inner.open.insert(position, None);
+            inner.open.insert(position, Waiting { what: What::Signal, waker: None });
         }
     }
 
@@ -368,7 +378,7 @@ impl Tape {
             return;
         };
         inner.answers.insert(first, Answer::Signal(number, payload));
-        let waker = inner.open.remove(&first).flatten();
+        let waker = inner.open.remove(&first).and_then(|waiting| waiting.waker);
         drop(inner);
         wake(waker);
     }
@@ -417,9 +427,10 @@ impl Tape {
 
     // ---- for the kernel ----------------------------------------------------------------------------------------
 
-    /// Begins a fact: its time, and a fresh count of commands; in replay also the patches that are recorded behind it.
-    pub(crate) fn begin_fact(&self, now: Timestamp, recorded_patches: Option<Vec<String>>) {
+    /// Begins a fact: its time, what was before it, and a fresh count of commands; in replay also the patches recorded behind it.
+    pub(crate) fn begin_fact(&self, now: Timestamp, history: History, recorded_patches: Option<Vec<String>>) {
         let mut inner = self.inner.borrow_mut();
+        inner.history = history;
         inner.recorded_patches = recorded_patches;
         inner.now = now;
         inner.commands_of_fact = 0;
@@ -435,7 +446,7 @@ impl Tape {
         }
         inner.closures.remove(&position);
         inner.grants.remove(&position);
-        let Some(waker) = inner.open.remove(&position) else {
+        let Some(Waiting { waker, .. }) = inner.open.remove(&position) else {
             return;
         };
         inner.answers.insert(position, answer);
@@ -457,7 +468,7 @@ impl Tape {
     pub(crate) fn cancel(&self) {
         let mut inner = self.inner.borrow_mut();
         inner.cancelled = true;
-        let wakers: Vec<Waker> = inner.open.values().flatten().cloned().collect();
+        let wakers: Vec<Waker> = inner.open.values().filter_map(|waiting| waiting.waker.clone()).collect();
         drop(inner);
         for waker in wakers {
             waker.wake();
@@ -576,6 +587,7 @@ pub(crate) fn weight(command: &Command) -> usize {
             Reply::Done(answer) => answer.bytes.len(),
             Reply::Failed(failure) => failure.bytes(),
         },
+        Command::Continue { input } => input.bytes.len(),
         _ => 0,
     }
 }

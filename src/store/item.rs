@@ -13,6 +13,12 @@ impl Turn {
         !self.tasks.is_empty() || !self.withdrawn.is_empty()
     }
 
+    /// Tells whether it touches no rows of other runs than its own: of its children, of those whom it tells something, of its successor.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        !self.has_others() && self.successor().is_none()
+    }
+
     /// Tells whether its row comes right behind this one.
     #[must_use]
     pub fn follows(&self, commit_no: CommitNo, digest: Digest) -> bool {

@@ -43,6 +43,7 @@ pub(crate) mod shown;
 pub mod sqlite;
 mod status;
 mod stored;
+mod successor;
 // Half of it is for databases.
 #[cfg_attr(not(any(feature = "sqlite", feature = "postgres")), allow(dead_code))]
 mod transactions;
@@ -58,6 +59,7 @@ pub use outbox::Enqueued;
 pub use schedules::{ScheduleChange, ScheduleDue, ScheduleRow};
 pub use status::Status;
 pub use stored::Stored;
+pub use successor::Successor;
 pub use transactions::{Ended, StepOf, Stop, Transactions, Work};
 
 /// A boxed future that need not be `Send`: a store lives on Persistence's own thread.
@@ -374,6 +376,9 @@ pub enum Then {
         /// The `inbox_seq` up to which the writer has seen messages.
         seen: u64,
     },
+    /// Ended as [`Status::Continued`], and the next run of its id begins; [`Successor`] says how. Whatever is unread and for the execution
+    /// goes along, and the rest is dropped, as with any end.
+    Continue(Box<Successor>),
 }
 
 /// A run's row as it begins.
@@ -611,13 +616,13 @@ pub struct Summary {
     pub tags: Vec<String>,
     /// The tags that a node must have to run it.
     pub needs: Vec<String>,
-    /// When it was asked for.
+    /// When its execution was asked for: runs of a chain that continues have that of the first.
     pub created_at: Timestamp,
     /// When it ended.
     pub ended_at: Option<Timestamp>,
     /// When the whole run must have ended.
     pub deadline: Option<Timestamp>,
-    /// The digest of its argument.
+    /// The digest of the argument that its execution was asked for with: that of the first run of a chain.
     pub input_digest: Digest,
     /// How many messages were ever put into its inbox.
     pub inbox_seq: u64,
@@ -625,6 +630,16 @@ pub struct Summary {
     pub blocked_build: Option<BuildId>,
     /// Why it is blocked or quarantined.
     pub reason: Option<String>,
+}
+
+impl Summary {
+    /// Takes note of its end.
+    pub(crate) fn end(&mut self, status: Status, now: Timestamp) {
+        self.status = status;
+        self.owner = None;
+        self.wake_at = None;
+        self.ended_at = Some(now);
+    }
 }
 
 /// Which runs to list.

@@ -54,6 +54,7 @@ mod schema;
 mod session;
 mod sql;
 mod sql_tasks;
+mod successor;
 mod tails;
 mod tasks;
 mod transactions;

@@ -62,6 +62,7 @@ mod schedules;
 mod schema;
 mod script;
 mod sql;
+mod successor;
 mod tasks;
 mod transactions;
 mod trouble;

@@ -2,6 +2,8 @@
 //! each its signal under the same message id, waits for all ends and leaves. Every effect and every acknowledgement is
 //! one line in a side file, appended by one write before anything else can happen: what the store may not contradict.
 //!
+//! One more execution, `tally`, hears one signal of each and goes on as a new run behind every third: a chain that kills meet anywhere.
+//!
 //! Each execution also pays once, in a transactional step: one row of the table `payments` beside the executions. It counts the two
 //! places that it passes, behind that step and behind its child.
 //!
@@ -34,6 +36,44 @@ fn side(line: &str) {
 /// The execution that kills its process whenever it is replayed.
 fn is_poison(id: &str) -> bool {
     std::env::var("STENT_POISON").is_ok_and(|poison| poison == id)
+}
+
+/// Hears of each order once, with a new history behind every third.
+#[derive(Serialize, Deserialize)]
+struct Tally {
+    orders: u64,
+    heard: Vec<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Heard(u64);
+
+impl Signal for Heard {
+    const NAME: &'static str = "crash.heard";
+}
+
+impl Workflow for Tally {
+    const NAME: &'static str = "crash.tally";
+    type Output = String;
+    type Error = AppError;
+
+    async fn run(mut self, cx: Cx<Self>) -> Result<String, AppError> {
+        for _ in 0..3 {
+            if self.heard.len() as u64 == self.orders {
+                return Ok(format!("{:?}", self.heard));
+            }
+            let Heard(order) = cx.signal().await?;
+            cx.call(Act { word: order.to_string() }).await?;
+            cx.sleep(millis(2)).await?;
+            self.heard.push(order);
+        }
+        Ok(cx.continue_as_new(self).await?)
+    }
+}
+
+/// The name of an execution in the side file; the runs of the chain have one each.
+fn name_of(run: &stent::kernel::id::RunId) -> String {
+    if run.id == "tally" { run.to_string() } else { run.id.clone() }
 }
 
 fn acts(execution: &str, step: &str, attempt: u32) {
@@ -164,7 +204,7 @@ async fn main() {
     side(&format!("up {}", std::process::id()));
     let count: u64 = count.parse().expect("a number of executions");
     let act = async |call: Call<Act>| {
-        acts(&call.run().id, &format!("#{}", call.key().rsplit('/').next().unwrap_or_default()), call.attempt());
+        acts(&name_of(call.run()), &format!("#{}", call.key().rsplit('/').next().unwrap_or_default()), call.attempt());
         tokio::time::sleep(millis(2)).await;
         Ok(call.word.clone())
     };
@@ -172,7 +212,7 @@ async fn main() {
         acts(&call.run().id, &format!("#{}", call.key().rsplit('/').next().unwrap_or_default()), call.attempt());
         if call.attempt() <= call.failures { Err(AppError::new("not yet")) } else { Ok("stable".to_owned()) }
     };
-    let builder = Stent::open(&format!("sqlite:{database}")).workflow::<Order>().workflow::<Part>();
+    let builder = Stent::open(&format!("sqlite:{database}")).workflow::<Order>().workflow::<Part>().workflow::<Tally>();
     let inline = std::env::var("STENT_INLINE").is_ok_and(|inline| inline == "1");
     let builder = if inline { builder.inline(act).inline(flaky) } else { builder.activity(act).activity(flaky) };
     let stent = builder
@@ -197,10 +237,17 @@ async fn main() {
         return std::future::pending().await;
     }
     let stent = Arc::new(stent);
+    let tally = stent.dispatch(Dispatch::new(Tally { orders: count, heard: Vec::new() }).id("tally")).await.expect("it is taken");
+    side("ack tally");
     let ends = (0..count).map(|number| {
         let stent = stent.clone();
         async move {
             let id = format!("order-{number}");
+            let heard = SendSignal::new("tally", &Heard(number)).message_id(format!("heard-{number}"));
+            match stent.signal(heard).await {
+                Ok(()) | Err(stent::Error::Send(stent::SendError::AlreadyEnded { .. })) => {}
+                Err(other) => panic!("tally: {other}"),
+            }
             // It is there from the life before; a dispatch would run its first turn here.
             if is_poison(&id) {
                 return;
@@ -220,5 +267,6 @@ async fn main() {
         }
     });
     futures_util::future::join_all(ends).await;
+    tally.result().await.expect("the last of its runs completes");
     stent.shutdown(Shutdown::within(secs(5))).await.expect("it stops");
 }

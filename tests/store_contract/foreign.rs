@@ -9,7 +9,7 @@ use std::{
 use sqlx::{Executor, PgConnection};
 use stent::{
     kernel::time::Timestamp,
-    store::{Item, Outcome, Then, Turn},
+    store::{Item, Outcome, Successor, Then, Turn},
 };
 
 use crate::{
@@ -143,6 +143,100 @@ fn a_message_that_meets_a_passivation_or_an_end_on_another_node_is_never_slept_o
             world.store.close().await.unwrap();
         }
         schema.drop().await;
+    });
+}
+
+#[test]
+fn a_message_that_meets_a_continuation_on_another_node_is_in_the_inbox_of_the_next_run() {
+    block_on(async {
+        let schema = Schema::fresh();
+        let [mut owner, mut sender] = two(&schema).await;
+        let (mut along, mut behind) = (0, 0);
+        for number in 0..120 {
+            let id = format!("r{number}");
+            let run = owner.started(&id).await;
+            let next = owner.key().await;
+            let successor = Successor { run: next, record: record(next, 0) };
+            let leaves = Item::Turn(Arc::new(turn(run, 1, Then::Continue(Box::new(successor)))));
+            let later = Duration::from_micros(number / 2 * 150);
+            let (first, second) = if number % 2 == 0 { (Duration::ZERO, later) } else { (later, Duration::ZERO) };
+            let continuing = async {
+                tokio::time::sleep(first).await;
+                while owner.one(leaves.clone()).await == Outcome::Waits {}
+            };
+            let sending = async {
+                tokio::time::sleep(second).await;
+                loop {
+                    match sender.send(&id, "m").await {
+                        Outcome::Waits => {}
+                        Outcome::Sent { run, .. } => return run,
+                        other => panic!("{id}: {other:?}"),
+                    }
+                }
+            };
+            let ((), got) = futures::future::join(continuing, sending).await;
+            assert!(got == run || got == next);
+            *(if got == run { &mut along } else { &mut behind }) += 1;
+            let unread = sender.store.reader().inbox(next).await.unwrap().unread;
+            assert_eq!(unread.iter().map(|unread| &*unread.message).collect::<Vec<_>>(), ["m"]);
+            assert!(sender.store.reader().inbox(run).await.unwrap().unread.is_empty());
+        }
+        assert!(along > 0 && behind > 0, "both orders were met: {along} {behind}");
+        for world in [&mut owner, &mut sender] {
+            world.store.close().await.unwrap();
+        }
+        schema.drop().await;
+    });
+}
+
+#[test]
+fn a_callers_signal_that_waited_for_a_run_which_continued_goes_to_the_next_one() {
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Go;
+    impl stent::Signal for Go {
+        const NAME: &'static str = "go";
+    }
+    with_foreign(async |world, foreign| {
+        let run = world.started("a").await;
+        let next = world.key().await;
+        let schema: (String,) = sqlx::query_as("SELECT current_schema()::text").fetch_one(&mut *foreign).await.unwrap();
+        let server = crate::servers::Postgres::shared().url("postgres");
+        let options = stent::store::postgres::PostgresOptions { schema: schema.0, ..Default::default() };
+        let outbox = stent::store::postgres::Outbox::open(&server, options).await.unwrap();
+        let mut caller = <PgConnection as sqlx::Connection>::connect(&server).await.unwrap();
+        foreign.execute("BEGIN").await.unwrap();
+        foreign.execute("SELECT 1 FROM executions WHERE id = 'a' FOR UPDATE").await.unwrap();
+        // As a node's commit does it, but for as long as it takes until the caller waits for its lock.
+        let continues = async {
+            let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND transactionid IS NOT NULL";
+            loop {
+                let (waiting,): (i64,) = sqlx::query_as(waits).fetch_one(&mut *foreign).await.unwrap();
+                if waiting > 0 {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            let begins = format!(
+                "UPDATE executions SET status = 9, owner = NULL, ended_at = 1 WHERE id = 'a';
+                 INSERT INTO executions (run, id, run_no, workflow, version, status, epoch, claims, forced, priority, queue, tags,
+                                         needs, created_at, input_digest, inbox_seq, format, wake_at)
+                 SELECT {}, id, 2, workflow, version, 1, 0, 0, false, priority, queue, tags, needs, created_at, input_digest,
+                        inbox_seq, format, 950 FROM executions WHERE id = 'a';
+                 COMMIT",
+                next.0
+            );
+            foreign.execute(sqlx::AssertSqlSafe(begins)).await.unwrap();
+        };
+        let signals = async {
+            caller.execute("BEGIN").await.unwrap();
+            outbox.signal(&mut caller, stent::SendSignal::new("a", &Go).message_id("m")).await.unwrap();
+            caller.execute("COMMIT").await.unwrap();
+        };
+        futures::future::join(continues, signals).await;
+        let unread = world.store.reader().inbox(next).await.unwrap().unread;
+        assert_eq!(unread.iter().map(|unread| &*unread.message).collect::<Vec<_>>(), ["m"]);
+        assert!(world.store.reader().inbox(run).await.unwrap().unread.is_empty());
+        outbox.close().await;
     });
 }
 

@@ -5,6 +5,7 @@
 //! The memory store is the reference. Where a case fails on both stores the contract was misread; where it fails on one,
 //! that store is wrong.
 
+mod chains;
 mod claims;
 #[cfg(feature = "sqlite")]
 mod file;

@@ -9,7 +9,7 @@ use std::{
 use sqlx::{Executor, PgConnection, Row};
 use stent::{
     kernel::time::Timestamp,
-    store::{Item, Queue, TaskRequest, Then, Turn},
+    store::{Item, Queue, Successor, TaskRequest, Then, Turn},
 };
 
 use crate::{
@@ -69,6 +69,11 @@ async fn lap(world: &mut World, other: &mut World, number: i64) {
     world.done(end(kid, 1, 1)).await;
     let claimed = world.key().await;
     world.done(enqueue(new_run(claimed, &format!("claimed-{number}")))).await;
+    assert_eq!(world.claim(10, 10).await.claimed.len(), 1);
+    world.send(&format!("claimed-{number}"), "m").await;
+    let next = world.key().await;
+    let successor = Successor { run: next, record: record(next, 0) };
+    world.done(Item::Turn(Arc::new(turn(claimed, 1, Then::Continue(Box::new(successor)))))).await;
     assert_eq!(world.claim(10, 10).await.claimed.len(), 1);
 }
 

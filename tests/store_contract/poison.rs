@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sqlx::{ConnectOptions, Connection, Executor, sqlite::SqliteConnectOptions};
 use stent::{
     kernel::id::RunKey,
-    store::{Batch, ClaimRequest, Item, NewRun, Outcome, Then},
+    store::{Batch, ClaimRequest, Item, NewRun, Outcome, Successor, Then},
 };
 
 use crate::{
@@ -125,6 +125,56 @@ fn an_item_whose_second_statement_fails_leaves_nothing_of_its_first() {
     let trigger = "CREATE TRIGGER poison BEFORE UPDATE ON executions WHEN NEW.id = 'b' AND NEW.ended_at IS NOT NULL
                    BEGIN SELECT RAISE(ABORT, 'it is poison'); END";
     block_on(with_trigger(trigger, only_the_middle_one_fails));
+}
+
+/// A run that continues beside poison does so whole, and one whose successor is poison does not at all.
+async fn who_continues_does_so_whole_or_not_at_all(world: &mut World) {
+    let [a, b] = [world.started("a").await, world.started("b").await];
+    let [x, y] = [world.key().await, world.key().await];
+    let going_on = |run, next: RunKey, body: &'static [u8]| {
+        let mut successor = Successor { run: next, record: record(next, 0) };
+        successor.record.body = body.into();
+        Item::Turn(Arc::new(turn(run, 1, Then::Continue(Box::new(successor)))))
+    };
+    assert!(matches!(world.send("a", "one").await, Outcome::Sent { .. }));
+    assert!(matches!(world.send("b", "two").await, Outcome::Sent { .. }));
+    let outcomes =
+        world.commit(vec![send("b", "four"), going_on(b, y, b"poison"), going_on(a, x, b"sound"), send("a", "three")]).await;
+    assert_eq!(outcomes[0], Outcome::Sent { seq: 2, run: b, owner: Some(incarnation(1)) });
+    assert!(matches!(&outcomes[1], Outcome::Refused(_)), "{outcomes:?}");
+    assert_eq!(outcomes[2..], [Outcome::Done, Outcome::Sent { seq: 2, run: x, owner: None }]);
+    assert_eq!((world.summary("a").await.run, world.summary("b").await.run), (x, b));
+    let inbox = world.store.reader().inbox(x).await.unwrap();
+    assert_eq!(inbox.unread.iter().map(|unread| &*unread.message).collect::<Vec<_>>(), ["one", "three"]);
+    assert_eq!(world.store.reader().inbox(b).await.unwrap().unread.len(), 2);
+    world.done(step(b, 1)).await;
+}
+
+#[test]
+fn a_run_whose_successor_the_database_refuses_does_not_end_and_others_continue() {
+    for refuses in ["ABORT, 'it is poison'", "IGNORE"] {
+        let trigger = format!(
+            "CREATE TRIGGER poison BEFORE INSERT ON events WHEN NEW.body = CAST('poison' AS BLOB)
+             BEGIN SELECT RAISE({refuses}); END"
+        );
+        block_on(with_trigger(trigger.leak(), who_continues_does_so_whole_or_not_at_all));
+    }
+}
+
+#[test]
+#[cfg(feature = "postgres")]
+fn a_run_whose_successor_the_server_refuses_does_not_end_and_others_continue() {
+    block_on(async {
+        let schema = Schema::fresh();
+        let mut world = World::new(Box::new(schema.open().await)).await;
+        let trigger = "CREATE FUNCTION poison() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN IF NEW.body = ''poison''::bytea THEN RAISE EXCEPTION ''it is poison''; END IF; RETURN NEW; END';
+             CREATE TRIGGER poison BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION poison()";
+        schema.foreign().await.execute(trigger).await.unwrap();
+        who_continues_does_so_whole_or_not_at_all(&mut world).await;
+        world.store.close().await.unwrap();
+        schema.drop().await;
+    });
 }
 
 /// Whose message, or whose child, the database refuses is refused with its turn, and with everything else that this does to others;

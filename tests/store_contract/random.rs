@@ -9,12 +9,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use stent::{
     kernel::{
+        event::{CURRENT_RUN, MessageBody},
         id::{BuildId, Digest, Incarnation, RunId, RunKey},
         random::mix,
         time::Timestamp,
     },
     store::{
-        Batch, ClaimRequest, Filter, Item, Message, NewChild, NewRun, NewTask, Publication, Queue, ScheduleChange, Status, Store,
+        Batch, ClaimRequest, Filter, Item, Message, NewChild, NewRun, NewTask, Publication, Queue, ScheduleChange, Status, Store, Successor,
         Summary, TaskKey, TaskRequest, Tell, Then, Turn, Warden, Yield, YieldReason, memory::MemoryStore,
     },
 };
@@ -80,6 +81,7 @@ async fn compare(seed: u64, ops: u32) {
             "Taken",
             "Told",
             "NoChild",
+            "Continued",
         ] {
             assert!(all.outcomes.contains_key(wanted), "seed {seed} never met {wanted}: {:?}", all.outcomes);
         }
@@ -177,6 +179,13 @@ impl All {
                     let name = name.split(['(', ' ']).next().unwrap_or_default().to_owned();
                     *self.outcomes.entry(name).or_default() += 1;
                 }
+                for (item, outcome) in batch.items.iter().zip(&memory.outcomes) {
+                    if let (Item::Turn(turn), stent::store::Outcome::Done) = (item, outcome)
+                        && turn.successor().is_some()
+                    {
+                        *self.outcomes.entry("Continued".into()).or_default() += 1;
+                    }
+                }
                 for told in &memory.told {
                     let name = if told.unread.message.starts_with("stent:child:") { "NoChild" } else { "Told" };
                     *self.outcomes.entry(name.into()).or_default() += 1;
@@ -246,7 +255,7 @@ impl All {
                 if self.dice.once_in(3) {
                     enqueue(new)
                 } else {
-                    let then = self.then(0);
+                    let then = self.then(0).await;
                     let mut item = start_then(new, then);
                     if let Item::Turn(turn) = &mut item
                         && self.dice.once_in(4)
@@ -269,7 +278,13 @@ impl All {
                 let to = if self.dice.once_in(10) { "nobody".to_owned() } else { self.dice.of(&NAMES).to_owned() };
                 let message = format!("m{}", self.dice.below(12));
                 let sent_at = Timestamp(self.now);
-                Item::Send(Message { to, body: signal(&message), message, sent_at })
+                let body = match self.dice.below(8) {
+                    // For a place in one run only.
+                    0 => MessageBody::Retry { position: Some(1) },
+                    1 => MessageBody::Retry { position: None },
+                    _ => signal(&message),
+                };
+                Item::Send(Message { to, body, message, sent_at })
             }
             15..=16 => {
                 let row = self.some_run().await;
@@ -301,9 +316,13 @@ impl All {
         (!self.dice.once_in(3)).then_some(Timestamp(at))
     }
 
-    fn then(&mut self, seen: u64) -> Then {
+    async fn then(&mut self, seen: u64) -> Then {
         let seen = seen + u64::from(self.dice.once_in(8));
-        match self.dice.below(10) {
+        match self.dice.below(12) {
+            10.. => {
+                let run = self.some_key().await;
+                Then::Continue(Box::new(Successor { run, record: record(run, 0) }))
+            }
             0..=3 => Then::Hold,
             4..=6 => Then::Passivate { wake_at: self.time(), seen },
             _ => {
@@ -313,16 +332,21 @@ impl All {
         }
     }
 
-    async fn new_run(&mut self) -> NewRun {
-        let name = self.dice.of(&NAMES);
+    /// A key for a new run, mostly one that is free.
+    async fn some_key(&mut self) -> RunKey {
         let fresh = self.memory.reserve_keys(1).await.unwrap();
         for (_, other) in &mut self.others {
             assert_eq!(other.reserve_keys(1).await.unwrap(), fresh);
         }
-        let run = match self.some_run().await {
+        match self.some_run().await {
             Some(taken) if self.dice.once_in(15) => taken.run,
             _ => fresh,
-        };
+        }
+    }
+
+    async fn new_run(&mut self) -> NewRun {
+        let name = self.dice.of(&NAMES);
+        let run = self.some_key().await;
         let current = self.memory.reader().find(name, None).await.unwrap();
         let next = current.map_or(1, |row| row.id.run_no + 1);
         let run_no = if self.dice.once_in(4) { u32::try_from(self.dice.below(4)).unwrap() } else { next };
@@ -362,7 +386,7 @@ impl All {
         }
         let settled = (0..self.dice.below(3)).map(|_| u32::try_from(self.dice.below(3)).unwrap()).collect();
         let record = record(row.run, commit_no);
-        let then = self.then(inbox.seq);
+        let then = self.then(inbox.seq).await;
         let tasks = if self.dice.once_in(3) { self.tasks(row.run) } else { Vec::new() };
         let withdrawn = if self.dice.once_in(6) { vec![u32::try_from(self.dice.below(4)).unwrap()] } else { Vec::new() };
         let run = row.run;
@@ -401,6 +425,7 @@ impl All {
             let to = match (self.dice.below(8), self.some_run().await) {
                 (0, _) => RunId { id: self.dice.of(&NAMES).into(), run_no: u32::try_from(self.dice.below(3)).unwrap() + 1 },
                 (1..=2, _) if !starts.is_empty() => self.dice.of(&starts).row.id,
+                (3, Some(row)) => RunId { run_no: CURRENT_RUN, ..row.id },
                 (_, Some(row)) => row.id,
                 (_, None) => RunId { id: "nobody".into(), run_no: 1 },
             };

@@ -2,7 +2,7 @@
 
 use super::{Run, turning::Turning};
 use crate::kernel::{
-    event::{Command, MessageBody, OUR_MESSAGES, OnClose, Outcome, Parent, Tell, child_message},
+    event::{CURRENT_RUN, Command, MessageBody, OUR_MESSAGES, OnClose, Outcome, Parent, Tell, child_message},
     id::{Position, RunId},
     state::OpenChild,
 };
@@ -17,7 +17,8 @@ impl Tell {
 
     /// To a child: it is asked to stop, if that is what it was begun with.
     pub(super) fn stop(from: &RunId, position: Position, child: &OpenChild) -> Option<Tell> {
-        let to = RunId { id: child.id.clone(), run_no: 1 };
+        // It may have continued: whichever run is the current one, if it is this parent's.
+        let to = RunId { id: child.id.clone(), run_no: CURRENT_RUN };
         let message = format!("{OUR_MESSAGES}stop:{from}/{position}");
         let body = MessageBody::Stop { parent: Parent { run: from.clone(), position } };
         (child.on_close == OnClose::Cancel).then_some(Tell { to, message, body })
@@ -35,7 +36,10 @@ impl Run {
             }
             Command::End { outcome } => {
                 turn.tells.extend(self.state.children().filter_map(|(position, child)| unwanted(&position, child)));
-                turn.tells.extend(self.state.started.parent.as_deref().map(|parent| Tell::ended(parent, outcome)));
+                // Whoever waits hears of the end of the last run of a chain.
+                let over = **outcome != Outcome::Continued;
+                let parent = self.state.started.parent.as_deref().filter(|_| over);
+                turn.tells.extend(parent.map(|parent| Tell::ended(parent, outcome)));
             }
             _ => {}
         }

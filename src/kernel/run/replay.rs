@@ -2,13 +2,14 @@
 
 use std::collections::VecDeque;
 
-use super::Run;
+use super::{Run, turning::weight_of};
 use crate::kernel::{
     blocked::Blocked,
     compare::{describe, describe_event, same, shallow, take_same},
     event::{Command, Commit, Event, Fact},
     id::{Digest, RunId},
     instance::Begin,
+    tape::weight,
 };
 
 impl Run {
@@ -61,10 +62,14 @@ impl Run {
                     }
                     let commands = self.instance.apply_again(fact, commit.time, patches);
                     asked = commands.map_err(|misuse| self.misuse(misuse))?.into();
+                    self.grew(weight_of(fact));
                 }
                 // The code does not ask any more, as was to come.
                 Event::Command(expected @ Command::Patched { deprecated: true, .. })
-                    if asked.front().is_none_or(|found| !same(expected, found)) => {}
+                    if asked.front().is_none_or(|found| !same(expected, found)) =>
+                {
+                    self.grew(weight(expected));
+                }
                 Event::Command(expected) => {
                     let Some(found) = take_same(&mut asked, expected) else {
                         return Err(self.differs(commit, index, &describe(expected), "nothing"));
@@ -79,6 +84,7 @@ impl Run {
                         twin.recorded(expected);
                     }
                     self.note(expected);
+                    self.grew(weight(expected));
                 }
             }
         }
@@ -86,6 +92,11 @@ impl Run {
             Some(command) => Err(self.differs(commit, commit.events.len(), "nothing more", &describe(&command))),
             None => Ok(()),
         }
+    }
+
+    /// One more event of the log was gone through; as many bytes as it had when it was recorded.
+    fn grew(&mut self, bytes: usize) {
+        std::iter::once(&mut self.instance).chain(&mut self.twin).for_each(|instance| instance.grew(1, bytes));
     }
 
     fn note(&mut self, command: &Command) {

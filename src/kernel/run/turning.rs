@@ -1,6 +1,6 @@
 //! A turn while it is being made: what was applied so far, and what that asks of the world.
 
-use super::{Child, Event, Fact, Limits, MessageBody, Outcome, Position, Tell, Timestamp};
+use super::{Child, Event, Fact, Limits, MessageBody, Onward, Outcome, Position, Tell, Timestamp};
 
 /// A turn in the making.
 pub(super) struct Turning {
@@ -14,6 +14,7 @@ pub(super) struct Turning {
     pub(super) tells: Vec<Tell>,
     /// The version of what was published before this turn.
     pub(super) shown: u64,
+    pub(super) onward: Option<Box<Onward>>,
     /// How many of these are told by other facts than that they were received.
     pub(super) told: usize,
     /// The payloads of its events.
@@ -32,6 +33,7 @@ impl Turning {
             starts: Vec::new(),
             tells: Vec::new(),
             shown,
+            onward: None,
             told: 0,
             bytes: 0,
         }
@@ -63,6 +65,8 @@ pub(super) fn position_of(fact: &Fact) -> Position {
 /// How many bytes of payload a fact has.
 pub(super) fn weight_of(fact: &Fact) -> usize {
     match fact {
+        Fact::Started(started) => started.input.bytes.len(),
+        Fact::Inherited(inherited) => inherited.bytes(),
         Fact::Completed { output, .. } => output.bytes.len(),
         Fact::Failed { failure, .. } | Fact::Refused { failure, .. } => failure.bytes(),
         Fact::Received { body: MessageBody::Signal { payload, .. } | MessageBody::Update { payload, .. }, .. } => {

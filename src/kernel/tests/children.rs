@@ -1,7 +1,10 @@
 //! Children: begun in the commit of their intent, heard of exactly once, told to stop when nobody waits for them any more.
 
 use super::{orders::Leaf, *};
-use crate::{ChildError, OnClose, kernel::event::Parent};
+use crate::{
+    ChildError, OnClose,
+    kernel::event::{CURRENT_RUN, Parent},
+};
 
 flow!(One, |cx| -> u64 { Ok(cx.child(Leaf(6)).id("leaf-6").await?) });
 
@@ -77,7 +80,9 @@ fn a_child_that_nobody_waits_for_any_more_is_told_to_stop_in_the_same_commit() {
     world.pass(secs(5));
     world.turn();
     let tells = world.in_flight.as_ref().unwrap().tells.clone();
-    assert!(matches!(&tells[..], [Tell { to, body: MessageBody::Stop { .. }, .. }] if to.id == "x/1/1" && to.run_no == 1));
+    assert!(
+        matches!(&tells[..], [Tell { to, body: MessageBody::Stop { .. }, .. }] if to.id == "x/1/1" && to.run_no == CURRENT_RUN)
+    );
     // What it says afterwards comes too late, and is no fact of the code's.
     world.ack();
     world.end_child(1, Some(Outcome::Cancelled { reason: "told".into() }));

@@ -2,6 +2,7 @@
 
 use super::{
     super::{
+        chain::{Inherited, Signalled},
         event::{Call, CallOptions, Commit, Compensation, Ignored, Next, Reply},
         failure::Origin,
         id::{Digest, RunId},
@@ -49,7 +50,7 @@ fn compensation(dice: &mut Dice) -> Box<Compensation> {
 fn event(dice: &mut Dice) -> Event {
     let (position, attempt, scope) = (number(dice), number(dice), number(dice));
     let message = text(dice);
-    let fact = match dice.below(11) {
+    let fact = match dice.below(12) {
         0 => Fact::Claimed { by: Incarnation(uuid::Uuid::from_u128(9)), epoch: u64::MAX },
         1 => Fact::Completed { position, attempt, output: payload(dice) },
         2 => Fact::Failed { position, attempt, failure: Box::new(failure(dice)), next: next(dice) },
@@ -60,11 +61,17 @@ fn event(dice: &mut Dice) -> Event {
         7 => Fact::Ignored { message, why: if dice.below(2) == 0 { Ignored::Late } else { Ignored::Duplicate } },
         8 => Fact::Received { message, body: MessageBody::Update { name: text(dice), payload: payload(dice) } },
         9 => Fact::Refused { message, failure: Box::new(failure(dice)) },
+        10 => Fact::Inherited(Box::new(Inherited {
+            unread: vec![Signalled { name: text(dice), payload: payload(dice) }],
+            known: vec![message, text(dice)],
+            cancel: Some(text(dice)).filter(|reason| !reason.is_empty()),
+            deadline_passed: dice.below(2) == 0,
+        })),
         _ => Fact::DeadlinePassed,
     };
     let options =
         || Some(Box::new(CallOptions { schedule_to_close: Some(secs(3)), queue: "q".into(), ..CallOptions::default() }));
-    let command = match dice.below(14) {
+    let command = match dice.below(15) {
         0 => Command::Call(Box::new(Call {
             position,
             activity: text(dice),
@@ -81,6 +88,7 @@ fn event(dice: &mut Dice) -> Event {
             options: options(),
         },
         2 => Command::Sleep { position, due: time(dice) },
+        13 => Command::Continue { input: payload(dice) },
         3 => Command::Receive { position, signal: text(dice) },
         4 => Command::Cancel { position },
         5 => Command::OpenSaga { position },

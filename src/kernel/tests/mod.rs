@@ -15,8 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     blocked::Blocked,
+    chain::Onward,
     codec::{self, Record},
-    event::{Child, Command, Event, Fact, MessageBody, Outcome, Started, StepPlace, TaskEnd, Tell, child_message},
+    event::{Child, Command, Commit, Event, Fact, MessageBody, Outcome, Started, StepPlace, TaskEnd, Tell, child_message},
     failure::Failure,
     id::{Attempt, BuildId, Incarnation, Position, RunId},
     instance::Begin,
@@ -31,6 +32,7 @@ use super::{
 use crate::{Activity, AppError, Signal, Workflow};
 
 mod attempts;
+mod chains;
 mod children;
 mod drops;
 mod formats;

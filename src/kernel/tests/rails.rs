@@ -241,7 +241,7 @@ fn a_sealed_context_takes_no_command() {
         TAPE.set(Some(tape.clone()));
         Ok(Box::pin(async move {
             let position = tape.reserve();
-            tape.open(position);
+            tape.open(position, crate::kernel::tape::What::Activity);
             let inner = tape.clone();
             let _guard = Guard(move || {
                 inner.command(Command::Cancel { position });

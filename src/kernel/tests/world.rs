@@ -25,6 +25,8 @@ pub(super) struct World {
     pub(super) told: Vec<Tell>,
     /// The rows of what is published, as a reader finds them.
     pub(super) shown: BTreeMap<String, Publication>,
+    /// How the execution goes on, once the end of this run is stored.
+    pub(super) onward: Option<Box<Onward>>,
     pub(super) handler: Handler,
     /// The side file: each act that was begun, with its attempt.
     pub(super) acts: Vec<(String, Attempt)>,
@@ -80,6 +82,7 @@ impl World {
             children: BTreeMap::new(),
             told: Vec::new(),
             shown: BTreeMap::new(),
+            onward: None,
             handler: Box::new(|_, _| value(1)),
             acts: Vec::new(),
             aborted: Vec::new(),
@@ -137,6 +140,7 @@ impl World {
             let before = self.shown.insert(row.key.clone(), row.clone());
             assert!(before.is_none_or(|before| before.version < row.version), "{} did not get newer", row.key);
         }
+        self.onward.clone_from(&decision.onward);
         Some(decision)
     }
 
@@ -362,6 +366,9 @@ impl World {
         self.epoch += 1;
         let by = writer(self.epoch).incarnation;
         self.arrived.push_back(Arrival::Taken { by, epoch: self.epoch });
+        if !self.run().state().begun() {
+            self.arrived.push_back(Arrival::Begin);
+        }
         for (&seq, (message, body)) in &self.inbox {
             self.arrived.push_back(Arrival::Message { seq, message: message.clone(), body: body.clone() });
         }
@@ -371,6 +378,37 @@ impl World {
         self.run().recorded(&decision.commit, digest);
         let effects = self.run().open_effects(writer(1).is_shared);
         self.act(effects);
+    }
+
+    /// The run has continued: its next one takes its place, as stores and claims do it.
+    pub(super) fn go_on(&mut self) {
+        let Onward { started, inherited } = *self.onward.take().expect("it goes on");
+        self.id.run_no += 1;
+        self.epoch = 1;
+        self.deadline = started.deadline.filter(|_| !inherited.deadline_passed);
+        let facts = [Fact::Started(Box::new(started)), Fact::Inherited(Box::new(inherited))];
+        let commit = Commit {
+            commit_no: 0,
+            prev: None,
+            incarnation: writer(1).incarnation,
+            epoch: 0,
+            build: BuildId(1),
+            time: self.now,
+            events: facts.map(Event::Fact).into(),
+        };
+        self.log = vec![codec::encode(&self.id, &commit).unwrap()];
+        self.inbox.retain(|_, (_, body)| body.is_for_the_execution());
+        self.to_start.clear();
+        self.running.clear();
+        self.timers.clear();
+        self.tasks.clear();
+        self.arrived = VecDeque::from([Arrival::Begin]);
+        let run = self.replayed(1).unwrap();
+        self.adopt(run);
+        for (&seq, (message, body)) in &self.inbox {
+            self.arrived.push_back(Arrival::Message { seq, message: message.clone(), body: body.clone() });
+        }
+        self.turn();
     }
 
     /// The attempts that are in queues, or whose ends are in the inbox.

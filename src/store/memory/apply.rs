@@ -8,11 +8,11 @@ use crate::{
     kernel::{
         codec::Record,
         event::MessageBody,
-        id::{Incarnation, RunKey},
+        id::{Incarnation, RunId, RunKey},
         time::Timestamp,
     },
     store::{
-        Batch, BatchAnswer, ClaimRequest, Claimed, FORMAT, Item, Message, NewRun, NodeState, Outcome, Status, Then, Told, Turn,
+        Batch, BatchAnswer, ClaimRequest, Claimed, FORMAT, Item, Message, NewRun, NodeState, Outcome, Status, Summary, Then, Told, Turn,
         Unread, Yield, YieldReason, others::behind_yields, queue::rank,
     },
 };
@@ -22,6 +22,15 @@ use crate::{
 pub(super) struct Writer {
     incarnation: Incarnation,
     pub(super) now: Timestamp,
+}
+
+impl Run {
+    fn end(&mut self, status: Status, now: Timestamp) {
+        self.summary.end(status, now);
+        self.claims = 0;
+        self.inbox.clear();
+        self.heartbeats.clear();
+    }
 }
 
 impl Data {
@@ -103,7 +112,7 @@ impl Data {
             Some(new) => {
                 self.may_begin(new)?;
                 let seen = match turn.then {
-                    Then::Hold => 0,
+                    Then::Hold | Then::Continue(_) => 0,
                     Then::Passivate { seen, .. } | Then::End { seen, .. } => seen,
                 };
                 if !turn.consumed.is_empty() {
@@ -112,6 +121,7 @@ impl Data {
                 if seen != 0 {
                     return Err(Outcome::InboxMoved);
                 }
+                self.has_room_for(turn, &new.id, Some(new.run))?;
                 self.begin(new, Some(writer.incarnation), 1, None);
             }
             None => {
@@ -129,6 +139,7 @@ impl Data {
                     }
                     _ => {}
                 }
+                self.has_room_for(turn, &run.summary.id, None)?;
             }
         }
         let Some(run) = self.runs.get_mut(&turn.run) else { return Err(Outcome::Conflict) };
@@ -137,21 +148,26 @@ impl Data {
         run.inbox.retain(|seq, _| !turn.consumed.contains(seq));
         run.heartbeats.retain(|position, _| !turn.settled.contains(position));
         run.published.extend(turn.published.iter().map(|row| (row.key.clone(), row.clone())));
-        match turn.then {
+        match &turn.then {
             Then::Hold => {}
             Then::Passivate { wake_at, .. } => {
                 run.summary.owner = None;
-                run.summary.wake_at = wake_at;
+                run.summary.wake_at = *wake_at;
                 run.claims = 0;
             }
-            Then::End { status, .. } => {
-                run.summary.status = status;
-                run.summary.ended_at = Some(writer.now);
-                run.summary.owner = None;
-                run.summary.wake_at = None;
-                run.claims = 0;
-                run.inbox.clear();
-                run.heartbeats.clear();
+            Then::End { status, .. } => run.end(*status, writer.now),
+            Then::Continue(successor) => {
+                let along = run.inbox.iter().filter(|(_, unread)| unread.body.is_for_the_execution());
+                let along: BTreeMap<_, _> = along.map(|(seq, unread)| (*seq, unread.clone())).collect();
+                run.end(Status::Continued, writer.now);
+                if let Some(row) = successor.row(&run.summary, writer.now) {
+                    self.insert(row);
+                    if let Some(next) = self.runs.get_mut(&successor.run) {
+                        next.inbox = along;
+                        next.log.push(successor.record.clone());
+                        self.newest = Some((next.summary.id.clone(), 0, successor.record.clone()));
+                    }
+                }
             }
         }
         self.withdraw_tasks(turn.run, &turn.withdrawn);
@@ -168,6 +184,16 @@ impl Data {
             self.newest = Some((new.id.clone(), 0, record.clone()));
         }
         Ok(())
+    }
+
+    /// Checks that the successor of a turn's run may begin under its key, and has a number. The run that ends is the current one of its
+    /// id, so nobody else has that.
+    fn has_room_for(&self, turn: &Turn, id: &RunId, begins: Option<RunKey>) -> Result<(), Outcome> {
+        match turn.successor() {
+            Some(next) if self.runs.contains_key(&next.run) || begins == Some(next.run) => Err(Outcome::Conflict),
+            Some(_) if id.run_no == u32::MAX => Err(Outcome::Conflict),
+            _ => Ok(()),
+        }
     }
 
     /// Checks that a run may begin under its key and its id.
@@ -191,8 +217,14 @@ impl Data {
     }
 
     fn begin(&mut self, new: &NewRun, owner: Option<Incarnation>, epoch: u64, wake_at: Option<Timestamp>) {
+        self.insert(new.begun(owner, epoch, wake_at));
+    }
+
+    fn insert(&mut self, summary: Summary) {
+        self.ids.insert((summary.id.id.clone(), summary.id.run_no), summary.run);
+        let key = summary.run;
         let run = Run {
-            summary: new.begun(owner, epoch, wake_at),
+            summary,
             claims: 0,
             forced: false,
             format: FORMAT,
@@ -201,8 +233,7 @@ impl Data {
             published: BTreeMap::new(),
             heartbeats: BTreeMap::new(),
         };
-        self.ids.insert((new.id.id.clone(), new.id.run_no), new.run);
-        self.runs.insert(new.run, run);
+        self.runs.insert(key, run);
     }
 
     fn give_back(&mut self, back: &Yield, writer: Writer) -> Outcome {

@@ -22,7 +22,7 @@ impl Data {
     pub(super) fn tells(&mut self, tells: &[Tell], writer: Writer, told: &mut Vec<Told>) {
         for tell in tells {
             let current = self.current(&tell.to.id);
-            let wanted = current.filter(|key| self.runs.get(key).is_some_and(|run| run.summary.id == tell.to));
+            let wanted = current.filter(|key| self.runs.get(key).is_some_and(|run| tell.is_for(&run.summary.id)));
             told.extend(wanted.and_then(|run| self.tell(run, tell.message.clone(), tell.body.clone(), writer)));
         }
     }

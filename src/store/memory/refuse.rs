@@ -42,9 +42,10 @@ fn reason(item: &Item, turned: &mut FastSet<i64>) -> Option<String> {
                     return Some(why);
                 }
             }
-            match turn.then {
+            match &turn.then {
                 Then::End { status, .. } if !status.is_end() => Some(format!("{} is not an end", status.as_str())),
                 _ => body(turn.record.body.len())
+                    .or_else(|| turn.successor().and_then(|next| body(next.record.body.len())))
                     .or_else(|| turn.tasks.iter().find_map(task))
                     .or_else(|| turn.starts.iter().find_map(child))
                     .or_else(|| turn.tells.iter().find_map(tell))

@@ -20,7 +20,7 @@ use super::{
     look::Seen,
     published, schedules,
     session::Session,
-    sql,
+    sql, successor,
     tails::Tails,
     tasks,
     trouble::Trouble,
@@ -344,6 +344,7 @@ async fn decide(
     }
     items.iter().filter(|place| !precedes(place)).for_each(|place| decided.take(*place, plan.decide(*place)));
     decided.told = std::mem::take(&mut plan.told);
+    successor::write(session, &plan).await?;
     if let Some((values, wanted)) = plan.deletions() {
         let row = session.rows(sql::DELETE, values).await?;
         let deleted: Option<i64> =
@@ -388,7 +389,7 @@ fn due_at(item: &Item) -> Option<Timestamp> {
     match item {
         Item::Turn(turn) => match turn.then {
             Then::Passivate { wake_at, .. } => wake_at,
-            Then::Hold | Then::End { .. } => None,
+            Then::Hold | Then::End { .. } | Then::Continue(_) => None,
         },
         Item::Enqueue(new, _) => new.wake_at,
         Item::Yield(Yield { why: YieldReason::Released { wake_at, .. }, .. }) => *wake_at,

@@ -43,6 +43,8 @@ pub(super) struct Plan<'a> {
     pub(super) events: Vec<(RunKey, CommitNo, &'a Record)>,
     sent: Vec<Sent>,
     consumed: Vec<(i64, i64)>,
+    /// What goes along with runs that continue: run, number and the next run.
+    pub(super) along: Vec<(i64, i64, i64)>,
     ended: Vec<i64>,
     settled: Vec<(i64, i64)>,
     /// By run and position; the last one wins.
@@ -67,6 +69,7 @@ impl<'a> Plan<'a> {
             events: Vec::new(),
             sent: Vec::new(),
             consumed: Vec::new(),
+            along: Vec::new(),
             ended: Vec::new(),
             settled: Vec::new(),
             heartbeats: BTreeMap::new(),
@@ -145,6 +148,8 @@ impl<'a> Plan<'a> {
 
     fn turn(&mut self, turn: &'a Turn) -> Result<(), Outcome> {
         let now = self.batch.now;
+        let before = self.seen.runs.get(&turn.run.0).ok_or(Outcome::Conflict)?;
+        let next = Plan::follows(&self.seen, turn, &before.summary, self.batch);
         let known = self.seen.runs.get_mut(&turn.run.0).ok_or(Outcome::Conflict)?;
         let row = &mut known.summary;
         let follows = match known.tail {
@@ -160,15 +165,13 @@ impl<'a> Plan<'a> {
         let mut consumed = turn.consumed.clone();
         consumed.sort_unstable();
         consumed.dedup();
+        let next = next?;
         match turn.then {
             Then::Hold => {}
             Then::Passivate { seen, .. } | Then::End { seen, .. } if seen != row.inbox_seq => return Err(Outcome::InboxMoved),
             Then::Passivate { wake_at, .. } => row.wake_at = wake_at,
-            Then::End { status, .. } => {
-                row.status = status;
-                row.ended_at = Some(now);
-                row.wake_at = None;
-            }
+            Then::End { status, .. } => row.end(status, now),
+            Then::Continue(_) => row.end(Status::Continued, now),
         }
         known.tail = Some((turn.commit_no, turn.record.digest));
         known.unread = known.unread.saturating_sub(consumed.len() as u64);
@@ -178,7 +181,7 @@ impl<'a> Plan<'a> {
             known.beside.claims = 0;
             known.changed = true;
         }
-        if let Then::End { .. } = turn.then {
+        if let Then::End { .. } | Then::Continue(_) = turn.then {
             known.unread = 0;
             known.messages.clear();
             self.ended.push(turn.run.0);
@@ -187,6 +190,9 @@ impl<'a> Plan<'a> {
         }
         self.settled.extend(turn.settled.iter().map(|position| (turn.run.0, i64::from(*position))));
         self.events.push((turn.run, turn.commit_no, &turn.record));
+        if let Some((next, row)) = next {
+            self.go_on(turn.run.0, &consumed, next, row);
+        }
         Ok(())
     }
 
@@ -203,13 +209,14 @@ impl<'a> Plan<'a> {
                 row.owner = None;
                 row.wake_at = wake_at;
             }
-            Then::End { status, .. } => {
-                row.owner = None;
-                row.status = status;
-                row.ended_at = Some(self.batch.now);
-            }
+            Then::End { status, .. } => row.end(status, self.batch.now),
+            Then::Continue(_) => row.end(Status::Continued, self.batch.now),
         }
+        let next = Plan::follows(&self.seen, turn, &row, self.batch)?;
         self.begin(row, &turn.record);
+        if let Some((next, row)) = next {
+            self.go_on(new.run.0, &[], next, row);
+        }
         Ok(())
     }
 

@@ -4,7 +4,14 @@ use std::collections::{HashMap, HashSet};
 
 use sqlx::Row;
 
-use super::{others, rows, session::Session, sql, trouble::Trouble, values::Values};
+use super::{
+    others, rows,
+    session::Session,
+    sql,
+    successor::{self, Along},
+    trouble::Trouble,
+    values::Values,
+};
 use crate::{
     fast::{FastMap, FastSet},
     kernel::id::{CommitNo, Digest},
@@ -23,6 +30,7 @@ pub(super) struct Seen {
     pub(super) foreign_schedules: HashSet<String>,
     /// Messages, by run and number, of those that are about to be consumed.
     pub(super) present: HashSet<(i64, u64)>,
+    pub(super) along: Along,
 }
 
 /// A run's row and inbox, as far as decisions need them.
@@ -54,6 +62,9 @@ pub(super) fn about(item: &Item) -> (Vec<i64>, impl Iterator<Item = &str>) {
         Item::Progressed(runs) => (runs.iter().map(|run| run.0).collect(), None),
         Item::Schedule(change) => (change.starts.iter().map(|(new, _)| new.run.0).collect(), None),
     };
+    if let Item::Turn(turn) = item {
+        runs.extend(turn.successor().map(|next| next.run.0));
+    }
     let others = item.with_others();
     runs.extend(others.iter().flat_map(|turn| &turn.starts).map(|child| child.row.run.0));
     let scheduled = item.schedule().into_iter().flat_map(|change| {
@@ -102,6 +113,7 @@ impl Seen {
         };
         read().map_err(|error| session.home.sort(&error))?;
         seen.read_inboxes(session, batch, items).await?;
+        seen.along = successor::along(session, batch, items).await?;
         Ok(seen)
     }
 

@@ -29,7 +29,7 @@ impl<'a> Plan<'a> {
     pub(super) fn tells(&mut self, tells: &[Tell]) {
         for tell in tells {
             let current = self.seen.current.get(&tell.to.id).copied();
-            let wanted = |run: &i64| self.seen.runs.get(run).is_some_and(|known| known.summary.id == tell.to);
+            let wanted = |run: &i64| self.seen.runs.get(run).is_some_and(|known| tell.is_for(&known.summary.id));
             if let Some(run) = current.filter(wanted) {
                 self.tell(run, tell.message.clone(), &tell.body);
             }

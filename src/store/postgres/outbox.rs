@@ -158,13 +158,19 @@ impl Outbox {
     /// [`dispatch`](Outbox::dispatch).
     pub async fn signal(&self, tx: &mut PgConnection, signal: SendSignal) -> Result<(), Error> {
         let Posted { to, message, body } = Posted::of(signal, self.limits)?;
-        let rows = self.rows(tx, &self.texts.lock, Values::default().with(to.as_str())).await?;
-        let Some(row) = rows.first() else { return Err(SendError::Unknown(to).into()) };
-        let run: i64 = row.try_get(0).map_err(|error| self.error(&error))?;
-        // In a later statement: what the one that waited for the lock has seen of others may be old.
-        let rows = self.rows(tx, &self.texts.target, Values::default().with(run).with(message.as_str())).await?;
-        let row = rows.first().ok_or_else(no_answer)?;
-        let Target { status, owner, unread, sent, now } = target(row).map_err(|error| self.error(&error))?;
+        let (run, there) = loop {
+            let rows = self.rows(tx, &self.texts.lock, Values::default().with(to.as_str())).await?;
+            let Some(row) = rows.first() else { return Err(SendError::Unknown(to).into()) };
+            let run: i64 = row.try_get(0).map_err(|error| self.error(&error))?;
+            // In a later statement: what the one that waited for the lock has seen of others may be old.
+            let rows = self.rows(tx, &self.texts.target, Values::default().with(run).with(message.as_str())).await?;
+            let there = target(rows.first().ok_or_else(no_answer)?).map_err(|error| self.error(&error))?;
+            // It has continued while its lock was waited for: its next run is there already.
+            if there.status != Status::Continued {
+                break (run, there);
+            }
+        };
+        let Target { status, owner, unread, sent, now } = there;
         if status.is_end() {
             return Err(SendError::AlreadyEnded { id: to, status: status.as_str().to_owned() }.into());
         }

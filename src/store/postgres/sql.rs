@@ -229,6 +229,16 @@ pub(super) const LOOK: &str = concat!(
     LEFT JOIN LATERAL (SELECT x.commit_no, x.digest FROM events x WHERE x.run = e.run ORDER BY x.commit_no DESC LIMIT 1) v ON true"
 );
 
+/// $1 runs that continue: what is unread in their inboxes.
+pub(super) const LOOK_UNREAD: &str = "SELECT i.run, i.seq, i.message, i.body FROM unnest($1::bigint[]) AS k(run)
+    CROSS JOIN LATERAL (SELECT run, seq, message, body FROM inbox WHERE run = k.run ORDER BY seq) i";
+
+/// $1 runs, $2 numbers and $3 the runs that the messages go along with.
+pub(super) const MOVE: &str = "WITH moved AS (
+        UPDATE inbox i SET run = k.next FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS k(run, seq, next)
+        WHERE i.run = k.run AND i.seq = k.seq RETURNING 1)
+    SELECT count(*) FROM moved";
+
 /// $1 runs and $2 messages that are about to be sent to them; $3 runs and $4 numbers that are about to be consumed.
 pub(super) const LOOK_INBOX: &str = "SELECT i.run, i.seq, i.message FROM unnest($1::bigint[], $2::text[]) AS k(run, message)
         JOIN inbox i ON i.run = k.run AND i.message = k.message

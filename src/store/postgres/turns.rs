@@ -64,7 +64,8 @@ impl<'a> Turns<'a> {
             let fits = match &batch.items[place] {
                 // The general path knows tasks, other runs and what is published; with one of its items in the batch the others are no further trip
                 // there, and what is told behind all turns finds them as they have left their runs.
-                item if item.has_tasks() || item.with_others().is_some() || item.publishes() => false,
+                item if item.has_tasks() || item.publishes() => false,
+                Item::Turn(turn) if !turn.is_alone() => false,
                 Item::Turn(turn) => match &turn.start {
                     Some(new) => {
                         ids.insert(new.id.id.as_str()) && runs.insert(turn.run) && turns.start(place, turn, new, batch.now)
@@ -109,7 +110,7 @@ impl<'a> Turns<'a> {
             Then::Passivate { seen: 0, wake_at } => Begun { owned: false, wake_at: wake_at.map(|at| at.0), ..held },
             Then::End { seen: 0, status } => Begun { owned: false, status: status.code(), ended_at: Some(now.0), ..held },
             // Refused with a reason of its own.
-            Then::Passivate { .. } | Then::End { .. } => return false,
+            Then::Passivate { .. } | Then::End { .. } | Then::Continue(_) => return false,
         };
         turn.consumed.is_empty() && self.begin(place, row)
     }
@@ -136,6 +137,8 @@ impl<'a> Turns<'a> {
                 Then::Hold => (0_i16, 0, None, 1),
                 Then::Passivate { wake_at, seen } => (1, seen, wake_at, 1),
                 Then::End { status, seen } => (2, seen, None, status.code()),
+                // Never among these; and if it were, it would be refused, for no inbox has had as many messages.
+                Then::Continue(_) => (2, u64::MAX, None, 1),
             };
             kinds.push(kind);
             seen.push(rows::number(saw));

@@ -38,6 +38,7 @@ pub(super) struct Plan<'a> {
     settled: Grid,
     consumed: Table,
     ended: Table,
+    pub(super) along: Table,
     unread: Table,
     heartbeats_settled: Table,
     yields: Table,
@@ -45,7 +46,7 @@ pub(super) struct Plan<'a> {
     heartbeats: Table,
     progressed: Table,
     /// The runs that messages went to.
-    receivers: BTreeSet<i64>,
+    pub(super) receivers: BTreeSet<i64>,
     /// What becomes of tasks…
     pub(super) tasks: TaskPlan<'a>,
     /// What the accepted turns publish.
@@ -61,7 +62,7 @@ pub(super) struct Plan<'a> {
 /// What is to be written.
 pub(super) struct Script {
     /// Which statements of `WRITE`.
-    pub(super) wanted: [bool; 15],
+    pub(super) wanted: [bool; 16],
     /// For how many rows, those that take grids.
     pub(super) sizes: [usize; GRIDS],
     pub(super) values: Values,
@@ -83,6 +84,7 @@ impl<'a> Plan<'a> {
             settled: Grid::default(),
             consumed: Table::new(),
             ended: Table::new(),
+            along: Table::new(),
             unread: Table::new(),
             heartbeats_settled: Table::new(),
             yields: Table::new(),
@@ -185,6 +187,7 @@ impl<'a> Plan<'a> {
         if self.seen.moved.contains(&place) {
             return Err(Outcome::InboxMoved);
         }
+        let next = self.follows(turn, None)?;
         self.append(turn.run, turn.commit_no, &turn.record);
         let mut consumed = turn.consumed.clone();
         consumed.sort_unstable();
@@ -200,6 +203,7 @@ impl<'a> Plan<'a> {
             Then::Hold => (Status::Active, None, None),
             Then::Passivate { wake_at, .. } => (Status::Active, wake_at, None),
             Then::End { status, .. } => (status, None, Some(self.batch.now)),
+            Then::Continue(_) => (Status::Continued, None, Some(self.batch.now)),
         };
         let holds = turn.then == Then::Hold;
         if holds {
@@ -214,7 +218,7 @@ impl<'a> Plan<'a> {
         if ended_at.is_some() && !bare {
             self.ended.number(turn.run.0);
         }
-        if let Then::End { seen: 1.., .. } = turn.then {
+        if let Then::End { seen: 1.., .. } | Then::Continue(_) = turn.then {
             self.unread.number(turn.run.0);
         }
         if let Some(known) = self.seen.runs.get_mut(&turn.run.0) {
@@ -230,6 +234,9 @@ impl<'a> Plan<'a> {
                 known.unread = 0;
                 known.messages.clear();
             }
+        }
+        if let Some((successor, row)) = next {
+            self.go_on(turn.run.0, &consumed, successor, row);
         }
         Ok(())
     }
@@ -247,17 +254,18 @@ impl<'a> Plan<'a> {
                 row.owner = None;
                 row.wake_at = wake_at;
             }
-            Then::End { status, .. } => {
-                row.owner = None;
-                row.status = status;
-                row.ended_at = Some(self.batch.now);
-            }
+            Then::End { status, .. } => row.end(status, self.batch.now),
+            Then::Continue(_) => row.end(Status::Continued, self.batch.now),
         }
+        let next = self.follows(turn, Some(&row))?;
         self.append(new.run, 0, &turn.record);
         if turn.then == Then::Hold {
             self.notes.push((new.run.0, Note::Began(turn.record.digest)));
         }
         self.begin(row);
+        if let Some((successor, row)) = next {
+            self.go_on(new.run.0, &[], successor, row);
+        }
         Ok(())
     }
 
@@ -288,13 +296,13 @@ impl<'a> Plan<'a> {
         }
     }
 
-    fn append(&mut self, run: RunKey, commit_no: u32, record: &Record) {
+    pub(super) fn append(&mut self, run: RunKey, commit_no: u32, record: &Record) {
         let (from, _) = self.blob.put(&record.digest.0);
         let (_, length) = self.blob.put(&record.body);
         self.events.row([run.0.into(), commit_no.into(), from.into(), length.into()]);
     }
 
-    fn begin(&mut self, row: Summary) {
+    pub(super) fn begin(&mut self, row: Summary) {
         let (digest, _) = self.blob.put(&row.input_digest.0);
         self.runs.row([
             row.run.0.into(),
@@ -426,6 +434,7 @@ impl<'a> Plan<'a> {
             !self.consumed.is_empty(),
             changes > 0,
             !self.ended.is_empty(),
+            !self.along.is_empty(),
             !self.unread.is_empty(),
             !self.heartbeats_settled.is_empty(),
             !self.yields.is_empty(),
@@ -435,7 +444,7 @@ impl<'a> Plan<'a> {
             !self.progressed.is_empty(),
             false,
         ];
-        let values = Values::grids(grids)?
+        let mut values = Values::grids(grids)?
             .with(self.node)?
             .with(self.blob.finish())?
             .with(self.batch.now.0)?
@@ -454,6 +463,9 @@ impl<'a> Plan<'a> {
             .with(super::look::name(self.batch.incarnation))?
             .with(self.seen.version)?
             .with(renew.map(i64::from))?;
+        if !self.along.is_empty() {
+            values = values.rows(self.along)?;
+        }
         Ok(Script { wanted, sizes, values, total, notes: self.notes })
     }
 }

@@ -13,13 +13,13 @@ use super::{
 use crate::{
     fast::{FastMap, FastSet},
     kernel::{event::child_message, id::Incarnation},
-    store::{Batch, ClaimRequest, FORMAT, Item, Summary, Then, memory::lines::Beside},
+    store::{Batch, ClaimRequest, FORMAT, Item, Summary, Then, memory::lines::Beside, successor::goes_along},
 };
 
 /// The questions about some items of a batch.
 pub(super) struct Look {
     /// Which scripts of `LOOK` are needed.
-    pub(super) wanted: [bool; 9],
+    pub(super) wanted: [bool; 10],
     pub(super) values: Values,
     /// The items behind the places in the table of turns.
     turns: Vec<usize>,
@@ -48,6 +48,8 @@ pub(super) struct Seen {
     pub(super) taken: FastSet<i64>,
     /// The runs that items other than turns are about.
     pub(super) runs: FastMap<i64, Known>,
+    /// The messages that go along when these runs continue, by number.
+    pub(super) along: FastMap<i64, Vec<(u64, String)>>,
     /// The current runs of the ids that items are about.
     pub(super) current: HashMap<String, i64>,
     /// What could be claimed, in order, if the look asked for it.
@@ -73,7 +75,7 @@ pub(super) fn ask(batch: &Batch, items: &[usize], claim: Option<&ClaimRequest>) 
     let mut blob = Blob::default();
     let [mut turns, mut consumed, mut keys] = [Table::new(), Table::new(), Table::new()];
     let [mut ids, mut runs, mut messages] = [Table::new(), Table::new(), Table::new()];
-    let mut refusals = None;
+    let (mut refusals, mut unread) = (None, None);
     let mut items_of_turns = Vec::new();
     let mut asked = HashSet::new();
     for &place in items {
@@ -87,7 +89,8 @@ pub(super) fn ask(batch: &Batch, items: &[usize], claim: Option<&ClaimRequest>) 
                 }
                 None => {
                     let seen = match turn.then {
-                        Then::Hold => -1,
+                        // What has come goes along.
+                        Then::Hold | Then::Continue(_) => -1,
                         Then::Passivate { seen, .. } | Then::End { seen, .. } => rows::number(seen),
                     };
                     turns.number(blob.pack([turn.run.0, turn.commit_no.into(), seen]));
@@ -132,6 +135,13 @@ pub(super) fn ask(batch: &Batch, items: &[usize], claim: Option<&ClaimRequest>) 
                 }
             }
         }
+        if let Item::Turn(turn) = &batch.items[place]
+            && let Some(next) = turn.successor()
+        {
+            keys.number(next.run.0);
+            runs.number(turn.run.0);
+            unread.get_or_insert_with(Table::new).number(turn.run.0);
+        }
         let Some(turn) = batch.items[place].with_others() else { continue };
         for child in &turn.starts {
             keys.number(child.row.run.0);
@@ -160,6 +170,7 @@ pub(super) fn ask(batch: &Batch, items: &[usize], claim: Option<&ClaimRequest>) 
         !runs.is_empty(),
         !messages.is_empty(),
         refusals.is_some(),
+        unread.is_some(),
         claim.is_some(),
     ];
     let mut values = Values::default()
@@ -173,6 +184,9 @@ pub(super) fn ask(batch: &Batch, items: &[usize], claim: Option<&ClaimRequest>) 
         .with(messages.finish())?;
     if let Some(refusals) = refusals {
         values = values.with(refusals.finish())?;
+    }
+    if let Some(unread) = unread {
+        values = values.up_to(10)?.with(unread.finish())?;
     }
     if let Some(request) = claim {
         values = claiming(values, batch, request)?;
@@ -212,7 +226,7 @@ impl Look {
             let answer = if wanted { answers.next() } else { None };
             answer.unwrap_or_default().rows
         };
-        let [fence, turns, consumed, keys, ids, runs, messages, refusals, candidates] = self.wanted;
+        let [fence, turns, consumed, keys, ids, runs, messages, refusals, unread, candidates] = self.wanted;
         if let Some(row) = next(fence).first() {
             seen.node = Some(row.try_get(0)?);
             seen.changes = row.try_get(1)?;
@@ -248,6 +262,11 @@ impl Look {
                 if let Some(known) = seen.runs.get_mut(&row.try_get(0)?) {
                     known.messages.insert(row.try_get(2)?, rows::large(&row, 1)?);
                 }
+            }
+        }
+        for row in next(unread) {
+            if goes_along(row.try_get(3)?) {
+                seen.along.entry(row.try_get(0)?).or_default().push((rows::large(&row, 1)?, row.try_get(2)?));
             }
         }
         for row in next(candidates) {

@@ -68,9 +68,9 @@ impl Memory {
         let mut seen = Seen::default();
         for &item in items {
             match &batch.items[item] {
-                // Where its children and messages would go is not remembered.
+                // Where its children and messages would go, and what would go along, is not remembered.
                 // And what is published is written in a way of its own, within the transaction of a look.
-                Item::Turn(turn) if turn.has_others() || !turn.published.is_empty() => return None,
+                Item::Turn(turn) if !turn.is_alone() || !turn.published.is_empty() => return None,
                 Item::Turn(turn) => match &turn.start {
                     Some(new) => {
                         // Refused, and the reason depends on what is in the file.
@@ -103,6 +103,7 @@ impl Memory {
         let unmoved = match turn.then {
             Then::Hold => true,
             Then::Passivate { seen, .. } | Then::End { seen, .. } => run.inbox_seq == Some(seen),
+            Then::Continue(_) => false,
         };
         (turn.follows(commit_no, digest) && unmoved && turn.consumed.is_empty()).then_some(run)
     }

@@ -143,9 +143,9 @@ const FIRST_GRID: usize = 1;
 const EVENTS: usize = 1;
 /// Where [`WRITE`] counts, and the bits of those behind it that change rows nobody has counted.
 pub(super) const COUNTS: usize = 5;
-const UNCOUNTED: u32 = 0b011_1111_1100_0000;
+const UNCOUNTED: u32 = 0b0111_1111_1100_0000;
 
-const LOOK: [&str; 9] = [
+const LOOK: [&str; 10] = [
     sql::FENCE,
     sql::LOOK_TURNS,
     sql::LOOK_CONSUMED,
@@ -154,10 +154,11 @@ const LOOK: [&str; 9] = [
     sql::LOOK_RUNS,
     sql::LOOK_MESSAGES,
     sql::LOOK_REFUSALS,
+    sql::LOOK_UNREAD,
     sql::CANDIDATES,
 ];
 
-const WRITE: [&str; 15] = [
+const WRITE: [&str; 16] = [
     sql::RENEW,
     sql::WRITE_RUNS,
     sql::WRITE_EVENTS,
@@ -165,6 +166,7 @@ const WRITE: [&str; 15] = [
     sql::WRITE_CONSUMED,
     sql::ASSERT_TURNS,
     sql::WRITE_ENDED,
+    sql::WRITE_ALONG,
     sql::WRITE_UNREAD,
     sql::WRITE_HEARTBEATS_SETTLED,
     sql::WRITE_YIELDS,

@@ -112,7 +112,7 @@ pub(super) const RELEASE: &str = "RELEASE item;";
 pub(super) const ROLLBACK_TO: &str = "ROLLBACK TO item; RELEASE item;";
 
 // Looking. $1 incarnation, $2 blob, $3 turns, $4 consumed, $5 new keys, $6 ids, $7 runs, $8 messages,
-// $9 messages by run.
+// $9 messages by run, $10 runs that continue.
 
 /// Answers the node's short name, how many rows this connection has ever changed, for `ASSERT_TURNS`, a number that
 /// changes when another connection has written, and whether the node may claim.
@@ -175,6 +175,10 @@ pub(super) const LOOK_MESSAGES: &str = "SELECT i.run, i.seq, i.message FROM json
 pub(super) const LOOK_REFUSALS: &str = "SELECT i.run, i.seq, i.message FROM json_each($9) s
     JOIN inbox i ON i.run = s.value ->> 0 AND i.message = s.value ->> 1;";
 
+/// What is unread in the inboxes of runs that continue.
+pub(super) const LOOK_UNREAD: &str = "SELECT i.run, i.seq, i.message, i.body FROM json_each($10) k
+    CROSS JOIN inbox i ON i.run = k.value ORDER BY i.run, i.seq;";
+
 // Writing. $1 node, $2 blob, $3 now, $4 format; then rows and their count.
 
 /// $24 executions in memory.
@@ -226,6 +230,14 @@ pub(super) const TOTAL: &str = "SELECT total_changes();";
 
 /// The heartbeats that an ended run leaves behind; how many that are nobody counted.
 pub(super) const WRITE_ENDED: &str = "DELETE FROM heartbeats WHERE run IN (SELECT value FROM json_each($10));";
+
+/// The messages that go along with a run that continues, before the others of that run are dropped. Rows: run, seq, the next run.
+pub(super) const WRITE_ALONG: &str = concat!(
+    "UPDATE inbox SET run = m.next
+    FROM (SELECT value ->> 0 AS run, value ->> 1 AS seq, value ->> 2 AS next FROM json_each($25)) m
+    WHERE inbox.run = m.run AND inbox.seq = m.seq;",
+    assert_count!("$26")
+);
 
 /// The messages that an ended run leaves behind. Most runs never had one, and are not asked for.
 pub(super) const WRITE_UNREAD: &str = "DELETE FROM inbox WHERE run IN (SELECT value FROM json_each($21));";
@@ -548,6 +560,7 @@ pub(super) const ALL: &[(&str, &str)] = &[
     ("look_runs", LOOK_RUNS),
     ("look_messages", LOOK_MESSAGES),
     ("look_refusals", LOOK_REFUSALS),
+    ("look_unread", LOOK_UNREAD),
     ("renew", RENEW),
     ("write_runs", WRITE_RUNS),
     ("write_events", WRITE_EVENTS),
@@ -558,6 +571,7 @@ pub(super) const ALL: &[(&str, &str)] = &[
     ("known", KNOWN),
     ("total", TOTAL),
     ("write_ended", WRITE_ENDED),
+    ("write_along", WRITE_ALONG),
     ("write_unread", WRITE_UNREAD),
     ("write_heartbeats_settled", WRITE_HEARTBEATS_SETTLED),
     ("write_yields", WRITE_YIELDS),
