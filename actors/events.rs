@@ -195,7 +195,9 @@ impl Events {
             }
             Fact::Fired { position } => about(Happening::Awake, position, None, None),
             Fact::Received { body, .. } => match body {
-                MessageBody::Signal { name, .. } | MessageBody::Update { name, .. } => (Happening::Received, None, Some(name), None),
+                MessageBody::Signal { name, .. } | MessageBody::Update { name, .. } => {
+                    (Happening::Received, None, Some(name), None)
+                }
                 MessageBody::Child { position, end } => {
                     let text = format!("the child {}", in_a_word(&end));
                     about(Happening::Received, position, self.names.remove(&position), Some(text))

@@ -110,8 +110,8 @@ pub use actors::{
 };
 pub use cx::{Cx, OnExhausted, Progress};
 pub use error::{
-    AppError, CallError, Cancelled, ChildError, ContinueError, DispatchError, Error, QueryError, Result, RunError, ScheduleError, SendError, UpdateError,
-    ValueError,
+    AppError, CallError, Cancelled, ChildError, ContinueError, DispatchError, Error, QueryError, Result, RunError, ScheduleError,
+    SendError, UpdateError, ValueError,
 };
 pub use kernel::{event::OnClose, failure::Origin, retry::Retry};
 #[cfg(feature = "actors")]

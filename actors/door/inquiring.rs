@@ -25,6 +25,10 @@ use crate::{
 /// So many runs are replayed for questions at once; the others wait their turn, within their time.
 pub(super) const MOST_REPLAYS: usize = 4;
 
+/// How often it is looked whether the next run of a chain has begun: at first, and at last.
+const PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
 impl Door {
     /// Asks a query.
     pub(crate) async fn ask(
@@ -68,6 +72,7 @@ impl Door {
 
     /// Puts a question to a run, wherever it is; that of one that has continued to its next run.
     pub(super) async fn inquire(&self, mut run: RunKey, inquiry: Inquiry) -> Result<Result<Told, Failure>, Error> {
+        let mut pause = PAUSE;
         loop {
             let links = self.links().await?;
             let (reply, answer) = oneshot::channel();
@@ -80,7 +85,10 @@ impl Door {
                 Asked::Answered(answer) => return Ok(answer),
                 Asked::Continued(next) => run = next,
                 // Its code has not been polled, so it has no handlers; it is due, and the question has a time.
-                Asked::NotBegun => self.breathe().await,
+                Asked::NotBegun => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
             }
         }
     }
@@ -104,6 +112,15 @@ impl Door {
                 return Ok(Asked::Continued(next.run));
             }
         }
+        if summary.status == Status::Active && summary.epoch == 0 {
+            // Nobody has claimed it, so none of its code was polled.
+            match inquiry {
+                // What it has no handler for is said by the run, when it has had the chance to have one.
+                Inquiry::Check { .. } => return Ok(Asked::Answered(Ok(Told::Fits))),
+                Inquiry::Query { .. } if summary.id.run_no > 1 => return Ok(Asked::NotBegun),
+                Inquiry::Query { .. } => {}
+            }
+        }
         if summary.status == Status::Quarantined {
             let reason = summary.reason.as_deref().unwrap_or("no reason was kept");
             return Err(
@@ -115,8 +132,10 @@ impl Door {
         let replay = move || {
             let _permit = permit;
             let goes_on = stored.summary.status == Status::Active && stored.summary.blocked_build.is_none();
-            let _ = told.send(loading::replay(&stored, &workflows).map(|run| {
-                if goes_on && run.state().is_about_to_go_on() { Asked::NotBegun } else { Asked::Answered(run.inquire(&inquiry)) }
+            let _ = told.send(loading::replay(&stored, &workflows).map(|run| match inquiry {
+                Inquiry::Check { .. } if goes_on && !run.state().begun() => Asked::Answered(Ok(Told::Fits)),
+                _ if goes_on && run.state().is_about_to_go_on() => Asked::NotBegun,
+                inquiry => Asked::Answered(run.inquire(&inquiry)),
             }));
         };
         std::thread::Builder::new()

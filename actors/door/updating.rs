@@ -38,6 +38,13 @@ struct Followed {
     next: CommitNo,
 }
 
+impl Followed {
+    /// From its beginning on.
+    fn whole(of: Summary) -> Followed {
+        Followed { run: of.run, id: of.id, next: 0 }
+    }
+}
+
 /// What a log says of a message, behind a commit.
 enum Seen {
     Nothing,
@@ -72,19 +79,20 @@ impl Door {
         body: MessageBody,
     ) -> Result<Updated, Error> {
         let found = self.current(&to).await?;
-        let mut followed = Followed { run: found.run, id: found.id.clone(), next: 0 };
         if found.status.is_end() {
-            return self.look_back(&followed, &message).await;
+            return self.look_back(Followed::whole(found), &message).await;
         }
         let run = found.run;
+        let mut followed = Followed::whole(found);
         followed.next = self.read(move |reader| async move { reader.tail(run).await }).await?.map_or(0, |(no, _)| no + 1);
         let check = Inquiry::Check { message: message.clone(), name, payload };
         match self.inquire(run, check).await {
             Ok(Ok(Told::Fits | Told::Answer(_))) => {}
-            Ok(Ok(Told::SeeLog)) => return self.look_back(&followed, &message).await,
+            // Whichever run of the execution was asked: it may have continued in between.
+            Ok(Ok(Told::SeeLog)) => return self.look_back(Followed::whole(self.current(&to).await?), &message).await,
             Ok(Err(failure)) => {
-                // Sent before, it may be taken by another state than this one.
-                if !self.is_sent(&followed, &message).await? {
+                // Another state than the one that it was checked by may be there when its turn comes; then the run says so.
+                if self.is_next(&followed).await? {
                     return Ok(Updated::Refused(failure));
                 }
             }
@@ -96,12 +104,12 @@ impl Door {
         match self.post(to.clone(), message.clone(), body).await {
             Ok(Some(run)) if run != followed.run => {
                 // Another run of the id has begun since.
-                followed = Followed { run, id: self.summary(run).await?.id, next: 0 };
+                followed = Followed::whole(self.summary(run).await?);
                 answering = self.waiters.await_answer(run, &message);
             }
             Ok(_) => {}
             Err(Error::Send(SendError::AlreadyEnded { .. })) => {
-                return self.look_back(&followed, &message).await;
+                return self.look_back(Followed::whole(self.current(&to).await?), &message).await;
             }
             Err(error) => return Err(error),
         }
@@ -119,25 +127,26 @@ impl Door {
             match self.look(&mut followed, message).await? {
                 Seen::Nothing => {}
                 Seen::Answer(answer) => return Ok(answer),
-                Seen::Before => return self.look_back(&followed, message).await,
+                Seen::Before => return self.look_back(followed, message).await,
                 // What is unread goes with it to the next run.
                 Seen::Ended(RunEnd::Continued) => {
                     let (id, run_no) = (followed.id.id.clone(), followed.id.run_no + 1);
                     let next = self.read(move |reader| async move { reader.find(&id, Some(run_no)).await }).await?;
                     if let Some(next) = next {
-                        followed = Followed { run: next.run, id: next.id, next: 0 };
                         answering = self.waiters.await_answer(next.run, message);
+                        followed = Followed::whole(next);
                     }
                 }
-                Seen::Ended(_) => return self.look_back(&followed, message).await,
+                Seen::Ended(_) => return self.look_back(followed, message).await,
             }
         }
     }
 
     /// Finds the answer of a message that was taken before, from the beginning on; also if that was before the run was continued as
     /// this one.
-    async fn look_back(&self, followed: &Followed, message: &str) -> Result<Updated, Error> {
-        let mut whole = Followed { run: followed.run, id: followed.id.clone(), next: 0 };
+    async fn look_back(&self, followed: Followed, message: &str) -> Result<Updated, Error> {
+        let id = followed.id.id.clone();
+        let mut whole = Followed { next: 0, ..followed };
         let mut found = self.look(&mut whole, message).await?;
         let end = if let Seen::Ended(outcome) = &found { Some(in_words(outcome)) } else { None };
         loop {
@@ -155,29 +164,44 @@ impl Door {
                         })
                         .await?;
                     match before.filter(|before| before.status == Status::Continued) {
-                        Some(before) => whole = Followed { run: before.run, id: before.id, next: 0 },
+                        Some(before) => whole = Followed::whole(before),
                         None => break,
                     }
                 }
             }
             found = self.look(&mut whole, message).await?;
         }
-        let id = followed.id.id.clone();
         Err(match end {
             Some(status) => SendError::AlreadyEnded { id, status }.into(),
             None => SendError::Invalid(format!("the id {message:?} is that of another message to {id}; choose another")).into(),
         })
     }
 
-    /// Tells whether a message that does not fit any more was sent before: it is in the inbox, or was taken since.
-    async fn is_sent(&self, followed: &Followed, message: &str) -> Result<bool, Error> {
+    /// Tells whether what comes now would be taken next, by the state that was recorded when it was asked: no message is unread, none was
+    /// taken behind what is read of the log, and the run is the current one still. So whatever was acknowledged before counts, and
+    /// so does a copy of the message itself.
+    async fn is_next(&self, followed: &Followed) -> Result<bool, Error> {
         let run = followed.run;
+        // The inbox first: what is taken in between is in the log.
         let inbox = self.read(move |reader| async move { reader.inbox(run).await }).await?;
-        if inbox.unread.iter().any(|unread| unread.message == message) {
-            return Ok(true);
+        if !inbox.unread.is_empty() || self.current(&followed.id.id).await?.run != run {
+            return Ok(false);
         }
-        let mut since = Followed { run, id: followed.id.clone(), next: followed.next };
-        Ok(!matches!(self.look(&mut since, message).await?, Seen::Nothing | Seen::Ended(_)))
+        let mut from = followed.next;
+        loop {
+            let page = self.read(move |reader| async move { reader.history(run, from, PAGE).await }).await?;
+            let full = page.len() >= PAGE as usize;
+            for (commit_no, record) in page {
+                let commit = codec::decode(&followed.id, commit_no, &record).map_err(|e| Error::Wait(e.to_string()))?;
+                from = commit_no + 1;
+                if commit.events.iter().any(|event| matches!(event, Event::Fact(Fact::Received { .. } | Fact::Refused { .. }))) {
+                    return Ok(false);
+                }
+            }
+            if !full {
+                return Ok(true);
+            }
+        }
     }
 
     /// Reads on in a log until it says something of a message, or is read.

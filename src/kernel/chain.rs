@@ -23,7 +23,7 @@ pub struct History {
     pub commits: u64,
     /// Facts and commands, without the current ones.
     pub events: u64,
-    /// The bytes of their payloads.
+    /// The bytes of their payloads, without those of what the run began with: its argument, and what it took over.
     pub bytes: u64,
 }
 

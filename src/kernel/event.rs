@@ -297,7 +297,9 @@ impl MessageBody {
     #[must_use]
     pub fn is_for_the_execution(&self) -> bool {
         match self {
-            MessageBody::Signal { .. } | MessageBody::Update { .. } | MessageBody::Cancel { .. } | MessageBody::Stop { .. } => true,
+            MessageBody::Signal { .. } | MessageBody::Update { .. } | MessageBody::Cancel { .. } | MessageBody::Stop { .. } => {
+                true
+            }
             MessageBody::Retry { position } => position.is_none(),
             MessageBody::Task { .. } | MessageBody::Child { .. } => false,
         }

@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use self::turning::{Turning, position_of, weight_of};
+use self::turning::{Turning, own_weight_of, position_of, weight_of};
 
 use super::{
     blocked::Blocked,
@@ -354,10 +354,10 @@ impl Run {
         if before_call && self.state.call(position_of(&fact)).is_none() {
             turn.settled.push(position_of(&fact));
         }
-        let bytes = weight_of(&fact) + commands.iter().map(weight).sum::<usize>();
-        turn.bytes += bytes;
+        let asked = commands.iter().map(weight).sum::<usize>();
+        turn.bytes += weight_of(&fact) + asked;
         for instance in std::iter::once(&mut self.instance).chain(&mut self.twin) {
-            instance.grew(1 + commands.len(), bytes);
+            instance.grew(1 + commands.len(), own_weight_of(&fact) + asked);
         }
         turn.events.push(Event::Fact(fact));
         for command in commands {

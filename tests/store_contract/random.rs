@@ -15,8 +15,8 @@ use stent::{
         time::Timestamp,
     },
     store::{
-        Batch, ClaimRequest, Filter, Item, Message, NewChild, NewRun, NewTask, Publication, Queue, ScheduleChange, Status, Store, Successor,
-        Summary, TaskKey, TaskRequest, Tell, Then, Turn, Warden, Yield, YieldReason, memory::MemoryStore,
+        Batch, ClaimRequest, Filter, Item, Message, NewChild, NewRun, NewTask, Publication, Queue, ScheduleChange, Status, Store,
+        Successor, Summary, TaskKey, TaskRequest, Tell, Then, Turn, Warden, Yield, YieldReason, memory::MemoryStore,
     },
 };
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Run, turning::weight_of};
+use super::{Run, turning::own_weight_of};
 use crate::kernel::{
     blocked::Blocked,
     compare::{describe, describe_event, same, shallow, take_same},
@@ -62,7 +62,7 @@ impl Run {
                     }
                     let commands = self.instance.apply_again(fact, commit.time, patches);
                     asked = commands.map_err(|misuse| self.misuse(misuse))?.into();
-                    self.grew(weight_of(fact));
+                    self.grew(own_weight_of(fact));
                 }
                 // The code does not ask any more, as was to come.
                 Event::Command(expected @ Command::Patched { deprecated: true, .. })

@@ -62,6 +62,15 @@ pub(super) fn position_of(fact: &Fact) -> Position {
     }
 }
 
+/// How many bytes a fact adds to the history of its run, for whoever asks whether that is long: what the run began with is no growth, or
+/// one that was handed much would hand it on at once, and so on for ever.
+pub(super) fn own_weight_of(fact: &Fact) -> usize {
+    match fact {
+        Fact::Started(_) | Fact::Inherited(_) => 0,
+        fact => weight_of(fact),
+    }
+}
+
 /// How many bytes of payload a fact has.
 pub(super) fn weight_of(fact: &Fact) -> usize {
     match fact {

@@ -129,6 +129,43 @@ fn what_was_received_and_not_read_is_handed_on_before_what_is_still_in_the_inbox
     assert_eq!(world.output::<Vec<String>>(), ["a", "b", "c", "d"]);
 }
 
+/// Goes on once, and then reads until its history is long.
+#[derive(Serialize, Deserialize)]
+struct Reads {
+    second: bool,
+}
+
+impl Workflow for Reads {
+    const NAME: &'static str = "reads";
+    type Output = String;
+    type Error = AppError;
+
+    async fn run(self, cx: Cx<Self>) -> Result<String, AppError> {
+        if !self.second {
+            cx.signal::<Word>().await?;
+            return Ok(cx.continue_as_new(Reads { second: true }).await?);
+        }
+        while !cx.should_continue() {
+            return Ok(cx.signal::<Word>().await?.0);
+        }
+        Ok("went on at once".to_owned())
+    }
+}
+
+#[test]
+fn a_run_that_was_handed_much_is_not_long_by_that_and_does_its_part() {
+    let mut world = World::new(&Reads { second: false });
+    for number in 0..3 {
+        let payload = Payload::encode(&"x".repeat(1_900_000), "other").unwrap();
+        world.send(&format!("other-{number}"), MessageBody::Signal { name: "other".into(), payload });
+    }
+    world.word("first");
+    settle(&mut world);
+    world.word("second");
+    settle(&mut world);
+    assert_eq!(world.output::<String>(), "second");
+}
+
 #[test]
 fn deadline_limits_and_parent_go_along_and_the_parent_hears_of_the_last_end_only() {
     let limits = Limits { history_commits: 77, ..Limits::default() };

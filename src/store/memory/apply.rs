@@ -12,8 +12,8 @@ use crate::{
         time::Timestamp,
     },
     store::{
-        Batch, BatchAnswer, ClaimRequest, Claimed, FORMAT, Item, Message, NewRun, NodeState, Outcome, Status, Summary, Then, Told, Turn,
-        Unread, Yield, YieldReason, others::behind_yields, queue::rank,
+        Batch, BatchAnswer, ClaimRequest, Claimed, FORMAT, Item, Message, NewRun, NodeState, Outcome, Status, Summary, Then,
+        Told, Turn, Unread, Yield, YieldReason, others::behind_yields, queue::rank,
     },
 };
 
