@@ -111,8 +111,39 @@ impl Workflow for Bus {
     }
 }
 
+/// A bus without end: each of its runs takes two groups and goes on as the next one. What is waited for beside the updates is never sent.
+#[derive(Serialize, Deserialize)]
+struct Line {
+    taken: Vec<u32>,
+    runs: u32,
+}
+
+impl Workflow for Line {
+    const NAME: &'static str = "updates.line";
+    type Output = Vec<u32>;
+    type Error = AppError;
+
+    async fn run(mut self, cx: Cx<Self>) -> Result<Vec<u32>, AppError> {
+        let taken = Rc::new(RefCell::new(std::mem::take(&mut self.taken)));
+        let (takes, before) = (taken.clone(), taken.borrow().len());
+        cx.on_update(
+            |wanted: &Reserve| if wanted.seats < 1_000 { Ok(()) } else { Err(Full { left: 999 }) },
+            move |wanted: Reserve| {
+                takes.borrow_mut().push(wanted.seats);
+                takes.borrow().clone()
+            },
+        );
+        let closed = cx.race(cx.until(|| taken.borrow().len() >= before + 2), cx.signal::<Close>()).await;
+        let taken = taken.borrow().clone();
+        if matches!(closed, Either::Second(_)) {
+            return Ok(taken);
+        }
+        Ok(cx.continue_as_new(Line { taken, runs: self.runs + 1 }).await?)
+    }
+}
+
 fn build(home: &Home) -> Builder {
-    home.open().workflow::<Bus>().activity(async |_: Call<Count>| Ok(1))
+    home.open().workflow::<Line>().workflow::<Bus>().activity(async |_: Call<Count>| Ok(1))
 }
 
 async fn start(home: &Home) -> Stent {
@@ -323,6 +354,58 @@ fn an_update_that_meets_a_crash_at_any_point_is_made_once_and_answered() {
                 }
                 stop(stent).await;
             }
+        }
+    });
+}
+
+#[test]
+fn updates_of_an_endless_execution_are_made_once_each_and_answered_alike_whichever_run_takes_them() {
+    system(async {
+        for home in Home::all() {
+            let stent = start(&home).await;
+            let line = stent.dispatch(Dispatch::new(Line { taken: Vec::new(), runs: 0 }).id("line")).await.unwrap();
+            // All at once, each by two callers under one id.
+            let sent = (0..40_u32).map(|number| {
+                let stent = stent.clone();
+                async move {
+                    let once = || stent.update(reserve("line", &format!("u{number}"), number).within(secs(60)));
+                    let (first, second) = futures::join!(once(), once());
+                    (first.unwrap(), second.unwrap())
+                }
+            });
+            let answers = join_all(sent).await;
+            for (number, (first, second)) in (0..).zip(&answers) {
+                assert_eq!(first, second, "u{number}");
+                assert_eq!(first.last(), Some(&number));
+            }
+            // Long ago, in whichever run: the same answer; and what does not fit is rejected.
+            assert_eq!(stent.update(reserve("line", "u0", 0).within(secs(60))).await.unwrap(), answers[0].0);
+            let rejected = stent.update(reserve("line", "big", 1_000)).await;
+            assert!(matches!(rejected, Err(UpdateError::Rejected(Full { left: 999 }))), "{rejected:?}");
+            stent.signal(SendSignal::new("line", &Close)).await.unwrap();
+            let mut taken = line.result().await.unwrap();
+            taken.sort_unstable();
+            assert_eq!(taken, (0..40).collect::<Vec<_>>(), "each was made once");
+            assert!(stent.describe("line").await.unwrap().unwrap().summary.id.run_no > 10);
+            stop(stent).await;
+        }
+    });
+}
+
+#[test]
+fn an_update_of_a_run_that_has_not_begun_waits_for_it_and_sees_what_was_sent_before() {
+    system(async {
+        for home in Home::all() {
+            let stent = start(&home).await;
+            let late = Dispatch::new(Bus { seats: 3, stays: true }).id("late").delay(millis(300));
+            let late = stent.dispatch(late).await.unwrap();
+            let (first, second) = futures::join!(
+                stent.update(reserve("late", "a", 2).within(secs(30))),
+                stent.update(reserve("late", "b", 1).within(secs(30))),
+            );
+            assert_eq!(first.unwrap().iter().sum::<u32>().max(second.unwrap().iter().sum()), 3);
+            assert_eq!(late.result().await.unwrap().iter().sum::<u32>(), 3);
+            stop(stent).await;
         }
     });
 }

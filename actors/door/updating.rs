@@ -51,6 +51,8 @@ enum Seen {
     Answer(Updated),
     /// It was taken before.
     Before,
+    /// It is no update.
+    Another,
     Ended(RunEnd),
 }
 
@@ -78,42 +80,61 @@ impl Door {
         payload: Payload,
         body: MessageBody,
     ) -> Result<Updated, Error> {
-        let found = self.current(&to).await?;
+        loop {
+            let sent = self.update_once(&to, &message, name, &payload, &body).await?;
+            match sent {
+                Some(updated) => return Ok(updated),
+                // The run that was asked has continued since, and knows nothing of it.
+                None => self.breathe().await,
+            }
+        }
+    }
+
+    /// The same; `None` if the run went away under it, so that it was not sent.
+    async fn update_once(
+        &self,
+        to: &str,
+        message: &str,
+        name: &'static str,
+        payload: &Payload,
+        body: &MessageBody,
+    ) -> Result<Option<Updated>, Error> {
+        let found = self.current(to).await?;
         if found.status.is_end() {
-            return self.look_back(Followed::whole(found), &message).await;
+            return self.look_back(Followed::whole(found), message).await;
         }
         let run = found.run;
         let mut followed = Followed::whole(found);
         followed.next = self.read(move |reader| async move { reader.tail(run).await }).await?.map_or(0, |(no, _)| no + 1);
-        let check = Inquiry::Check { message: message.clone(), name, payload };
+        let check = Inquiry::Check { message: message.to_owned(), name, payload: payload.clone() };
         match self.inquire(run, check).await {
             Ok(Ok(Told::Fits | Told::Answer(_))) => {}
             // Whichever run of the execution was asked: it may have continued in between.
-            Ok(Ok(Told::SeeLog)) => return self.look_back(Followed::whole(self.current(&to).await?), &message).await,
+            Ok(Ok(Told::SeeLog)) => return self.look_back(Followed::whole(self.current(to).await?), message).await,
             Ok(Err(failure)) => {
                 // Another state than the one that it was checked by may be there when its turn comes; then the run says so.
                 if self.is_next(&followed).await? {
-                    return Ok(Updated::Refused(failure));
+                    return Ok(Some(Updated::Refused(failure)));
                 }
             }
             // It cannot be told here: whoever runs it can.
             Err(Error::Query(QueryError::Unregistered { .. } | QueryError::Blocked(_) | QueryError::Failed(_))) => {}
             Err(error) => return Err(error),
         }
-        let mut answering = self.waiters.await_answer(followed.run, &message);
-        match self.post(to.clone(), message.clone(), body).await {
+        let mut answering = self.waiters.await_answer(followed.run, message);
+        match self.post(to.to_owned(), message.to_owned(), body.clone()).await {
             Ok(Some(run)) if run != followed.run => {
                 // Another run of the id has begun since.
                 followed = Followed::whole(self.summary(run).await?);
-                answering = self.waiters.await_answer(run, &message);
+                answering = self.waiters.await_answer(run, message);
             }
             Ok(_) => {}
             Err(Error::Send(SendError::AlreadyEnded { .. })) => {
-                return self.look_back(Followed::whole(self.current(&to).await?), &message).await;
+                return self.look_back(Followed::whole(self.current(to).await?), message).await;
             }
             Err(error) => return Err(error),
         }
-        self.follow(followed, &message, answering).await
+        self.follow(followed, message, answering).await.map(Some)
     }
 
     /// Waits until an answer is there: told by whoever runs the run here, or found in its log.
@@ -127,7 +148,8 @@ impl Door {
             match self.look(&mut followed, message).await? {
                 Seen::Nothing => {}
                 Seen::Answer(answer) => return Ok(answer),
-                Seen::Before => return self.look_back(followed, message).await,
+                Seen::Before => break,
+                Seen::Another => return Err(another(&followed.id.id, message)),
                 // What is unread goes with it to the next run.
                 Seen::Ended(RunEnd::Continued) => {
                     let (id, run_no) = (followed.id.id.clone(), followed.id.run_no + 1);
@@ -137,21 +159,35 @@ impl Door {
                         followed = Followed::whole(next);
                     }
                 }
-                Seen::Ended(_) => return self.look_back(followed, message).await,
+                Seen::Ended(_) => break,
             }
         }
+        let id = followed.id.id.clone();
+        self.look_back(followed, message).await?.ok_or_else(|| another(&id, message))
     }
 
     /// Finds the answer of a message that was taken before, from the beginning on; also if that was before the run was continued as
-    /// this one.
-    async fn look_back(&self, followed: Followed, message: &str) -> Result<Updated, Error> {
+    /// this one. `None`: no run of the chain has taken it, and the last one goes on.
+    async fn look_back(&self, followed: Followed, message: &str) -> Result<Option<Updated>, Error> {
         let id = followed.id.id.clone();
         let mut whole = Followed { next: 0, ..followed };
         let mut found = self.look(&mut whole, message).await?;
-        let end = if let Seen::Ended(outcome) = &found { Some(in_words(outcome)) } else { None };
+        let end = match &found {
+            // The execution goes on.
+            Seen::Ended(RunEnd::Continued) => None,
+            Seen::Ended(outcome) => Some(in_words(outcome)),
+            _ => None,
+        };
         loop {
             match found {
-                Seen::Answer(answer) => return Ok(answer),
+                Seen::Answer(answer) => return Ok(Some(answer)),
+                Seen::Another => {
+                    let current = self.current(&id).await?;
+                    if current.status.is_end() {
+                        return Err(SendError::AlreadyEnded { id, status: current.status.as_str().to_owned() }.into());
+                    }
+                    return Err(another(&id, message));
+                }
                 // It goes on from there.
                 Seen::Before => {}
                 Seen::Nothing | Seen::Ended(_) => {
@@ -171,10 +207,7 @@ impl Door {
             }
             found = self.look(&mut whole, message).await?;
         }
-        Err(match end {
-            Some(status) => SendError::AlreadyEnded { id, status }.into(),
-            None => SendError::Invalid(format!("the id {message:?} is that of another message to {id}; choose another")).into(),
-        })
+        end.map_or(Ok(None), |status| Err(SendError::AlreadyEnded { id, status }.into()))
     }
 
     /// Tells whether what comes now would be taken next, by the state that was recorded when it was asked: no message is unread, none was
@@ -243,12 +276,19 @@ impl Door {
     }
 }
 
+fn another(id: &str, message: &str) -> Error {
+    SendError::Invalid(format!("the id {message:?} is that of another message to {id}; choose another")).into()
+}
+
 /// What an event says of a message.
 fn said(event: Event, message: &str) -> Seen {
     match event {
         Event::Command(Command::Answered { message: of, reply }) if of == message => Seen::Answer(Updated::Replied(*reply)),
         Event::Fact(Fact::Refused { message: of, failure }) if of == message => Seen::Answer(Updated::Refused(*failure)),
         Event::Fact(Fact::Ignored { message: of, why: Ignored::Duplicate }) if of == message => Seen::Before,
+        Event::Fact(Fact::Received { message: of, body }) if of == message && !matches!(body, MessageBody::Update { .. }) => {
+            Seen::Another
+        }
         Event::Command(Command::End { outcome }) => Seen::Ended(*outcome),
         _ => Seen::Nothing,
     }
