@@ -69,7 +69,8 @@ impl ScheduleChange {
 pub(crate) struct SchedulePlan<'a> {
     /// The revisions of those that there are: first as they were found, then as items leave them.
     pub(crate) revisions: HashMap<String, u64>,
-    /// What is written of each, and the revision in its place.
+    /// What is written of each, and the revision in its place; by name, so that two nodes which make the same schedules at once lock them in
+    /// the same order.
     pub(crate) written: Vec<(&'a ScheduleChange, u64)>,
 }
 
@@ -82,10 +83,11 @@ impl<'a> SchedulePlan<'a> {
 
     /// Takes note of a change that was accepted.
     pub(crate) fn accept(&mut self, change: &'a ScheduleChange) {
-        let before = self.written.iter().position(|(written, _)| written.name == change.name);
-        // Written once, as it is in the end.
-        let found = before.map_or(change.seen, |place| self.written.swap_remove(place).1);
-        self.written.push((change, found));
+        match self.written.binary_search_by(|(written, _)| written.name.cmp(&change.name)) {
+            // Written once, as it is in the end.
+            Ok(place) => self.written[place].0 = change,
+            Err(place) => self.written.insert(place, (change, change.seen)),
+        }
         self.revisions.insert(change.name.clone(), change.seen + 1);
     }
 }
@@ -101,4 +103,27 @@ pub(crate) fn named<'a>(items: impl Iterator<Item = &'a super::Item>) -> Vec<&'a
     names.sort_unstable();
     names.dedup();
     names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(name: &str, seen: u64) -> ScheduleChange {
+        let (name, body) = (name.to_owned(), Bytes::from(format!("{seen}")));
+        ScheduleChange { name, seen, next_at: None, awaits: None, body, starts: Vec::new(), tells: Vec::new() }
+    }
+
+    #[test]
+    fn rows_are_written_by_name_whatever_the_order_of_the_items_and_each_once() {
+        let changes = [change("c", 4), change("a", 0), change("b", 7), change("a", 1), change("c", 5)];
+        let mut plan = SchedulePlan { revisions: HashMap::from([("b".into(), 7), ("c".into(), 4)]), ..SchedulePlan::default() };
+        for change in &changes {
+            plan.check(change).unwrap();
+            plan.accept(change);
+        }
+        let written: Vec<(&str, u64, u64)> =
+            plan.written.iter().map(|(change, found)| (&*change.name, *found, change.seen + 1)).collect();
+        assert_eq!(written, [("a", 0, 2), ("b", 7, 8), ("c", 4, 6)]);
+    }
 }
