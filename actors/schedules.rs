@@ -4,6 +4,7 @@ use actix::{Context, Message, ResponseFuture};
 use chrono::{DateTime, Utc};
 
 use super::{
+    asked,
     door::Door,
     handle::Stent,
     supervisor::Supervisor,
@@ -11,8 +12,8 @@ use super::{
 };
 use crate::{
     error::{Error, ScheduleError},
-    kernel::time::Timestamp,
-    schedule::{Order, Overlap, Row, Schedule, ScheduleDescription, Times, Triggered, check_name},
+    kernel::{id::Digest, time::Timestamp},
+    schedule::{Order, Overlap, Row, Schedule, ScheduleDescription, Times, Triggered, check_name, guarded},
     store::{ScheduleRow, StoreError},
 };
 
@@ -89,8 +90,11 @@ impl TriggerSchedule {
     }
 }
 
-/// Fires a schedule for a range of the past, both ends included, also if it is paused: one run behind the other, each behind the end of the
-/// last. An instant whose run exists is left out. The answer is how many instants the range has; at most 1,000 wait at once.
+/// Fires a schedule for a range of the past (since 1970), both ends included, also if it is paused: one run behind the other, each behind the
+/// end of the last. An instant whose run exists is left out. The answer is how many instants the range has; at most 1,000 wait at once.
+///
+/// What is due or triggered meanwhile goes first, and by its overlap policy: [`Overlap::Skip`] leaves it out while a backfilled run is under
+/// way; [`Overlap::CancelOther`] cancels no such run, and waits for its end.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<usize, Error>")]
 pub struct BackfillSchedule {
@@ -116,7 +120,7 @@ impl BackfillSchedule {
     }
 }
 
-/// Deletes a schedule; what it has begun goes on.
+/// Deletes a schedule; what it has begun goes on. One that somebody else deletes at the same time is as good as deleted.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct DeleteSchedule(pub String);
@@ -222,16 +226,35 @@ impl Door {
     fn described(&self, row: &ScheduleRow, next: usize) -> Result<Option<ScheduleDescription>, Error> {
         match Row::decode(&row.body).map_err(ScheduleError::Unavailable)? {
             Row::Gone { .. } => Ok(None),
-            Row::Here(body) => {
+            Row::Here(body) => Ok(Some(guarded(&row.name, || {
                 let times = Times::of(&body.plan.specs, body.plan.from, body.plan.until)?;
-                Ok(Some(body.describe(&row.name, &times, next, self.time.now())))
+                Ok(body.describe(&row.name, &times, next, self.time.now()))
+            })?)),
+        }
+    }
+
+    async fn delete_schedule(&self, name: String) -> Result<(), Error> {
+        check_name(&name)?;
+        let wanted = name.clone();
+        let row = self
+            .read(move |reader| {
+                let wanted = wanted.clone();
+                async move { reader.schedule(&wanted).await }
+            })
+            .await?;
+        // Asked again over a lost answer, it must not reach one that was made under the name since.
+        match row.map(|row| Row::decode(&row.body)).transpose().map_err(ScheduleError::Unavailable)? {
+            Some(Row::Here(body)) => {
+                let order = Order::Delete { generation: body.generation };
+                self.carry_out(name, order).await.map(drop)
             }
+            Some(Row::Gone { .. }) | None => Err(ScheduleError::Unknown(name).into()),
         }
     }
 
     /// Carries out an order that is about a schedule as a whole.
     async fn put_schedule(&self, schedule: Schedule, order: fn(Box<Schedule>) -> Order) -> Result<(), Error> {
-        schedule.checked(&self.config.limits)?;
+        guarded(&schedule.name, || schedule.checked(&self.config.limits).map(drop))?;
         let name = schedule.name.clone();
         self.carry_out(name, order(Box::new(schedule))).await.map(drop)
     }
@@ -257,14 +280,15 @@ handled!(PauseSchedule, (), |door, PauseSchedule { name, by, reason }| {
     door.carry_out(name, Order::Pause { by, reason }).await.map(drop)
 });
 handled!(UnpauseSchedule, (), |door, UnpauseSchedule(name)| door.carry_out(name, Order::Unpause).await.map(drop));
-handled!(DeleteSchedule, (), |door, DeleteSchedule(name)| door.carry_out(name, Order::Delete).await.map(drop));
+handled!(DeleteSchedule, (), |door, DeleteSchedule(name)| door.delete_schedule(name).await);
 handled!(TriggerSchedule, Triggered, |door, TriggerSchedule { name, overlap }| {
     let order = Order::Trigger { at: door.time.now(), overlap };
     let taken = || ScheduleError::Unavailable("somebody else has an execution of its id".into()).into();
     door.carry_out(name, order).await?.triggered.ok_or_else(taken)
 });
 handled!(BackfillSchedule, usize, |door, BackfillSchedule { name, from, to, beside }| {
-    Ok(door.carry_out(name, Order::Backfill { from, to, beside }).await?.backfilled)
+    let token = asked::fresh_seed(Digest([0; 32]));
+    Ok(door.carry_out(name, Order::Backfill { from, to, beside, token }).await?.backfilled)
 });
 handled!(DescribeSchedule, Option<ScheduleDescription>, |door, DescribeSchedule { name, next }| {
     door.describe_schedule(name, next).await
@@ -315,7 +339,7 @@ impl Stent {
     /// Fires a schedule for a range of the past; see [`BackfillSchedule`].
     ///
     /// # Errors
-    /// [`Error::Schedule`] when there is none of this name, or the range is too long or not of the past.
+    /// [`Error::Schedule`] when there is none of this name, or the range is too long, not of the past, or begins before 1970.
     pub async fn backfill_schedule(&self, backfill: BackfillSchedule) -> Result<usize, Error> {
         self.asked(self.supervisor().send(backfill).await)
     }

@@ -20,14 +20,14 @@ use super::{
 use crate::{
     error::{Error, ScheduleError},
     kernel::{
-        event::{MessageBody, OUR_MESSAGES, Started},
+        event::Started,
         id::{Incarnation, RunId, RunKey},
         limits::Limits,
         run::Writer,
         time::Timestamp,
     },
-    schedule::{Decided, Known, Order, Row, Triggered, decide},
-    store::{Item, NewRun, Outcome, Reader, ScheduleChange, StoreError, Tell},
+    schedule::{Decided, Known, Order, Row, Triggered, decide, guarded},
+    store::{Item, NewRun, Outcome, Reader, ScheduleChange, StoreError},
 };
 
 /// The longest between two looks: until then a schedule that another node has made or changed may not be noticed here.
@@ -164,7 +164,8 @@ impl Books {
         }
     }
 
-    /// Reads, decides, writes; again while somebody else is quicker.
+    /// Reads, decides, writes; again while somebody else is quicker. Where a transaction of somebody else is in the way, callers wait for
+    /// its end; what is due is left for the next look, for it must not keep other schedules waiting.
     async fn carry_out(&self, name: &str, order: &Order) -> Result<Carried, Error> {
         let mut in_use = HashSet::new();
         let mut waits = 0;
@@ -172,7 +173,11 @@ impl Books {
             let found = self.find(name).await?;
             let row = found.row.transpose().map_err(ScheduleError::Unavailable)?;
             let now = self.door.time.now();
-            let mut decided = decide(order, row, &Known { name, now, last: found.last, in_use: &in_use })?;
+            let known = Known { name, now, last: found.last, in_use: &in_use };
+            let mut decided = guarded(name, || {
+                failpoint!("timekeeper.decides");
+                decide(order, row, &known)
+            })?;
             let Decided { triggered, backfilled, .. } = &decided;
             let carried = Carried { triggered: triggered.clone(), backfilled: *backfilled, changed: decided.row.is_some() };
             if !carried.changed {
@@ -193,6 +198,7 @@ impl Books {
                 }
                 Ok(Outcome::Conflict) => {}
                 Ok(Outcome::IdInUse(_)) => in_use.extend(self.taken(&decided).await?),
+                Ok(Outcome::Waits) if matches!(order, Order::Fire) => return Ok(Carried { changed: false, ..carried }),
                 Ok(Outcome::Waits) => {
                     waits += 1;
                     tokio::time::sleep(Duration::from_millis(5 << waits.min(7))).await;
@@ -297,11 +303,7 @@ impl Books {
             let record = asked::without_a_turn(&row.id, started, writer(), now).map_err(ScheduleError::Invalid)?;
             change.starts.push((row, record));
         }
-        if let Some(to) = &decided.cancel {
-            let reason = format!("schedule {name:?} is due again");
-            let message = format!("{OUR_MESSAGES}schedule:{name}:{seen}");
-            change.tells.push(Tell { to: to.clone(), message, body: MessageBody::Cancel { reason } });
-        }
+        change.tells.extend(decided.tell(name));
         Ok(change)
     }
 }

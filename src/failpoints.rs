@@ -31,6 +31,7 @@ pub const ALL: &[&str] = &[
     "foreman.tasks_ended",
     "notifier.heard",
     "undertaker.before_look",
+    "timekeeper.decides",
     "supervisor.before_start",
 ];
 

@@ -37,6 +37,8 @@ mod support;
 enum How {
     /// The item is refused as one whose tail has moved; its neighbours go in.
     Conflict,
+    /// The item waits for a transaction of somebody else; its neighbours go in.
+    Waits,
     Busy,
     Full,
     /// Nothing is written, and the store is not to be trusted any more.
@@ -169,11 +171,11 @@ impl Store for Faulty {
                     self.inner.commit(batch).await?;
                     Err(Faulty::error(how))
                 }
-                How::Conflict => {
+                How::Conflict | How::Waits => {
                     let mut rest = batch.clone();
                     rest.items.remove(index);
                     let mut answer = self.inner.commit(&rest).await?;
-                    answer.outcomes.insert(index, Outcome::Conflict);
+                    answer.outcomes.insert(index, if how == How::Waits { Outcome::Waits } else { Outcome::Conflict });
                     Ok(answer)
                 }
             }
@@ -580,4 +582,33 @@ impl Drop for Counted {
     fn drop(&mut self) {
         self.0.fetch_sub(1, SeqCst);
     }
+}
+
+#[test]
+fn a_schedule_whose_commit_has_to_wait_keeps_no_other_waiting() {
+    system(async {
+        let held = Arc::new(AtomicBool::new(true));
+        let is_held = held.clone();
+        // Somebody has a run of `stuck` in a transaction: it can be made, and not fired.
+        let faults = Faults::new(move |batch| {
+            let is_stuck =
+                |item: &Item| matches!(item, Item::Schedule(change) if change.name == "stuck" && !change.starts.is_empty());
+            batch.items.iter().position(is_stuck).filter(|_| is_held.load(SeqCst)).map(|place| (place, How::Waits))
+        });
+        let bench = bench(&faults, false).await;
+        let started = async |name: &str| {
+            let told = bench.stent.describe_schedule(DescribeSchedule::new(name)).await.unwrap();
+            told.unwrap().counts.started
+        };
+        for name in ["stuck", "free"] {
+            let schedule = Schedule::new(name, Once { number: 1 }).every(secs(1)).overlap(Overlap::AllowAll);
+            bench.stent.create_schedule(schedule).await.unwrap();
+        }
+        eventually("the other one fires again and again", secs(30), async || started("free").await >= 3).await;
+        assert_eq!(started("stuck").await, 0);
+        assert!(faults.fired.lock().contains(&How::Waits), "it was tried");
+        held.store(false, SeqCst);
+        eventually("it fires once it may, and late what it could not", secs(30), async || started("stuck").await >= 3).await;
+        bench.stent.shutdown(Shutdown::within(secs(10))).await.unwrap();
+    });
 }

@@ -16,7 +16,7 @@ use std::{
 
 use parking_lot::Mutex;
 use stent::{
-    Error,
+    Error, ScheduleError,
     failpoints::{self, Action},
     prelude::*,
 };
@@ -156,6 +156,38 @@ fn a_panic_at_any_point_under_load_loses_nothing_and_leaves_nothing_owned_and_un
                     );
                 }
             }
+        }
+    });
+}
+
+#[test]
+fn a_panic_in_what_is_decided_about_a_schedule_takes_nothing_down_and_is_told() {
+    alone(async {
+        for home in Home::all() {
+            let stent = open(&home, &Starts::default()).await;
+            stent.create_schedule(Schedule::new("yearly", Job { number: 0 }).cron("@yearly", "UTC")).await.unwrap();
+            failpoints::set("timekeeper.decides", Action::Panic, 1);
+            let asked = stent.trigger_schedule(TriggerSchedule::new("yearly")).await.unwrap_err();
+            assert!(
+                matches!(&asked, Error::Schedule(ScheduleError::Unavailable(why)) if why.contains("timekeeper.decides")),
+                "{asked}"
+            );
+            let tick = Schedule::new("tick", Job { number: 0 }).every(secs(1)).overlap(Overlap::AllowAll);
+            stent.create_schedule(tick).await.unwrap();
+            failpoints::set("timekeeper.decides", Action::Panic, 1);
+            eventually("it fires again and again, also what it panicked at", secs(20), async || {
+                let told = stent.describe_schedule(DescribeSchedule::new("tick")).await.unwrap().unwrap();
+                told.counts.started >= 3
+            })
+            .await;
+            let told = stent.describe_schedule(DescribeSchedule::new("tick")).await.unwrap().unwrap();
+            for pair in told.recent.windows(2) {
+                assert_eq!((pair[0].instant - pair[1].instant).num_seconds(), 1, "{told:?}");
+            }
+            stent.delete_schedule("tick").await.unwrap();
+            stent.shutdown(Shutdown::within(secs(5))).await.unwrap();
+            assert_eq!(lives_of(&home).await, 1, "no life of the core has ended");
+            failpoints::clear();
         }
     });
 }

@@ -4,17 +4,23 @@
 //! written. That a run had *not* ended when it was looked at may be over by then: an instant that is skipped because of it was due
 //! while it ran, which is what was promised, and one that waits is found ready at the next look.
 
-use std::collections::{HashSet, VecDeque};
+use std::{
+    collections::{HashSet, VecDeque},
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use super::{
     Overlap, Schedule, Times,
     plan::Plan,
-    state::{Body, MOST_RECENT, Next, Pause, Row, ScheduleCounts, ScheduledRun, Triggered, Waiting, Why},
+    spec::check_time,
+    state::{Body, MOST_BACKFILLS, MOST_RECENT, Next, Pause, Row, ScheduleCounts, ScheduledRun, Triggered, Waiting, Why},
 };
 use crate::{
     error::ScheduleError,
     kernel::{
+        event::{CURRENT_RUN, MessageBody, OUR_MESSAGES, Tell},
         id::{RunId, RunKey},
+        instance::panic_text,
         random::mix,
         time::Timestamp,
     },
@@ -23,7 +29,7 @@ use crate::{
 /// So many runs are begun in one commit; more are begun by the next.
 const MOST_STARTS: usize = 100;
 
-/// So many instants wait.
+/// So many instants wait that were due or triggered, and as many that are backfilled.
 const MOST_WAITING: usize = 1_000;
 
 /// So many missed instants are counted of one gap, and so many due ones looked at in one commit.
@@ -49,8 +55,13 @@ pub(crate) enum Order {
         from: Timestamp,
         to: Timestamp,
         beside: bool,
+        /// By which it is known again when it is asked once more because its answer was lost.
+        token: u64,
     },
-    Delete,
+    /// Deletes the schedule of that generation: a later one of the name is somebody else's.
+    Delete {
+        generation: u32,
+    },
 }
 
 /// A run to begin.
@@ -98,16 +109,23 @@ pub(crate) fn decide(order: &Order, row: Option<Row>, known: &Known<'_>) -> Resu
             None => create(plan, 1, known),
         };
     }
-    let Some(Row::Here(before)) = row else { return Err(unknown()) };
-    if let Order::Delete = order {
-        return Ok(Decided { row: Some(Row::Gone { generation: before.generation }), ..Decided::nothing() });
+    if let Order::Delete { generation } = order {
+        return match row {
+            Some(Row::Here(body)) if body.generation <= *generation => {
+                Ok(Decided { row: Some(Row::Gone { generation: body.generation }), ..Decided::nothing() })
+            }
+            // It was carried out before, and its answer was lost; or somebody else has done the same.
+            Some(Row::Here(_) | Row::Gone { .. }) => Ok(Decided::nothing()),
+            None => Err(unknown()),
+        };
     }
+    let Some(Row::Here(before)) = row else { return Err(unknown()) };
     let times = Times::of(&before.plan.specs, before.plan.from, before.plan.until)?;
     let mut work = Work::new((*before).clone(), known);
     work.waiting(known);
     work.due(&times, known);
     match order {
-        Order::Fire | Order::Create(_) | Order::Delete => {}
+        Order::Fire | Order::Create(_) | Order::Delete { .. } => {}
         Order::Update(schedule) => {
             let plan = schedule.plan.as_ref().map_err(|error| ScheduleError::Invalid(error.to_string()))?;
             if work.body.plan != *plan {
@@ -126,7 +144,20 @@ pub(crate) fn decide(order: &Order, row: Option<Row>, known: &Known<'_>) -> Resu
             }
         }
         Order::Trigger { at, overlap } => work.trigger(*at, overlap.unwrap_or(work.body.plan.overlap), known),
-        Order::Backfill { from, to, beside } => work.backfill(&times, (*from, *to), *beside, known)?,
+        Order::Backfill { from, to, beside, token } => {
+            if let Some((_, count)) = work.body.backfills.iter().find(|(known, _)| known == token) {
+                work.backfilled = *count;
+            } else {
+                work.backfill(&times, (*from, *to), *beside, known)?;
+                work.body.backfills.push_back((*token, work.backfilled));
+                let old = work.body.backfills.len().saturating_sub(MOST_BACKFILLS);
+                work.body.backfills.drain(..old);
+            }
+        }
+    }
+    // What had been set aside of a limit may be free again: an instant that waited was given up, or its id is in use.
+    if work.body.next.is_none() {
+        work.body.advance(&times, known.name);
     }
     Ok(work.decided(&before, known))
 }
@@ -146,6 +177,7 @@ fn create(plan: &Plan, generation: u32, known: &Known<'_>) -> Result<Decided, Sc
         waiting: VecDeque::new(),
         counts: ScheduleCounts::default(),
         recent: VecDeque::new(),
+        backfills: VecDeque::new(),
     };
     body.advance(&times, known.name);
     if body.next.is_none() {
@@ -157,6 +189,16 @@ fn create(plan: &Plan, generation: u32, known: &Known<'_>) -> Result<Decided, Sc
 impl Decided {
     fn nothing() -> Decided {
         Decided { row: None, starts: Vec::new(), cancel: None, triggered: None, backfilled: 0 }
+    }
+
+    /// Returns what the run is told that is to be cancelled, of the schedule of this name. It is for whichever run of the execution is the
+    /// current one by then, and the same each time, so that a run which cannot react finds it once, however often the schedule fires.
+    pub(crate) fn tell(&self, name: &str) -> Option<Tell> {
+        let run = self.cancel.as_ref()?;
+        let message = format!("{OUR_MESSAGES}schedule:{run}");
+        let reason = format!("schedule {name:?} is due again");
+        let to = RunId { id: run.id.clone(), run_no: CURRENT_RUN };
+        Some(Tell { to, message, body: MessageBody::Cancel { reason } })
     }
 
     /// Names the runs that are begun, once they have keys.
@@ -255,8 +297,8 @@ impl Work {
         }
         let waits = match overlap {
             Overlap::Skip | Overlap::AllowAll => false,
-            Overlap::BufferOne => self.body.waiting.is_empty(),
-            Overlap::BufferAll => self.body.waiting.len() < MOST_WAITING,
+            Overlap::BufferOne => self.body.live() == 0,
+            Overlap::BufferAll => self.body.live() < MOST_WAITING,
             Overlap::CancelOther => {
                 if self.replaces(instant, why, known) {
                     return;
@@ -264,12 +306,17 @@ impl Work {
                 let before = self.body.waiting.len();
                 self.body.waiting.retain(|waiting| waiting.why == Why::Backfilled);
                 self.body.counts.skipped += (before - self.body.waiting.len()) as u64;
-                self.cancel = !self.was_idle;
+                // What somebody wants of the past is not given up for what is due now: that waits for it.
+                let backfilled = self.body.last.as_ref().is_some_and(|(_, run)| run.why == Why::Backfilled);
+                self.cancel = !self.was_idle && !backfilled;
                 true
             }
         };
         if waits {
-            self.body.waiting.push_back(Waiting { instant, why, beside: false });
+            // Before what is backfilled, which has time.
+            let place = self.body.waiting.iter().position(|waiting| waiting.why == Why::Backfilled);
+            let place = place.unwrap_or(self.body.waiting.len());
+            self.body.waiting.insert(place, Waiting { instant, why, beside: false });
         } else {
             self.body.counts.skipped += 1;
         }
@@ -326,6 +373,8 @@ impl Work {
         beside: bool,
         known: &Known<'_>,
     ) -> Result<(), ScheduleError> {
+        check_time("the range's beginning", from)?;
+        check_time("the range's end", to)?;
         if to < from {
             return Err(ScheduleError::Invalid(format!("the range ends at {to}, before it begins at {from}")));
         }
@@ -334,7 +383,7 @@ impl Work {
         }
         let first = Timestamp(from.0.saturating_sub(1));
         let instants = std::iter::successors(times.next_after(first), |last| times.next_after(*last));
-        let room = MOST_WAITING.saturating_sub(self.body.waiting.len());
+        let room = MOST_WAITING.saturating_sub(self.body.waiting.len() - self.body.live());
         let instants: Vec<Timestamp> = instants.take_while(|instant| *instant <= to).take(room + 1).collect();
         if instants.len() > room {
             return Err(ScheduleError::TooMany { room });
@@ -365,7 +414,26 @@ impl Work {
     }
 }
 
+/// Computes something of a schedule, and makes an error of a panic: the calendars are other people's code, and one schedule must not take
+/// down a node.
+pub(crate) fn guarded<T>(name: &str, compute: impl FnOnce() -> Result<T, ScheduleError>) -> Result<T, ScheduleError> {
+    catch_unwind(AssertUnwindSafe(compute)).unwrap_or_else(|panic| {
+        let why = panic_text(&*panic);
+        tracing::error!(
+            schedule = name,
+            panic = why,
+            "what is to become of a schedule panicked; it is left out, and looked at again later"
+        );
+        Err(ScheduleError::Unavailable(format!("nothing was written: deciding about it panicked with {why:?}")))
+    })
+}
+
 impl Body {
+    /// How many instants wait that are not backfilled.
+    fn live(&self) -> usize {
+        self.waiting.iter().filter(|waiting| waiting.why != Why::Backfilled).count()
+    }
+
     /// Finds the instant behind those that are decided about, unless there is to be none.
     fn advance(&mut self, times: &Times, name: &str) {
         let waiting = self.waiting.iter().filter(|waiting| waiting.why == Why::Due).count() as u64;

@@ -7,7 +7,7 @@ mod plan;
 mod spec;
 mod state;
 
-pub(crate) use decide::{Decided, Known, Order, decide};
+pub(crate) use decide::{Decided, Known, Order, decide, guarded};
 pub(crate) use plan::check_name;
 pub use plan::{Overlap, Schedule};
 pub use spec::Spec;

@@ -30,14 +30,14 @@ pub enum Overlap {
     #[default]
     #[serde(rename = "s")]
     Skip,
-    /// One instant waits until the run has ended; what comes while one waits is left out, and counted.
+    /// One instant waits until the run has ended; what comes while one waits is left out, and counted. Backfilled ones that wait do not count.
     #[serde(rename = "o")]
     BufferOne,
     /// All wait, up to 1,000, and begin one after the other.
     #[serde(rename = "b")]
     BufferAll,
     /// The run is cancelled, and the instant waits until it has ended (its compensations run before that). Of several that wait only the
-    /// newest begins.
+    /// newest begins. A backfilled run is not cancelled: the instant waits for its end.
     #[serde(rename = "c")]
     CancelOther,
     /// It begins beside the other.
@@ -136,12 +136,12 @@ impl Schedule {
         self.with(|plan| plan.specs.push(spec))
     }
 
-    /// Fires at no instant before this one.
+    /// Fires at no instant before this one, which is of the years 1970 to 9999.
     pub fn from(self, first: DateTime<Utc>) -> Schedule {
         self.with(|plan| plan.from = Some(Timestamp(first.timestamp_micros())))
     }
 
-    /// Fires at no instant behind this one.
+    /// Fires at no instant behind this one, which is of the years 1970 to 9999; behind those it does not fire in any case.
     pub fn until(self, last: DateTime<Utc>) -> Schedule {
         self.with(|plan| plan.until = Some(Timestamp(last.timestamp_micros())))
     }

@@ -26,6 +26,20 @@ const SHORTEST: Duration = Duration::from_secs(1);
 /// The longest expression, in bytes.
 const LONGEST: usize = 1_024;
 
+/// What bounds and ranges may name: the years 1970 to 9999.
+const YEARS: std::ops::RangeInclusive<i64> = 0..=253_402_300_799_999_999;
+
+/// The first instant that is computed from; what is before it is as good as it. Zones and calendars know their way around from there on.
+const EARLIEST: Timestamp = Timestamp(-62_135_596_800_000_000 + 366 * 24 * 3_600_000_000);
+
+/// Refuses a time outside the years that calendars are computed for.
+pub(crate) fn check_time(what: &str, at: Timestamp) -> Result<(), ScheduleError> {
+    if YEARS.contains(&at.0) {
+        return Ok(());
+    }
+    Err(ScheduleError::Invalid(format!("{what} is {at}: give it a time of the years 1970 to 9999")))
+}
+
 /// One rule of when a schedule fires.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -80,6 +94,8 @@ impl Times {
         if specs.is_empty() {
             return Err(ScheduleError::Invalid("it has neither a cron expression nor an interval; give it one".into()));
         }
+        from.map_or(Ok(()), |from| check_time("its beginning", from))?;
+        until.map_or(Ok(()), |until| check_time("its end", until))?;
         if let (Some(from), Some(until)) = (from, until)
             && until < from
         {
@@ -89,11 +105,14 @@ impl Times {
         Ok(Times { rules, from, until })
     }
 
-    /// Returns the first instant behind this one, within the bounds (both inclusive), if there is one.
+    /// Returns the first instant behind this one, within the bounds (both inclusive), if there is one. There is none behind the year 9999.
     pub(crate) fn next_after(&self, after: Timestamp) -> Option<Timestamp> {
-        let behind = self.from.map_or(after, |from| after.max(Timestamp(from.0.saturating_sub(1))));
+        let behind = self.from.map_or(after, |from| after.max(Timestamp(from.0.saturating_sub(1)))).max(EARLIEST);
+        if behind.0 >= *YEARS.end() {
+            return None;
+        }
         let next = self.rules.iter().filter_map(|rule| rule.next_after(behind)).min()?;
-        (self.until.is_none_or(|until| next <= until)).then_some(next)
+        (next.0 <= *YEARS.end() && self.until.is_none_or(|until| next <= until)).then_some(next)
     }
 }
 

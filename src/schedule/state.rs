@@ -13,6 +13,9 @@ use super::{
 };
 use crate::kernel::{id::RunKey, time::Timestamp};
 
+/// So many backfills are known again.
+pub(crate) const MOST_BACKFILLS: usize = 16;
+
 /// So many runs are told of, the newest.
 pub(crate) const MOST_RECENT: usize = 10;
 
@@ -51,6 +54,9 @@ pub(crate) struct Body {
     pub(crate) counts: ScheduleCounts,
     /// The newest runs, oldest first.
     pub(crate) recent: VecDeque<ScheduledRun>,
+    /// The newest backfills, oldest first: the token of each, and how many instants it had. One whose answer was lost is asked again.
+    #[serde(default)]
+    pub(crate) backfills: VecDeque<(u64, usize)>,
 }
 
 /// An instant to come, and by how much jitter puts it off.

@@ -6,14 +6,15 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    decide::{Decided, Known, Order, decide},
+    decide::{Decided, Known, Order, decide, guarded},
     plan::{Overlap, Schedule},
-    state::{Body, Row, Triggered},
+    state::{Body, Row, Triggered, Why},
 };
 use crate::{
     AppError, Cx, Workflow,
     error::ScheduleError,
     kernel::{
+        event::{CURRENT_RUN, Tell},
         id::{RunId, RunKey},
         time::Timestamp,
     },
@@ -142,6 +143,34 @@ fn what_makes_no_sense_is_refused_at_once_and_by_name() {
     report().cron("@hourly", "America/New_York").check().unwrap();
 }
 
+#[test]
+fn times_that_no_calendar_reaches_are_errors_and_never_panics() {
+    let refused = |schedule: Schedule| schedule.check().unwrap_err().to_string();
+    for schedule in [report().cron("0 3 * * *", "Europe/Berlin"), report().every(Duration::from_secs(3600))] {
+        for far in [DateTime::<Utc>::MAX_UTC, DateTime::<Utc>::MIN_UTC, at("1969-12-31T23:59:59Z"), at("+10000-01-01T00:00:00Z")]
+        {
+            assert!(refused(schedule.clone().from(far)).contains("years 1970 to 9999"), "{far}");
+            assert!(refused(schedule.clone().until(far)).contains("years 1970 to 9999"), "{far}");
+            let mut world = World::with(schedule.clone(), "2026-01-01T00:30:00Z");
+            let far = Timestamp(far.timestamp_micros());
+            for (from, to) in [(far, world.now), (world.now, far)] {
+                let backfilled = world.order(Order::Backfill { from, to, beside: false, token: 1 });
+                assert!(matches!(backfilled, Err(ScheduleError::Invalid(_))), "{far}");
+            }
+        }
+        schedule.clone().from(at("1970-01-01T00:00:00Z")).until(at("9999-12-31T23:59:59Z")).check().unwrap();
+        assert_eq!(schedule.times_after(DateTime::<Utc>::MAX_UTC, 3).unwrap().len(), 0);
+        assert_eq!(schedule.times_after(DateTime::<Utc>::MIN_UTC, 3).unwrap().len(), 3);
+        assert!(schedule.times_after(at("9999-12-31T20:00:00Z"), 9).unwrap().len() < 9, "nothing comes behind the year 9999");
+    }
+}
+
+#[test]
+fn a_decision_that_panics_is_an_error() {
+    let caught = guarded("report", || -> Result<(), _> { panic!("no such century") }).unwrap_err();
+    assert!(matches!(&caught, ScheduleError::Unavailable(why) if why.contains("no such century")), "{caught}");
+}
+
 // ---- rows ------------------------------------------------------------------------------------------------------
 
 /// A schedule over time: its row, what was begun, and what of that has ended.
@@ -151,11 +180,12 @@ struct World {
     runs: Vec<(RunId, RunKey, bool)>,
     in_use: HashSet<String>,
     cancelled: Vec<String>,
+    told: Vec<Tell>,
 }
 
 impl World {
     fn at(now: &str) -> World {
-        World { row: None, now: stamp(now), runs: Vec::new(), in_use: HashSet::new(), cancelled: Vec::new() }
+        World { row: None, now: stamp(now), runs: Vec::new(), in_use: HashSet::new(), cancelled: Vec::new(), told: Vec::new() }
     }
 
     fn with(schedule: Schedule, now: &str) -> World {
@@ -178,6 +208,7 @@ impl World {
             self.runs.push((RunId { id: start.id.clone(), run_no: 1 }, key, false));
         }
         self.cancelled.extend(decided.cancel.iter().map(|id| id.id.clone()));
+        self.told.extend(decided.tell("report"));
         if let Some(row) = &decided.row {
             // As it comes back from a store.
             self.row = Some(Row::decode(&row.encode().unwrap()).unwrap());
@@ -364,7 +395,7 @@ fn what_passes_during_a_pause_is_left_out_and_what_waits_goes_on_waiting() {
 #[test]
 fn a_backfill_has_both_ends_one_behind_the_other_or_all_at_once() {
     let range = (stamp("2025-06-01T00:00:00Z"), stamp("2025-06-01T05:00:00Z"));
-    let backfill = |beside| Order::Backfill { from: range.0, to: range.1, beside };
+    let backfill = |beside| Order::Backfill { from: range.0, to: range.1, beside, token: 1 };
     let mut world = World::with(hourly(), "2026-01-01T00:30:00Z");
     assert_eq!(world.order(backfill(false)).unwrap().backfilled, 6);
     let mut order = vec![world.runs[0].0.id.clone()];
@@ -384,9 +415,9 @@ fn a_backfill_has_both_ends_one_behind_the_other_or_all_at_once() {
     world.in_use.insert(wanted[3].clone());
     let all = world.order(backfill(true)).unwrap();
     assert_eq!((all.starts.len(), world.body().counts.in_use), (5, 1), "what exists is left out");
-    let long = Order::Backfill { from: stamp("2020-01-01T00:00:00Z"), to: range.1, beside: true };
+    let long = Order::Backfill { from: stamp("2020-01-01T00:00:00Z"), to: range.1, beside: true, token: 2 };
     assert_eq!(world.order(long).unwrap_err(), ScheduleError::TooMany { room: 1_000 });
-    let future = Order::Backfill { from: range.0, to: stamp("2027-01-01T00:00:00Z"), beside: true };
+    let future = Order::Backfill { from: range.0, to: stamp("2027-01-01T00:00:00Z"), beside: true, token: 3 };
     assert!(matches!(world.order(future), Err(ScheduleError::Invalid(_))));
 }
 
@@ -401,6 +432,123 @@ fn a_trigger_that_is_asked_again_because_its_answer_was_lost_is_carried_out_once
         let second = world.order(Order::Trigger { at, overlap: Some(overlap) }).unwrap();
         assert_eq!((second.triggered, second.row), (first, None));
     }
+}
+
+#[test]
+fn a_backfill_that_is_asked_again_because_its_answer_was_lost_is_carried_out_once() {
+    let mut world = World::with(hourly(), "2026-01-01T00:30:00Z");
+    let backfill = |token| {
+        let [from, to] = ["2025-06-01T00:00:00Z", "2025-06-01T05:00:00Z"].map(stamp);
+        Order::Backfill { from, to, beside: false, token }
+    };
+    world.order(backfill(7)).unwrap();
+    let again = world.order(backfill(7)).unwrap();
+    assert_eq!((again.backfilled, again.row, world.body().waiting.len()), (6, None, 5));
+    world.order(backfill(8)).unwrap();
+    assert_eq!(world.body().waiting.len(), 11, "somebody who wants it twice");
+    for token in 100..200 {
+        let at = stamp("2025-06-01T00:30:00Z");
+        world.order(Order::Backfill { from: at, to: at, beside: false, token }).unwrap();
+    }
+    assert_eq!(world.body().backfills.len(), 16);
+}
+
+#[test]
+fn a_delete_that_is_asked_again_is_done_and_reaches_no_later_schedule_of_the_name() {
+    let mut world = World::with(hourly(), "2026-01-01T00:30:00Z");
+    world.order(Order::Delete { generation: 1 }).unwrap();
+    assert_eq!(world.order(Order::Delete { generation: 1 }).unwrap().row, None);
+    world.order(Order::Create(Box::new(hourly()))).unwrap();
+    assert_eq!(world.order(Order::Delete { generation: 1 }).unwrap().row, None);
+    assert_eq!(world.body().generation, 2);
+    assert!(matches!(World::at("2026-01-01T00:30:00Z").order(Order::Delete { generation: 1 }), Err(ScheduleError::Unknown(_))));
+}
+
+#[test]
+fn whoever_is_cancelled_is_told_the_same_each_time_whichever_its_run_is_by_then() {
+    let mut world = World::with(hourly().overlap(Overlap::CancelOther), "2026-01-01T00:30:00Z");
+    for hour in 1..=9 {
+        world.fire(&format!("2026-01-01T0{hour}:00:00Z"));
+    }
+    assert_eq!(world.told.len(), 8);
+    let first = world.told[0].clone();
+    assert_eq!((first.to.id.as_str(), first.to.run_no), ("report/2026-01-01T01:00:00Z", CURRENT_RUN));
+    assert!(first.message.contains("report/2026-01-01T01:00:00Z"), "{}", first.message);
+    assert!(world.told.iter().all(|tell| *tell == first), "one message, however often: {:?}", world.told);
+    world.end_all();
+    world.fire("2026-01-01T09:01:00Z");
+    world.fire("2026-01-01T10:00:00Z");
+    assert_ne!(world.told[8].message, first.message, "another run is told something of its own");
+}
+
+/// A schedule of which a range of the past is being backfilled: the first of three runs, two wait.
+fn backfilling(schedule: Schedule) -> World {
+    let mut world = World::with(schedule, "2026-01-01T00:30:00Z");
+    let [from, to] = ["2025-06-01T00:00:00Z", "2025-06-01T02:00:00Z"].map(stamp);
+    world.order(Order::Backfill { from, to, beside: false, token: 1 }).unwrap();
+    assert_eq!((world.runs.len(), world.body().waiting.len()), (1, 2));
+    world
+}
+
+#[test]
+fn what_is_due_cancels_no_backfilled_run_and_goes_before_those_that_wait() {
+    for overlap in [Overlap::CancelOther, Overlap::BufferOne, Overlap::BufferAll] {
+        let mut world = backfilling(hourly().overlap(overlap));
+        assert_eq!(world.fire("2026-01-01T01:00:00Z"), [""; 0]);
+        assert_eq!((world.cancelled.len(), world.body().counts.skipped), (0, 0), "{overlap:?}");
+        world.end_all();
+        assert_eq!(world.fire("2026-01-01T01:01:00Z"), ["report/2026-01-01T01:00:00Z"], "{overlap:?}");
+        for hour in ["01", "02"] {
+            world.end_all();
+            assert_eq!(world.fire("2026-01-01T01:02:00Z"), [format!("report/2025-06-01T{hour}:00:00Z")], "{overlap:?}");
+        }
+    }
+    // Nor does the backfilling give up what waits: of those that are due the newest begins, as ever.
+    let mut world = backfilling(hourly().overlap(Overlap::CancelOther));
+    world.fire("2026-01-01T01:00:00Z");
+    world.fire("2026-01-01T02:00:00Z");
+    let waiting: Vec<Why> = world.body().waiting.iter().map(|waiting| waiting.why).collect();
+    assert_eq!((waiting, world.body().counts.skipped), (vec![Why::Due, Why::Backfilled, Why::Backfilled], 1));
+}
+
+#[test]
+fn a_long_backfill_leaves_room_for_what_is_due() {
+    let mut world = World::with(hourly().overlap(Overlap::BufferAll), "2026-03-01T00:30:00Z");
+    let from = stamp("2026-01-01T00:00:00Z");
+    let to = from.after(Duration::from_secs(999 * 3600));
+    world.order(Order::Backfill { from, to, beside: false, token: 1 }).unwrap();
+    let to = from.after(Duration::ZERO);
+    world.order(Order::Backfill { from, to, beside: false, token: 2 }).unwrap();
+    assert_eq!(world.body().waiting.len(), 1_000);
+    world.fire("2026-03-01T01:00:00Z");
+    assert_eq!((world.body().waiting.len(), world.body().counts.skipped), (1_001, 0));
+    assert_eq!(
+        world.order(Order::Backfill { from, to, beside: false, token: 3 }).unwrap_err(),
+        ScheduleError::TooMany { room: 0 }
+    );
+}
+
+#[test]
+fn what_was_set_aside_of_a_limit_is_free_again_when_it_is_not_used() {
+    // The id of the one that waits is taken.
+    let mut world = World::with(hourly().overlap(Overlap::BufferAll).at_most(2), "2026-01-01T00:30:00Z");
+    world.fire("2026-01-01T01:00:00Z");
+    world.fire("2026-01-01T02:00:00Z");
+    assert_eq!(world.body().next_at(), None);
+    world.in_use.insert("report/2026-01-01T02:00:00Z".into());
+    world.end_all();
+    world.fire("2026-01-01T02:01:00Z");
+    assert_eq!((world.body().remaining, world.body().next_at()), (Some(1), Some(stamp("2026-01-01T03:00:00Z"))));
+    assert_eq!(world.fire("2026-01-01T03:00:00Z"), ["report/2026-01-01T03:00:00Z"]);
+    assert_eq!((world.body().remaining, world.body().next_at()), (Some(0), None));
+
+    // A trigger takes the place of the one that waits.
+    let mut world = World::with(hourly().overlap(Overlap::BufferAll).at_most(2), "2026-01-01T00:30:00Z");
+    world.fire("2026-01-01T01:00:00Z");
+    world.fire("2026-01-01T02:00:00Z");
+    world.now = stamp("2026-01-01T02:30:00Z");
+    world.order(Order::Trigger { at: world.now, overlap: Some(Overlap::CancelOther) }).unwrap();
+    assert_eq!((world.body().remaining, world.body().next_at()), (Some(1), Some(stamp("2026-01-01T03:00:00Z"))));
 }
 
 #[test]
@@ -424,7 +572,7 @@ fn a_name_is_one_schedule_and_a_new_one_of_it_makes_other_ids() {
     assert_eq!(same.row, None, "the same again is as good as made");
     let other = Schedule::new("report", Report { of: 2 }).cron("0 * * * *", "UTC");
     assert_eq!(world.order(Order::Create(Box::new(other.clone()))).unwrap_err(), ScheduleError::Exists("report".into()));
-    world.order(Order::Delete).unwrap();
+    world.order(Order::Delete { generation: 1 }).unwrap();
     assert!(matches!(world.order(Order::Fire), Err(ScheduleError::Unknown(_))));
     world.order(Order::Create(Box::new(other))).unwrap();
     assert_eq!(world.fire("2026-01-01T01:00:00Z"), ["report#2/2026-01-01T01:00:00Z"]);

@@ -17,7 +17,7 @@ fn successor(run: RunKey) -> Then {
     Then::Continue(Box::new(Successor { run, record: record(run, 0) }))
 }
 
-fn continues(run: RunKey, commit_no: u32, next: RunKey) -> Item {
+pub(crate) fn continues(run: RunKey, commit_no: u32, next: RunKey) -> Item {
     Item::Turn(Arc::new(turn(run, commit_no, successor(next))))
 }
 

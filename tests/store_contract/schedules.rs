@@ -4,13 +4,14 @@
 use bytes::Bytes;
 use stent::{
     kernel::{
+        event::{CURRENT_RUN, Tell},
         id::{RunId, RunKey},
         time::Timestamp,
     },
     store::{Batch, Item, Outcome, ScheduleChange, ScheduleDue, ScheduleRow, Then},
 };
 
-use crate::{kit::*, others::tell};
+use crate::{chains::continues, kit::*, others::tell};
 
 pub(crate) fn change(name: &str, seen: u64, next_at: Option<i64>) -> ScheduleChange {
     ScheduleChange {
@@ -98,6 +99,35 @@ fn a_firing_tells_another_run_in_its_own_commit() {
         // One that is refused tells nobody anything.
         let batch = world.batch(vec![told(1, "c")]);
         assert_eq!(world.store.commit(&batch).await.unwrap().told, []);
+    });
+}
+
+#[test]
+fn what_a_firing_tells_reaches_the_run_that_an_execution_has_continued_as() {
+    on_each_store(async |world| {
+        let run = world.started("other").await;
+        let [next, third] = [world.key().await, world.key().await];
+        let to_current = |message: &str| {
+            let told = tell("other", message);
+            Tell { to: RunId { run_no: CURRENT_RUN, ..told.to.clone() }, ..told }
+        };
+        let firing = |seen, messages: &[&str]| {
+            let tells = messages.iter().map(|message| to_current(message)).collect();
+            item(ScheduleChange { tells, ..change("s", seen, None) })
+        };
+        // In the batch in which it continues, whatever the order.
+        let batch = world.batch(vec![firing(0, &["a"]), continues(run, 1, next)]);
+        let answer = world.store.commit(&batch).await.unwrap();
+        assert_eq!(answer.outcomes, [Outcome::Done, Outcome::Done]);
+        assert_eq!(answer.told.iter().map(|told| told.run).collect::<Vec<_>>(), [next]);
+        // And behind it; what it has in its inbox already it does not get again.
+        let batch = world.batch(vec![firing(1, &["a", "b"])]);
+        let answer = world.store.commit(&batch).await.unwrap();
+        assert_eq!(answer.told.iter().map(|told| (told.run, &*told.unread.message)).collect::<Vec<_>>(), [(next, "b")]);
+        world.claim(9, 9).await;
+        world.done(continues(next, 1, third)).await;
+        let batch = world.batch(vec![firing(2, &["c"])]);
+        assert_eq!(world.store.commit(&batch).await.unwrap().told[0].run, third);
     });
 }
 
