@@ -11,12 +11,20 @@ use crate::kernel::{
 };
 
 /// A value that can be stored: argument, result, error, signal.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be stored",
+    note = "what goes into a log is plain data that owns what it holds: derive `serde::Serialize` and `serde::Deserialize` for it"
+)]
 pub trait Durable: Serialize + DeserializeOwned + 'static {}
 impl<T: Serialize + DeserializeOwned + 'static> Durable for T {}
 
 /// An error that can be stored and comes back as the same type.
 ///
 /// Every `std::error::Error` that is [`Durable`] is one; [`AppError`](crate::AppError) is the `?`-friendly default.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the error of a workflow or an activity",
+    note = "an error is stored as it is: derive `serde::Serialize`, `serde::Deserialize` and `thiserror::Error` for it, or use `AppError`, into which `?` turns any error"
+)]
 pub trait DurableError: Durable + fmt::Display {
     /// Returns the messages of the errors behind this one, nearest first.
     fn causes(&self) -> Vec<String> {
@@ -103,6 +111,10 @@ impl<T: Durable + std::error::Error> DurableError for T {
 ///
 /// The type is the message: its fields are the arguments. Register a handler for it with
 /// `Builder::activity` (or `Builder::inline`), call it from a workflow with `Cx::call`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an activity",
+    note = "an activity is a message: `impl Activity for {Self}` says its stored name, what it returns and how it fails; another workflow is begun with `cx.child(…)`"
+)]
 pub trait Activity: Durable + Send {
     /// The stored name: stable for ever, unique in the program, never a Rust path. For example `"pay.charge"`.
     const NAME: &'static str;

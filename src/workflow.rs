@@ -10,6 +10,10 @@ use crate::{
 ///
 /// The type is the message: its fields are the arguments. `run` must be deterministic: whatever touches the world goes
 /// through [`Cx`], and so do time and randomness. It runs on one thread, so nothing in it need be `Send`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a workflow",
+    note = "a workflow is a message: `impl Workflow for {Self}` says its stored name, what it returns, how it fails, and what it does; an activity is called with `cx.call(…)`"
+)]
 #[allow(async_fn_in_trait, reason = "a run stays on its arbiter: no Send bound is wanted on the future")]
 pub trait Workflow: Durable + Send {
     /// The stored name: stable for ever, unique in the program, never a Rust path. For example `"shop.place_order"`.
@@ -28,6 +32,10 @@ pub trait Workflow: Durable + Send {
 }
 
 /// A message from outside that a workflow waits for by name.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a signal",
+    note = "a signal is a message with a stored name: `impl Signal for {Self} {{ const NAME: &'static str = \"…\"; }}`"
+)]
 pub trait Signal: Durable {
     /// The stored name: stable for ever. For example `"approval"`.
     const NAME: &'static str;

@@ -120,3 +120,27 @@ fn nothing_unfinished_is_left() {
         }
     }
 }
+
+/// Each row of the table of what others promise names tests that exist, or says why there is none.
+#[test]
+fn every_promise_of_the_field_is_proven_or_answered() {
+    let table = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/conformance.md")).unwrap();
+    let tests: String = sources(&["tests", "src", "actors"]).into_iter().map(|(_, text)| text).collect();
+    let (mut seen, mut rows) = (std::collections::BTreeSet::new(), 0);
+    for row in table.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| theirs")) {
+        rows += 1;
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        assert_eq!(cells.len(), 3, "{row}");
+        assert!(seen.insert(cells[0].to_owned()), "{} stands there twice", cells[0]);
+        let named: Vec<&str> = cells[2].split('`').skip(1).step_by(2).filter(|name| name.matches('_').count() > 2).collect();
+        for name in &named {
+            assert!(tests.contains(&format!("fn {name}()")), "{}: there is no test {name}", cells[0]);
+        }
+        assert!(
+            cells[2].starts_with("**no**: ") || (!named.is_empty() && !cells[1].is_empty()),
+            "{} is neither proven nor answered",
+            cells[0]
+        );
+    }
+    assert!(rows > 60, "{rows} rows: some were lost");
+}

@@ -1,0 +1,28 @@
+//! The context is taken into a task that the log knows nothing of.
+
+use stent::prelude::*;
+
+#[derive(Serialize, Deserialize)]
+struct Send;
+
+impl Activity for Send {
+    const NAME: &'static str = "send";
+    type Output = ();
+    type Error = AppError;
+}
+
+#[derive(Serialize, Deserialize)]
+struct Order;
+
+impl Workflow for Order {
+    const NAME: &'static str = "order";
+    type Output = ();
+    type Error = AppError;
+
+    async fn run(self, cx: Cx<Self>) -> Result<(), AppError> {
+        tokio::spawn(async move { cx.call(Send).await });
+        Ok(())
+    }
+}
+
+fn main() {}
