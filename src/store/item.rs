@@ -3,7 +3,9 @@
 
 #[cfg(feature = "postgres")]
 use super::NewRun;
-use super::{Item, ScheduleChange, Turn};
+#[cfg(feature = "postgres")]
+use super::ScheduleChange;
+use super::{Item, Turn};
 use crate::kernel::id::{CommitNo, Digest};
 
 impl Turn {
@@ -73,6 +75,7 @@ impl Item {
     }
 
     /// Returns what it does to a schedule, if it is about one.
+    #[cfg(feature = "postgres")]
     pub(crate) fn schedule(&self) -> Option<&ScheduleChange> {
         match self {
             Item::Schedule(change) => Some(change),

@@ -145,10 +145,10 @@ impl Workflow for Reads {
             cx.signal::<Word>().await?;
             return Ok(cx.continue_as_new(Reads { second: true }).await?);
         }
-        while !cx.should_continue() {
-            return Ok(cx.signal::<Word>().await?.0);
+        if cx.should_continue() {
+            return Ok("went on at once".to_owned());
         }
-        Ok("went on at once".to_owned())
+        Ok(cx.signal::<Word>().await?.0)
     }
 }
 
