@@ -211,6 +211,7 @@ impl Instance {
             return;
         };
         let polled = catch_unwind(AssertUnwindSafe(|| body.as_mut().poll(&mut Context::from_waker(waker))));
+        let panicked = polled.is_err();
         let result = match polled {
             Ok(Poll::Pending) => return,
             Ok(Poll::Ready(Ok(output))) if output.bytes.len() > self.tape.limits().payload_bytes => {
@@ -223,7 +224,7 @@ impl Instance {
                 Err(Failure::new(KIND_PANIC, panic_text(&*panic)))
             }
         };
-        self.finish(self.outcome(result));
+        self.finish(self.outcome(result, panicked));
     }
 
     /// Ends the body. Not sealed: what still lives in the future is dropped as part of the run, so its scopes compensate.
@@ -232,13 +233,14 @@ impl Instance {
         self.returned = Some(outcome);
     }
 
-    fn outcome(&self, result: Result<Payload, Failure>) -> Outcome {
+    /// Whether its code panicked is known by the poll: a failure that is called so may be one that the code has passed on.
+    fn outcome(&self, result: Result<Payload, Failure>, panicked: bool) -> Outcome {
         match result {
             // What else the code has said in the same poll comes too late, unless it broke.
             Ok(_) if self.tape.goes_on() => Outcome::Continued,
-            Err(failure) if self.tape.goes_on() && failure.kind() != KIND_PANIC => Outcome::Continued,
+            Err(_) if self.tape.goes_on() && !panicked => Outcome::Continued,
             Ok(output) => Outcome::Completed(output),
-            Err(failure) if failure.kind() != KIND_PANIC && self.tape.cancel_heard() => match &self.cancel_reason {
+            Err(_) if !panicked && self.tape.cancel_heard() => match &self.cancel_reason {
                 Some(reason) => Outcome::Cancelled { reason: reason.clone() },
                 None => Outcome::TimedOut,
             },
@@ -330,6 +332,7 @@ impl Instance {
     /// Drops the future with its tape sealed: user code in `Drop` can record nothing.
     fn drop_body(&mut self) {
         self.tape.seal();
+        self.tape.wake_signal().close();
         self.discard_body();
         self.tape.hang_up();
     }

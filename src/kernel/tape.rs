@@ -146,6 +146,8 @@ struct Inner {
     refusals: u32,
     /// Whether the closure of a step is being polled.
     in_step: bool,
+    /// Whether a handler or a condition is being asked: what waits is not its to move.
+    aside: bool,
     /// The saga scopes that are being polled, outermost first.
     scopes: Vec<Position>,
     commands: Vec<Command>,
@@ -292,6 +294,9 @@ impl Tape {
     /// would never come back from its poll.
     pub(crate) fn refuses(&self) -> Poll<bool> {
         let mut inner = self.inner.borrow_mut();
+        if inner.forbids_aside() {
+            return Poll::Pending;
+        }
         let refuses = inner.cancelled && inner.shield == 0 && !inner.sealed;
         if refuses {
             inner.cancel_heard = true;
@@ -307,7 +312,7 @@ impl Tape {
     /// Returns the answer of an open position, or registers the waker; `None` inside `Ready` means cancelled.
     pub(crate) fn poll(&self, position: Position, waker: &Waker) -> Poll<Option<Answer>> {
         let mut inner = self.inner.borrow_mut();
-        if inner.sealed {
+        if inner.sealed || inner.forbids_aside() {
             return Poll::Pending;
         }
         if let Some(answer) = inner.answers.remove(&position) {
@@ -330,6 +335,9 @@ impl Tape {
     /// Gives an open position up: its answer is of no interest any more.
     pub(crate) fn abandon(&self, position: Position) {
         let mut inner = self.inner.borrow_mut();
+        if inner.forbids_aside() {
+            return;
+        }
         inner.closures.remove(&position);
         inner.grants.remove(&position);
         inner.step_wakers.remove(&position);
@@ -357,6 +365,9 @@ impl Tape {
     /// Stops waiting for a signal. One that was assigned and not read goes to the next in line, or is unread again.
     pub(crate) fn abandon_signal(&self, name: &str, position: Position) {
         let mut inner = self.inner.borrow_mut();
+        if inner.forbids_aside() {
+            return;
+        }
         if let Some(mailbox) = inner.signals.get_mut(name) {
             mailbox.waiting.remove(&position);
         }
@@ -391,7 +402,7 @@ impl Tape {
     /// Returns the current right of an inline step to run, or registers the waker.
     pub(crate) fn grant_of(&self, position: Position, waker: &Waker) -> Option<Grant> {
         let mut inner = self.inner.borrow_mut();
-        if inner.sealed {
+        if inner.sealed || inner.forbids_aside() {
             return None;
         }
         let granted = inner.grants.get(&position).copied();
@@ -553,6 +564,16 @@ impl Inner {
         if self.in_step && !self.sealed {
             self.fault.get_or_insert(Fault::Blocks(Misuse::CxInStep));
         }
+    }
+
+    /// A handler that polls or drops a future of the workflow's code would move the run by something that no replay sees: nothing
+    /// comes of it, and it is told.
+    fn forbids_aside(&mut self) -> bool {
+        let forbids = self.aside && !self.sealed;
+        if forbids {
+            self.fault.get_or_insert(Fault::Blocks(Misuse::CxInStep));
+        }
+        forbids
     }
 }
 

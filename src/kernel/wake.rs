@@ -26,13 +26,20 @@ thread_local! {
 }
 
 /// The root of all wakers of one instance.
-#[derive(Default)]
 pub(crate) struct Signal {
     woken: AtomicBool,
     foreign: AtomicBool,
-    /// Whom the I/O of steps has woken since they were last polled.
-    steps: Mutex<Vec<Waker>>,
+    /// Whom the I/O of steps has woken since they were last polled; `None` once nothing is polled any more. These wakers hold this
+    /// signal, mostly, which would keep itself alive otherwise.
+    steps: Mutex<Option<Vec<Waker>>>,
     hook: OnceLock<Hook>,
+}
+
+impl Default for Signal {
+    fn default() -> Signal {
+        let steps = Mutex::new(Some(Vec::new()));
+        Signal { woken: AtomicBool::default(), foreign: AtomicBool::default(), steps, hook: OnceLock::new() }
+    }
 }
 
 impl Signal {
@@ -75,8 +82,15 @@ impl Signal {
 
     /// Passes on what the I/O of steps has said; within a poll of steps, and never while a fact is applied.
     pub(crate) fn wake_steps(&self) {
-        let woken = std::mem::take(&mut *self.steps.lock());
-        woken.into_iter().for_each(Waker::wake);
+        let woken = self.steps.lock().as_mut().map(std::mem::take);
+        woken.into_iter().flatten().for_each(Waker::wake);
+    }
+
+    /// Keeps nobody any more: the instance is leaving memory.
+    pub(crate) fn close(&self) {
+        let woken = self.steps.lock().take();
+        // Behind the lock: it may be the last of what it belongs to.
+        drop(woken);
     }
 
     fn address(&self) -> usize {
@@ -110,12 +124,32 @@ impl Wake for StepWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        let mut steps = self.signal.steps.lock();
-        if !steps.last().is_some_and(|last| last.will_wake(&self.outer)) {
-            steps.push(self.outer.clone());
+        {
+            let mut steps = self.signal.steps.lock();
+            let Some(steps) = steps.as_mut() else { return };
+            if !steps.last().is_some_and(|last| last.will_wake(&self.outer)) {
+                steps.push(self.outer.clone());
+            }
         }
-        drop(steps);
         // Later, even from within the poll: a step that yields (tokio's budget) gets nowhere before the poll ends.
         self.signal.nudge();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_that_is_woken_as_its_run_leaves_memory_keeps_nothing_alive() {
+        let signal = Arc::new(Signal::default());
+        let step = signal.for_step(&Waker::from(signal.clone()));
+        step.wake_by_ref();
+        signal.close();
+        step.wake_by_ref();
+        drop(step);
+        let left = Arc::downgrade(&signal);
+        drop(signal);
+        assert!(left.upgrade().is_none());
     }
 }

@@ -156,10 +156,12 @@ impl Tape {
         let (next, draws, commands) = (inner.next, inner.draws, inner.commands.len());
         let (patches, fault) = (inner.patches.clone(), inner.fault.take());
         let in_step = std::mem::replace(&mut inner.in_step, true);
+        let aside = std::mem::replace(&mut inner.aside, true);
         drop(inner);
         let result = catch_unwind(AssertUnwindSafe(code));
         let mut inner = self.inner.borrow_mut();
         let used = inner.fault.is_some();
+        inner.aside = aside;
         (inner.next, inner.draws, inner.in_step, inner.patches, inner.fault) = (next, draws, in_step, patches, fault);
         inner.commands.truncate(commands);
         match result {

@@ -354,3 +354,28 @@ fn a_log_with_a_gap_or_in_another_order_is_refused() {
     assert!(damaged(&|log| log[1].0.time = Timestamp(1)));
     assert!(damaged(&|log| log[1].0.events.push(Event::Fact(Fact::DeadlinePassed))), "nothing follows the end");
 }
+
+#[test]
+fn a_cancelled_run_fails_only_if_its_own_code_panics_and_not_by_an_error_of_that_name() {
+    use crate::kernel::failure::KIND_PANIC;
+    flow!(Passes, |cx| -> u64 {
+        let stopped = cx.call(act("waits")).await;
+        stopped.map_err(|_| AppError::new("what cleans up has panicked").named(KIND_PANIC))
+    });
+    flow!(Panics, |cx| -> u64 {
+        let stopped = cx.call(act("waits")).await;
+        Ok(stopped.expect("it is not cancelled"))
+    });
+    fn cancelled(mut world: World) -> Outcome {
+        world.ack();
+        world.cancel();
+        world.turn_or_ack();
+        world.settle();
+        assert!(world.replayed(world.log.len()).is_ok());
+        world.outcome().unwrap()
+    }
+    let passes = cancelled(World::new(&Passes));
+    assert!(matches!(passes, Outcome::Cancelled { .. }), "{passes:?}");
+    let panics = cancelled(World::new(&Panics));
+    assert!(matches!(&panics, Outcome::Failed(failure) if failure.kind() == KIND_PANIC), "{panics:?}");
+}

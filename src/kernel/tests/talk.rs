@@ -2,7 +2,9 @@
 
 use std::{
     cell::{Cell, RefCell},
+    pin::Pin,
     rc::Rc,
+    task::{Context, Poll, Waker},
 };
 
 use super::*;
@@ -151,4 +153,44 @@ fn handlers_that_hold_the_context_are_dropped_with_the_run() {
     assert_eq!(DROPPED.get(), 0);
     drop(world);
     assert_eq!(DROPPED.get(), 1);
+}
+
+query!(Waits("waits") -> bool);
+query!(Drops("drops") -> bool);
+
+#[test]
+fn a_query_that_polls_or_drops_what_the_workflow_waits_for_moves_nothing_and_says_so() {
+    flow!(Lends, |cx| -> u64 {
+        type Lent = Pin<Box<dyn Future<Output = bool>>>;
+        let inside = cx.clone();
+        let word: Lent = Box::pin(async move { inside.signal::<Word>().await.is_ok() });
+        let word = Rc::new(RefCell::new(Some(word)));
+        // It stands in line.
+        std::future::poll_fn(|context| {
+            Poll::Ready(assert!(word.borrow_mut().as_mut().unwrap().as_mut().poll(context).is_pending()))
+        })
+        .await;
+        let (polls, drops) = (word.clone(), word.clone());
+        cx.on_query(move |_: &Waits| {
+            let mut context = Context::from_waker(Waker::noop());
+            polls.borrow_mut().as_mut().is_some_and(|word| word.as_mut().poll(&mut context).is_ready())
+        });
+        cx.on_query(move |_: &Drops| drops.borrow_mut().take().is_some());
+        Ok(cx.call(act("a")).await?)
+    });
+    for polls in [true, false] {
+        let mut world = World::new(&Lends).handle(|_, _| value(1));
+        world.ack();
+        world.word("hello");
+        world.turn();
+        world.ack();
+        let before = world.open();
+        let asked = if polls { ask(&world, &Waits) } else { ask(&world, &Drops) };
+        assert_eq!(asked.unwrap_err().kind(), KIND_INVALID);
+        assert_eq!(world.open(), before);
+        world.settle();
+        assert_eq!(world.commands(|command| matches!(command, Command::Cancel { .. })), 0);
+        assert_eq!(world.output::<u64>(), 1);
+        assert!(world.replayed(world.log.len()).is_ok());
+    }
 }
