@@ -113,6 +113,8 @@ pub(crate) struct Execution {
     unstored: BTreeSet<Position>,
     /// …and some are on their way to the store.
     storing: bool,
+    /// How long they wait if somebody stands in their way.
+    details_breath: Duration,
     /// Transactional steps: what the store keeps of each goes with the commit that records its end.
     transactions: BTreeSet<Position>,
     /// Questions that wait for the commit in flight: the state behind it is not recorded yet.
@@ -188,6 +190,7 @@ impl Execution {
             details,
             unstored: BTreeSet::new(),
             storing: false,
+            details_breath: BREATH,
             transactions: BTreeSet::new(),
             inquiries: Vec::new(),
             reply: None,

@@ -7,11 +7,11 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::sync::oneshot;
 
-use super::Execution;
+use super::{BREATH, Execution, longer};
 use crate::{
     actors::persistence::Whom,
     kernel::id::{Attempt, Position},
-    store::Item,
+    store::{Item, Outcome},
 };
 
 impl Execution {
@@ -22,38 +22,51 @@ impl Execution {
         self.unstored.insert(position);
     }
 
-    /// Puts into the store what is kept here only. If there is anything, this run has to wait for that before it leaves, and looks again
-    /// behind it.
+    /// Puts into the store what is kept here only. If there is anything, or the store has not answered yet, this run has to wait for that
+    /// before it leaves, and looks again behind it.
     pub(super) fn stores_details(&mut self, ctx: &mut Context<Self>) -> bool {
         let Execution { details, unstored, run, .. } = self;
         // What is over needs none.
         unstored.retain(|position| run.state().call(*position).is_some());
         let kept = details.iter().filter(|(position, ..)| unstored.contains(position));
-        let items: Vec<Item> = kept
-            .map(|(position, attempt, details)| Item::Heartbeat {
-                run: self.key,
-                position: *position,
-                attempt: *attempt,
-                details: details.clone(),
+        let items: Vec<(Position, Item)> = kept
+            .map(|(position, attempt, details)| {
+                let (run, position, attempt, details) = (self.key, *position, *attempt, details.clone());
+                (position, Item::Heartbeat { run, position, attempt, details })
             })
             .collect();
         if items.is_empty() {
-            return false;
+            // What is on its way is not there yet: one batch applies what leaves before what is noted.
+            return self.storing;
         }
         if std::mem::replace(&mut self.storing, true) {
             return true;
         }
         self.unstored.clear();
-        let stored = items.into_iter().map(|item| {
+        let stored = items.into_iter().map(|(position, item)| {
             let (told, outcome) = oneshot::channel();
             self.engine.record(item, Whom::Caller(told));
-            outcome
+            async move { (position, outcome.await) }
         });
-        // Refused, this run is not ours any more, and whoever has it has what the store has.
-        ctx.spawn(join_all(stored.collect::<Vec<_>>()).into_actor(self).map(|_, this, ctx| {
-            this.storing = false;
-            this.idle(ctx);
+        ctx.spawn(join_all(stored.collect::<Vec<_>>()).into_actor(self).map(|outcomes, this, ctx| {
+            // Refused, this run is not ours any more, and whoever has it has what the store has.
+            let waits = outcomes.into_iter().filter(|(_, outcome)| *outcome == Ok(Outcome::Waits));
+            let waits: Vec<Position> = waits.map(|(position, _)| position).collect();
+            if waits.is_empty() {
+                this.details_breath = BREATH;
+                return this.stored_details(ctx);
+            }
+            // Somebody else's transaction holds the run for a moment. Until then this one stays.
+            this.unstored.extend(waits);
+            let breath = this.details_breath;
+            this.details_breath = longer(breath);
+            ctx.run_later(breath, Self::stored_details);
         }));
         true
+    }
+
+    fn stored_details(&mut self, ctx: &mut Context<Self>) {
+        self.storing = false;
+        self.idle(ctx);
     }
 }

@@ -48,6 +48,7 @@ impl Execution {
             && !aborts
             && !left
             && self.unstored.is_empty()
+            && !self.storing
             && !self.run.awaits_others()
             && !self.run.runs_steps()
             && attempts.count_of(self.key) <= recorded.count()
