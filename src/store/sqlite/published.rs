@@ -40,7 +40,11 @@ impl Writer {
 
 impl SqliteReader {
     pub(super) async fn read_published(&self, run: RunKey, key: Option<String>) -> Result<Vec<Publication>, StoreError> {
-        let found = self.read(sql::OF_RUN, Values::default().with(run.0).and_then(|values| values.with(key))).await?;
+        let values = Values::default().with(run.0);
+        let found = match key {
+            Some(key) => self.read(sql::VALUE, values.and_then(|values| values.with(key))).await?,
+            None => self.read(sql::OF_RUN, values).await?,
+        };
         self.decoded(found.iter().map(|row| publication(row, 0)))
     }
 

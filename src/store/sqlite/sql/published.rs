@@ -5,9 +5,13 @@ pub(in crate::store::sqlite) const WRITE: &str = "INSERT INTO published (run, ke
     SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, substr($1, value ->> 4, value ->> 5) FROM json_each($2) WHERE true
     ON CONFLICT (run, key) DO UPDATE SET version = excluded.version, encoding = excluded.encoding, value = excluded.value;";
 
-/// $1 run, $2 key or null.
-pub(in crate::store::sqlite) const OF_RUN: &str = "SELECT key, version, encoding, value FROM published
-    WHERE run = $1 AND ($2 IS NULL OR key = $2) ORDER BY key;";
+/// $1 run.
+pub(in crate::store::sqlite) const OF_RUN: &str =
+    "SELECT key, version, encoding, value FROM published WHERE run = $1 ORDER BY key;";
+
+/// $1 run, $2 key.
+pub(in crate::store::sqlite) const VALUE: &str =
+    "SELECT key, version, encoding, value FROM published WHERE run = $1 AND key = $2;";
 
 /// The last rows of the logs of the runs $1.
 pub(in crate::store::sqlite) const HEIGHTS: &str = "SELECT h.run, h.height FROM (
@@ -21,4 +25,4 @@ pub(in crate::store::sqlite) const SNAPSHOT: &str = "SELECT e.id, e.run_no, p.ke
 /// Every text that runs on an open database, by name.
 #[cfg(test)]
 pub(in crate::store::sqlite) const ALL: &[(&str, &str)] =
-    &[("write_published", WRITE), ("published_of_run", OF_RUN), ("heights", HEIGHTS)];
+    &[("write_published", WRITE), ("published_of_run", OF_RUN), ("published_value", VALUE), ("heights", HEIGHTS)];
