@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::oneshot;
 
 use super::{
+    bells::Rung,
     door::Door,
     handle::{Handle, Stent},
     supervisor::Supervisor,
@@ -307,7 +308,7 @@ impl Door {
             }
             match &mut listener {
                 // What came between the look and this is found by looking again.
-                None => listener = Some(self.bells.listen(run)),
+                None => listener = Some(self.bells.listen(run, Rung::Commit)),
                 Some(listener) => listener.rung().await,
             }
         }

@@ -23,6 +23,7 @@ use futures_util::FutureExt;
 use tokio::sync::{oneshot, watch};
 
 use super::{
+    bells::Rung,
     engine::Engine,
     executor::{Hinted, Left, LeftHow, MARK, ReadInbox},
     persistence::Whom,
@@ -431,7 +432,8 @@ impl Execution {
             self.engine.scheduler.do_send(Room { due: Some(decision.commit.time), wake: None });
         }
         self.run.recorded(&decision.commit, turn.record.digest);
-        self.engine.bells.ring(self.key);
+        let ends = matches!(turn.then, Then::End { .. } | Then::Continue(_));
+        self.engine.bells.ring(self.key, if ends || !turn.published.is_empty() { Rung::News } else { Rung::Commit });
         self.details.retain(|(at, ..)| *at != MARK);
         if let Some(reply) = self.reply.take() {
             let end = Some(self.engine.waiters.wait(self.key));

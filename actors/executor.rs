@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 
 use super::{
     asked, backlog,
+    bells::Rung,
     door::Door,
     engine::Engine,
     execution::{Begun, Execution, Home, Mail, Unbegun},
@@ -411,6 +412,8 @@ impl Executor {
                     self.engine.record(Item::Progressed(vec![run]), Whom::Nobody);
                 }
                 self.held.insert(run, Held::Live { ticket, address, stirred: false });
+                // Logs of runs that are here are not looked at, and the hint of what it did elsewhere may be lost.
+                self.door.bells.ring(run, Rung::News);
             }
             Err(unopened) => {
                 tracing::error!(run = %loaded.summary.id, report = %unopened, "the run cannot be opened; nothing was changed");

@@ -7,7 +7,7 @@ use actix::{Addr, Handler, Message, ResponseFuture, dev::ToEnvelope};
 use tokio::sync::oneshot;
 
 use super::{
-    bells::Listener,
+    bells::{Listener, Rung},
     door::Door,
     handle::{Handle, Stent},
     supervisor::Supervisor,
@@ -17,8 +17,14 @@ use crate::{
     cx::Progress,
     error::{Error, ValueError},
     kernel::{id::RunKey, tape::PROGRESS},
-    store::{Publication, Summary},
+    store::{Publication, StoreError, Summary},
 };
+
+/// How long a message waits that does not say it.
+const UNSAID: Duration = Duration::from_secs(10);
+
+/// How soon it is looked again after the store was busy.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// Asks for what an execution has published under a key; `None` if there is no such value, or no such execution.
 #[derive(Debug, Clone, Message)]
@@ -39,6 +45,9 @@ impl ReadValue {
 /// [`ValueError`] when the execution ends without it, when there is none of this id, or when the time is up.
 ///
 /// On whatever node the execution is: here it is known at once, of another node within a second, mostly sooner.
+///
+/// Sent to the [`Supervisor`], it waits for ten seconds unless it says [`within`](AwaitValue::within), for nobody tells a runtime that a sender
+/// does not wait any more. Given to [`Stent::value_when`], it waits as long as the execution lasts, and ends with the future.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<Publication, Error>")]
 pub struct AwaitValue {
@@ -51,7 +60,7 @@ pub struct AwaitValue {
 }
 
 impl AwaitValue {
-    /// Asks the current run of an id, and its next run if it goes on as that. Without a time limit it waits as long as the execution lasts.
+    /// Asks the current run of an id, and its next run if it goes on as that. How long it waits see [there](AwaitValue).
     pub fn new(id: impl Into<String>, key: impl Into<String>) -> AwaitValue {
         AwaitValue { id: id.into(), key: key.into(), newer_than: 0, within: None, wanted: None }
     }
@@ -67,6 +76,14 @@ impl AwaitValue {
     #[must_use]
     pub fn within(mut self, limit: Duration) -> AwaitValue {
         self.within = Some(limit);
+        self
+    }
+
+    /// Gives it an end if nothing else does: a sender's end is not heard of.
+    fn bounded(mut self) -> AwaitValue {
+        if self.wanted.is_none() {
+            self.within.get_or_insert(UNSAID);
+        }
         self
     }
 }
@@ -135,7 +152,15 @@ impl Door {
     async fn next_value(&self, id: &str, key: &str, newer_than: u64) -> Result<Publication, Error> {
         let mut heard: Option<(RunKey, Listener)> = None;
         loop {
-            let Some((current, shown)) = self.look_at(id, key).await? else {
+            let looked = match self.look_at(id, key).await {
+                // As a ring that brought nothing: it waits as long as the execution lasts, and not as long as the store is at ease.
+                Err(Error::Store(StoreError::Busy { .. })) => {
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+                looked => looked?,
+            };
+            let Some((current, shown)) = looked else {
                 return Err(ValueError::Unknown(id.to_owned()).into());
             };
             if let Some(shown) = shown.filter(|shown| shown.version > newer_than) {
@@ -148,7 +173,7 @@ impl Door {
             match &mut heard {
                 Some((run, listener)) if *run == current.run => listener.rung().await,
                 // What came between the look and this is found by looking again.
-                _ => heard = Some((current.run, self.bells.listen(current.run))),
+                _ => heard = Some((current.run, self.bells.listen(current.run, Rung::News))),
             }
         }
     }
@@ -194,7 +219,7 @@ impl Handler<AwaitValue> for Supervisor {
     type Result = ResponseFuture<Result<Publication, Error>>;
 
     fn handle(&mut self, wait: AwaitValue, _: &mut actix::Context<Self>) -> Self::Result {
-        let door = self.door.clone();
+        let (door, wait) = (self.door.clone(), wait.bounded());
         Box::pin(async move { door.value_when(wait).await })
     }
 }
@@ -277,5 +302,20 @@ impl<W> Handle<W> {
     /// As there.
     pub async fn progress(&self) -> Result<Option<Progress>, Error> {
         self.value(PROGRESS).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_whose_sender_nobody_can_see_leave_has_an_end() {
+        assert_eq!(AwaitValue::new("id", "key").bounded().within, Some(UNSAID));
+        let (said, limit) = (AwaitValue::new("id", "key"), Duration::from_secs(60));
+        assert_eq!(said.within(limit).bounded().within, Some(limit));
+        let (_wants, wanted) = oneshot::channel();
+        let wait = AwaitValue { wanted: Some(wanted), ..AwaitValue::new("id", "key") };
+        assert_eq!(wait.bounded().within, None);
     }
 }

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use super::{Executor, Held, Ticket};
 use crate::{
     actors::{
+        bells::Rung,
         execution::{Acked, Arrive, Begun, Due, InboxRead, Inquire, Mail},
         foreman::Foreman,
         notifier::Notifier,
@@ -151,7 +152,7 @@ impl Handler<Hinted> for Executor {
                 ctx.notify(ReadInbox { run, generation: ticket.generation });
             }
         }
-        published.iter().chain(&ended).for_each(|run| self.door.bells.ring(*run));
+        published.iter().chain(&ended).for_each(|run| self.door.bells.ring(*run, Rung::News));
         let waited: Vec<RunKey> = ended.into_iter().filter(|run| self.engine.waiters.is_waited_for(*run)).collect();
         if !waited.is_empty() {
             self.settle(waited, ctx);
