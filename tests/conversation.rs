@@ -9,11 +9,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering::SeqCst},
 };
 
-use stent::{
-    Builder, Error, QueryError, Stent,
-    prelude::*,
-    store::{Status, Store, memory::MemoryStore},
-};
+use stent::{Builder, Error, QueryError, Stent, prelude::*, store::Status};
 use support::{Home, eventually, system};
 
 mod support;
@@ -190,7 +186,10 @@ fn a_run_answers_while_it_goes_on_while_it_sleeps_and_when_it_has_ended_and_noth
 #[cfg(feature = "failpoints")]
 #[test]
 fn a_state_that_is_not_recorded_is_never_told() {
-    use stent::failpoints::{self, Action};
+    use stent::{
+        failpoints::{self, Action},
+        store::{Store, memory::MemoryStore},
+    };
 
     support::alone(async {
         let store = MemoryStore::new();

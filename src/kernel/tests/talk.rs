@@ -167,7 +167,8 @@ fn a_query_that_polls_or_drops_what_the_workflow_waits_for_moves_nothing_and_say
         let word = Rc::new(RefCell::new(Some(word)));
         // It stands in line.
         std::future::poll_fn(|context| {
-            Poll::Ready(assert!(word.borrow_mut().as_mut().unwrap().as_mut().poll(context).is_pending()))
+            assert!(word.borrow_mut().as_mut().unwrap().as_mut().poll(context).is_pending());
+            Poll::Ready(())
         })
         .await;
         let (polls, drops) = (word.clone(), word.clone());
