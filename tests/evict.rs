@@ -6,6 +6,8 @@
 
 use std::{
     collections::HashMap,
+    future::IntoFuture,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering::SeqCst},
@@ -116,6 +118,25 @@ impl Workflow for Notes {
     }
 }
 
+/// The same, and hears words all the while.
+#[derive(Serialize, Deserialize)]
+struct NotesAmidWords;
+
+impl Workflow for NotesAmidWords {
+    const NAME: &'static str = "evict.notes-amid-words";
+    type Output = Vec<u32>;
+    type Error = AppError;
+
+    async fn run(self, cx: Cx<Self>) -> Result<Vec<u32>, AppError> {
+        let notes = cx.call(Noted).retry(Retry::fixed(millis(100)).jitter_percent(0));
+        let words = async { while cx.signal::<Word>().await.is_ok() {} };
+        match futures::future::select(pin!(notes.into_future()), pin!(words)).await {
+            futures::future::Either::Left((notes, _)) => Ok(notes?),
+            futures::future::Either::Right(_) => Err(AppError::new("no more words")),
+        }
+    }
+}
+
 fn build(home: &Home, gate: &Arc<Semaphore>, acts: &Arc<AtomicU32>) -> Builder {
     let (gate, acts) = (gate.clone(), acts.clone());
     let act = async move |call: Call<Act>| {
@@ -130,7 +151,7 @@ fn build(home: &Home, gate: &Arc<Semaphore>, acts: &Arc<AtomicU32>) -> Builder {
         let _ = call.heartbeat(&notes);
         if call.attempt() < 3 { Err(AppError::new("not yet")) } else { Ok(notes) }
     };
-    let builder = home.open().workflow::<Busy>().workflow::<Small>().workflow::<Notes>();
+    let builder = home.open().workflow::<Busy>().workflow::<Small>().workflow::<Notes>().workflow::<NotesAmidWords>();
     builder.activity(act).activity(noted).look_ahead(millis(5)).passivate_after(millis(10))
 }
 
@@ -177,6 +198,26 @@ fn what_an_attempt_has_noted_reaches_the_next_one_though_its_run_leaves_memory_i
                 let stent = if evicts { stent.evict_always() } else { stent }.spawn().await.unwrap();
                 let notes = stent.dispatch(Dispatch::new(Notes).id(format!("notes-{evicts}"))).await.unwrap();
                 assert_eq!(notes.result().await.unwrap(), [1, 2, 3]);
+                stop(stent).await;
+            }
+        }
+    });
+}
+
+#[test]
+fn what_an_attempt_has_noted_is_not_overtaken_by_its_run_that_hears_words_and_leaves_while_it_is_being_stored() {
+    system(async {
+        for home in Home::all() {
+            for evicts in [false, true] {
+                let stent = build(&home, &Arc::new(Semaphore::new(0)), &Arc::default());
+                let stent = if evicts { stent.evict_always() } else { stent }.spawn().await.unwrap();
+                for number in 0..4 {
+                    let id = format!("notes-amid-words-{evicts}-{number}");
+                    let notes = stent.dispatch(Dispatch::new(NotesAmidWords).id(&id)).await.unwrap();
+                    let words = async { while stent.signal(SendSignal::new(&id, &Word(1))).await.is_ok() {} };
+                    let (notes, ()) = futures::join!(notes.result(), words);
+                    assert_eq!(notes.unwrap(), [1, 2, 3]);
+                }
                 stop(stent).await;
             }
         }
