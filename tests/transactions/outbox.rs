@@ -304,9 +304,12 @@ mod on_postgres {
             let stent = open(&home).await;
             let mut caller = Caller::of(&home).await;
             // In turns, and the calmest of each counts: an open transaction costs what it costs in every round, the rest of the
-            // machine does in some.
+            // machine (the tests beside this one) does in some. So the more rounds, the closer; four are enough if it is calm.
             let (mut undisturbed, mut beside) = (Duration::MAX, Duration::MAX);
-            for round in 0..4 {
+            for round in 0..12 {
+                if round >= 4 && beside <= undisturbed * 2 {
+                    break;
+                }
                 undisturbed = undisturbed.min(p99(&stent, &format!("undisturbed-{round}")).await);
                 let (id, listener) = (format!("k-{round}"), format!("listens-{round}"));
                 let listens = stent.dispatch(waits(&listener)).await.unwrap();
