@@ -77,8 +77,9 @@ impl AppError {
     }
 
     /// What is known of a failure that no error type of the user's describes.
-    fn broken(failure: &Failure, message: String) -> AppError {
-        let (causes, origin) = (failure.causes().to_vec(), failure.origin().cloned().map(Box::new));
+    fn broken(failure: &Failure) -> AppError {
+        let (message, causes) = (failure.message().to_owned(), failure.causes().to_vec());
+        let origin = failure.origin().cloned().map(Box::new);
         AppError { message, causes, advice: Advice::default().named(failure.kind().to_owned()), origin }
     }
 }
@@ -120,20 +121,11 @@ impl DurableError for AppError {
 impl<E: StdError + 'static> From<E> for AppError {
     fn from(error: E) -> Self {
         let any: &dyn Any = &error;
-        if let Some(error) = any.downcast_ref::<CallError<AppError>>() {
-            match error {
-                CallError::Failed(inner) => return inner.clone(),
-                CallError::Broken(failure) => return AppError::broken(failure, failure.message().to_owned()),
-                _ => {}
-            }
+        let (call, child) = (any.downcast_ref::<CallError<AppError>>(), any.downcast_ref::<ChildError<AppError>>());
+        match (call, child) {
+            (Some(CallError::Failed(inner)), _) | (_, Some(ChildError::Failed(inner))) => inner.clone(),
+            (Some(CallError::Broken(failure)), _) | (_, Some(ChildError::Broken(failure))) => AppError::broken(failure),
+            _ => AppError { causes: causes_of(&error), ..AppError::new(error.to_string()) },
         }
-        if let Some(error) = any.downcast_ref::<ChildError<AppError>>() {
-            match error {
-                ChildError::Failed(inner) => return inner.clone(),
-                ChildError::Broken(failure) => return AppError::broken(failure, failure.message().to_owned()),
-                _ => {}
-            }
-        }
-        AppError { causes: causes_of(&error), ..AppError::new(error.to_string()) }
     }
 }
