@@ -18,7 +18,7 @@ use stent::{
     prelude::*,
     store::{Filter, Reader, Status, Store, Summary},
 };
-use support::{Home, eventually, system};
+use support::{Home, alone, eventually};
 
 mod support;
 
@@ -170,7 +170,7 @@ async fn audit_at(home: &Home, id: &str, longest: usize) -> Option<u32> {
 #[test]
 fn two_hundred_continuations_hear_each_signal_once_while_senders_and_restarts_interfere() {
     // Each store with a time of its own.
-    Home::all().into_iter().for_each(|home| system(two_hundred_continuations(home)));
+    Home::all().into_iter().for_each(|home| alone(two_hundred_continuations(home)));
 }
 
 async fn two_hundred_continuations(home: Home) {
@@ -218,7 +218,7 @@ async fn two_hundred_continuations(home: Home) {
 
 #[test]
 fn a_handle_and_a_parent_hear_of_the_last_run_and_each_act_was_done_once() {
-    system(async {
+    alone(async {
         for home in Home::all() {
             let acts = Arc::new(AtomicU32::new(0));
             let stent = build(&home, &acts).spawn().await.unwrap();
@@ -247,7 +247,7 @@ fn a_handle_and_a_parent_hear_of_the_last_run_and_each_act_was_done_once() {
 
 #[test]
 fn whoever_stops_an_endless_execution_or_its_parent_reaches_the_run_of_that_moment() {
-    system(async {
+    alone(async {
         for home in Home::all() {
             let stent = start(&home).await;
             let handle = stent.dispatch(Dispatch::new(Hops { left: 1_000_000 }).id("endless")).await.unwrap();
@@ -277,7 +277,7 @@ fn whoever_stops_an_endless_execution_or_its_parent_reaches_the_run_of_that_mome
 
 #[test]
 fn whoever_asks_is_answered_by_the_run_of_that_moment_whenever_the_handle_was_taken() {
-    system(async {
+    alone(async {
         for home in Home::all() {
             let stent = start(&home).await;
             let account = Dispatch::new(Account { heard: Vec::new(), until: 40 }).id("account");
@@ -298,7 +298,7 @@ fn whoever_asks_is_answered_by_the_run_of_that_moment_whenever_the_handle_was_ta
 
 #[test]
 fn a_deadline_is_that_of_the_whole_chain() {
-    system(async {
+    alone(async {
         for home in Home::all() {
             let stent = start(&home).await;
             let hops = Dispatch::new(Hops { left: 1_000_000 }).id("late").deadline(millis(400));
@@ -311,7 +311,7 @@ fn a_deadline_is_that_of_the_whole_chain() {
 
 #[test]
 fn runs_of_one_chain_go_from_node_to_node_and_every_node_hears_of_the_last() {
-    system(async {
+    alone(async {
         for home in Home::shared() {
             let acts = Arc::new(AtomicU32::new(0));
             let one = build(&home, &acts).spawn().await.unwrap();
@@ -348,7 +348,7 @@ fn runs_of_one_chain_go_from_node_to_node_and_every_node_hears_of_the_last() {
 #[cfg(feature = "failpoints")]
 #[test]
 fn a_handle_follows_the_chain_through_restarts_of_the_core() {
-    support::alone(async {
+    alone(async {
         for home in Home::all() {
             for point in
                 ["execution.before_settle", "persistence.before_acks", "executor.before_deal", "persistence.after_commit"]
@@ -389,7 +389,7 @@ impl Workflow for Refused {
 
 #[test]
 fn refused_it_says_what_is_in_the_way_and_goes_on() {
-    system(async {
+    alone(async {
         let home = Home::sqlite();
         let stent = home.open().workflow::<Refused>().spawn().await.unwrap();
         let handle = stent.dispatch(Dispatch::new(Refused).id("refused")).await.unwrap();

@@ -10,7 +10,7 @@ use std::{
 };
 
 use stent::{Builder, Error, QueryError, Stent, prelude::*, store::Status};
-use support::{Home, eventually, system};
+use support::{Home, alone, eventually};
 
 mod support;
 
@@ -148,7 +148,7 @@ async fn refused<Q: Query>(stent: &Stent, ask: Ask<Q>) -> QueryError {
 
 #[test]
 fn a_run_answers_while_it_goes_on_while_it_sleeps_and_when_it_has_ended_and_nothing_is_recorded() {
-    system(async {
+    alone(async {
         for home in Home::all() {
             let stent = start(&home).await;
             let cart = stent.dispatch(Dispatch::new(SLEEPER).id("c")).await.unwrap();
@@ -191,7 +191,7 @@ fn a_state_that_is_not_recorded_is_never_told() {
         store::{Store, memory::MemoryStore},
     };
 
-    support::alone(async {
+    alone(async {
         let store = MemoryStore::new();
         let home = Home::Memory(store.clone());
         let stent = start(&home).await;
@@ -212,7 +212,7 @@ fn a_state_that_is_not_recorded_is_never_told() {
 
 #[test]
 fn a_question_that_cannot_be_answered_has_a_typed_error_and_harms_nothing() {
-    system(async {
+    alone(async {
         for home in Home::both() {
             // From the log, and in memory.
             for (cart, held) in [(SLEEPER, 0), (STAYER, 1)] {
@@ -250,7 +250,7 @@ fn a_question_that_cannot_be_answered_has_a_typed_error_and_harms_nothing() {
 
 #[test]
 fn a_run_whose_code_is_not_here_or_does_not_fit_is_not_asked_but_named() {
-    system(async {
+    alone(async {
         for home in Home::both() {
             let stent = start(&home).await;
             stent.dispatch(Dispatch::new(STAYER).id("c")).await.unwrap();
@@ -272,7 +272,7 @@ fn a_run_whose_code_is_not_here_or_does_not_fit_is_not_asked_but_named() {
 
 #[test]
 fn a_run_of_one_node_is_asked_at_another_which_takes_nothing_from_it() {
-    system(async {
+    alone(async {
         for home in Home::shared() {
             let first = start(&home).await;
             let second = start(&home).await;

@@ -7,7 +7,7 @@ use std::{cell::RefCell, rc::Rc};
 
 use futures::future::join_all;
 use stent::{Builder, SendError, Stent, UpdateError, prelude::*};
-use support::{Home, eventually, system};
+use support::{Home, alone, eventually};
 
 mod support;
 
@@ -168,7 +168,7 @@ async fn commits(stent: &Stent, id: &str) -> u32 {
 
 #[test]
 fn an_update_is_made_once_and_answered_alike_to_whoever_gives_its_id() {
-    system(async {
+    alone(async {
         for home in Home::all() {
             for stays in [true, false] {
                 let id = if stays { "stays" } else { "sleeps" };
@@ -202,7 +202,7 @@ fn an_update_is_made_once_and_answered_alike_to_whoever_gives_its_id() {
 
 #[test]
 fn a_rejection_is_typed_changes_nothing_and_leaves_no_event() {
-    system(async {
+    alone(async {
         for home in Home::all() {
             for stays in [true, false] {
                 let id = if stays { "stays" } else { "sleeps" };
@@ -232,7 +232,7 @@ fn a_rejection_is_typed_changes_nothing_and_leaves_no_event() {
 
 #[test]
 fn of_many_at_once_from_two_nodes_as_many_are_made_as_there_is_room_and_each_hears_its_own() {
-    system(async {
+    alone(async {
         for home in Home::shared() {
             for stays in [true, false] {
                 let id = if stays { "stays" } else { "sleeps" };
@@ -266,7 +266,7 @@ fn of_many_at_once_from_two_nodes_as_many_are_made_as_there_is_room_and_each_hea
 
 #[test]
 fn what_cannot_be_sent_or_understood_has_a_typed_error() {
-    system(async {
+    alone(async {
         for home in Home::both() {
             let stent = start(&home).await;
             bus(&stent, "b", 3, true).await;
@@ -298,7 +298,7 @@ fn what_cannot_be_sent_or_understood_has_a_typed_error() {
 
 #[test]
 fn an_update_of_a_run_whose_code_is_elsewhere_waits_for_it_and_is_heard_under_its_id() {
-    system(async {
+    alone(async {
         for home in Home::both() {
             let stent = start(&home).await;
             bus(&stent, "b", 3, false).await;
@@ -324,7 +324,7 @@ fn an_update_of_a_run_whose_code_is_elsewhere_waits_for_it_and_is_heard_under_it
 fn an_update_that_meets_a_crash_at_any_point_is_made_once_and_answered() {
     use stent::failpoints::{self, Action};
 
-    support::alone(async {
+    alone(async {
         for home in Home::both() {
             let points = [
                 "execution.after_decide",
@@ -360,7 +360,7 @@ fn an_update_that_meets_a_crash_at_any_point_is_made_once_and_answered() {
 
 #[test]
 fn updates_of_an_endless_execution_are_made_once_each_and_answered_alike_whichever_run_takes_them() {
-    system(async {
+    alone(async {
         for home in Home::all() {
             let stent = start(&home).await;
             let line = stent.dispatch(Dispatch::new(Line { taken: Vec::new(), runs: 0 }).id("line")).await.unwrap();
@@ -394,7 +394,7 @@ fn updates_of_an_endless_execution_are_made_once_each_and_answered_alike_whichev
 
 #[test]
 fn an_update_of_a_run_that_has_not_begun_waits_for_it_and_sees_what_was_sent_before() {
-    system(async {
+    alone(async {
         for home in Home::all() {
             let stent = start(&home).await;
             let late = Dispatch::new(Bus { seats: 3, stays: true }).id("late").delay(millis(300));
