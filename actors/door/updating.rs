@@ -99,13 +99,17 @@ impl Door {
         payload: &Payload,
         body: &MessageBody,
     ) -> Result<Option<Updated>, Error> {
-        let found = self.current(to).await?;
+        let run = self.current(to).await?.run;
+        let tail = self.read(move |reader| async move { reader.tail(run).await }).await?;
+        // Behind the tail: an end that is not told here comes behind what is read, and is found there.
+        let found = self.summary(run).await?;
+        if found.status == Status::Continued {
+            return Ok(None);
+        }
         if found.status.is_end() {
             return self.look_back(Followed::whole(found), message).await;
         }
-        let run = found.run;
-        let mut followed = Followed::whole(found);
-        followed.next = self.read(move |reader| async move { reader.tail(run).await }).await?.map_or(0, |(no, _)| no + 1);
+        let mut followed = Followed { next: tail.map_or(0, |(commit_no, _)| commit_no + 1), ..Followed::whole(found) };
         let check = Inquiry::Check { message: message.to_owned(), name, payload: payload.clone() };
         match self.inquire(run, check).await {
             Ok(Ok(Told::Fits | Told::Answer(_))) => {}
@@ -220,26 +224,28 @@ impl Door {
         if !inbox.unread.is_empty() || self.current(&followed.id.id).await?.run != run {
             return Ok(false);
         }
-        let mut from = followed.next;
-        loop {
-            let page = self.read(move |reader| async move { reader.history(run, from, PAGE).await }).await?;
-            let full = page.len() >= PAGE as usize;
-            for (commit_no, record) in page {
-                let commit = codec::decode(&followed.id, commit_no, &record).map_err(|e| Error::Wait(e.to_string()))?;
-                from = commit_no + 1;
-                if commit.events.iter().any(|event| matches!(event, Event::Fact(Fact::Received { .. } | Fact::Refused { .. }))) {
-                    return Ok(false);
-                }
-            }
-            if !full {
-                return Ok(true);
-            }
-        }
+        let mut behind = Followed { run, id: followed.id.clone(), next: followed.next };
+        let taken = |event| matches!(event, Event::Fact(Fact::Received { .. } | Fact::Refused { .. })).then_some(());
+        Ok(self.read_on(&mut behind, taken).await?.is_none())
     }
 
     /// Reads on in a log until it says something of a message, or is read.
     async fn look(&self, followed: &mut Followed, message: &str) -> Result<Seen, Error> {
         let mut end = Seen::Nothing;
+        let seen = self.read_on(followed, |event| match said(event, message) {
+            Seen::Nothing => None,
+            Seen::Ended(outcome) => {
+                end = Seen::Ended(outcome);
+                None
+            }
+            seen => Some(seen),
+        });
+        let seen = seen.await?;
+        Ok(seen.unwrap_or(end))
+    }
+
+    /// Reads on in a log, a page at a time, until an event is what is looked for. The rest of its commit counts as read.
+    async fn read_on<T>(&self, followed: &mut Followed, mut found: impl FnMut(Event) -> Option<T>) -> Result<Option<T>, Error> {
         loop {
             let (run, from) = (followed.run, followed.next);
             let page = self.read(move |reader| async move { reader.history(run, from, PAGE).await }).await?;
@@ -247,16 +253,12 @@ impl Door {
             for (commit_no, record) in page {
                 let commit = codec::decode(&followed.id, commit_no, &record).map_err(|e| Error::Wait(e.to_string()))?;
                 followed.next = commit_no + 1;
-                for event in commit.events {
-                    match said(event, message) {
-                        Seen::Nothing => {}
-                        Seen::Ended(outcome) => end = Seen::Ended(outcome),
-                        seen => return Ok(seen),
-                    }
+                if let Some(found) = commit.events.into_iter().find_map(&mut found) {
+                    return Ok(Some(found));
                 }
             }
             if !full {
-                return Ok(end);
+                return Ok(None);
             }
         }
     }
