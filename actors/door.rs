@@ -319,15 +319,15 @@ impl Door {
         unread.map_or(Ok(()), Err)
     }
 
+    /// Returns the row of a run by its execution's id and its number; without one, that of the current run.
+    pub(super) async fn row(&self, id: &str, run_no: Option<u32>) -> Result<Option<Summary>, Error> {
+        let id = id.to_owned();
+        self.read(move |reader| async move { reader.find(&id, run_no).await }).await
+    }
+
     /// Finds the current run of an id.
     pub(crate) async fn find(&self, id: String) -> Result<Option<Found>, Error> {
-        match self
-            .read(move |reader| {
-                let id = id.clone();
-                async move { reader.find(&id, None).await }
-            })
-            .await?
-        {
+        match self.row(&id, None).await? {
             Some(current) => {
                 // It may have been begun in somebody's own transaction, of which nobody here has heard.
                 if current.owner.is_none() && !current.status.is_end() {

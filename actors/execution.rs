@@ -377,7 +377,7 @@ impl Execution {
 
     fn then(&self, decision: &Decision) -> Then {
         match decision.rest {
-            Rest::Ended => Then::End { status: self.run.outcome().map_or(Status::Failed, status_of), seen: self.seen },
+            Rest::Ended => Then::End { status: self.run.outcome().map_or(Status::Failed, status_of), seen: Some(self.seen) },
             Rest::Waits { next } if self.waiting.is_empty() && self.may_sleep(next, decision) => {
                 Then::Passivate { wake_at: next, seen: self.seen }
             }
@@ -518,9 +518,14 @@ impl Execution {
         self.leave(LeftHow::Refused, ctx);
     }
 
-    /// A message came in that this run has not seen: it may neither sleep nor end before it has. The commit stays as it is;
-    /// only what becomes of the run is decided anew, once the inbox has been read.
+    /// A message came in that this run has not seen. The commit stays as it is; only what becomes of the run is decided anew. It
+    /// may not sleep, and goes on once the inbox has been read. An end drops what is unread, whoever has seen it; and to wait for an
+    /// inbox that does not move would take as long as somebody goes on sending.
     fn on_inbox_moved(&mut self, mut recording: Box<Recording>) {
+        if let Then::End { seen, .. } = &mut Arc::make_mut(&mut recording.turn).then {
+            *seen = None;
+            return self.submit_again(recording);
+        }
         recording.moved = true;
         self.recording = Some(recording);
         self.engine.executor.do_send(ReadInbox { run: self.key, generation: self.generation });
@@ -534,12 +539,9 @@ impl Execution {
         let Some(mut recording) = self.recording.take_if(|recording| recording.moved) else { return self.idle(ctx) };
         recording.moved = false;
         let turn = Arc::make_mut(&mut recording.turn);
-        turn.then = match turn.then {
-            // What is unread then is dropped with the run's end; its senders were answered before it.
-            Then::End { status, .. } => Then::End { status, seen: self.seen },
-            Then::Continue(_) => return self.submit_again(recording),
-            Then::Passivate { .. } | Then::Hold => Then::Hold,
-        };
+        if let Then::Passivate { .. } = turn.then {
+            turn.then = Then::Hold;
+        }
         self.submit_again(recording);
     }
 

@@ -80,7 +80,7 @@ pub(crate) struct ClaimedRuns(pub(crate) Vec<Claimed>);
 
 /// Messages that went into the inboxes of runs that this node owns.
 ///
-/// *to* Executor · *delivery* nudge · *if lost* the run may neither sleep nor end before it has read them
+/// *to* Executor · *delivery* nudge · *if lost* the run may not sleep before it has read them
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct Deliver(pub(crate) Vec<(RunKey, Unread)>);

@@ -171,7 +171,7 @@ impl ListSchedules {
 }
 
 /// A page of schedules, and as many rows as are read for it at once: some may be of schedules that were deleted.
-const PAGE: usize = 100;
+const PAGE: u32 = 100;
 
 impl Door {
     /// Lets an order be carried out, again if the incarnation ends meanwhile.
@@ -187,15 +187,13 @@ impl Door {
         }
     }
 
+    async fn schedule_row(&self, name: &str) -> Result<Option<ScheduleRow>, Error> {
+        let name = name.to_owned();
+        self.read(move |reader| async move { reader.schedule(&name).await }).await
+    }
+
     async fn describe_schedule(&self, name: String, next: usize) -> Result<Option<ScheduleDescription>, Error> {
-        let wanted = name.clone();
-        let row = self
-            .read(move |reader| {
-                let wanted = wanted.clone();
-                async move { reader.schedule(&wanted).await }
-            })
-            .await?;
-        match row {
+        match self.schedule_row(&name).await? {
             Some(row) => self.described(&row, next),
             None => Ok(None),
         }
@@ -205,19 +203,14 @@ impl Door {
         let mut all = Vec::new();
         loop {
             let behind = after.clone();
-            let page = self
-                .read(move |reader| {
-                    let behind = behind.clone();
-                    async move { reader.schedules(&behind, u32::try_from(PAGE).unwrap_or(u32::MAX)).await }
-                })
-                .await?;
-            let full = page.len() == PAGE;
+            let page = self.read(move |reader| async move { reader.schedules(&behind, PAGE).await }).await?;
+            let full = page.len() >= PAGE as usize;
             for row in page {
                 all.extend(self.described(&row, 1)?);
                 after = row.name;
             }
-            if !full || all.len() >= PAGE {
-                all.truncate(PAGE);
+            if !full || all.len() >= PAGE as usize {
+                all.truncate(PAGE as usize);
                 return Ok(all);
             }
         }
@@ -235,13 +228,7 @@ impl Door {
 
     async fn delete_schedule(&self, name: String) -> Result<(), Error> {
         check_name(&name)?;
-        let wanted = name.clone();
-        let row = self
-            .read(move |reader| {
-                let wanted = wanted.clone();
-                async move { reader.schedule(&wanted).await }
-            })
-            .await?;
+        let row = self.schedule_row(&name).await?;
         // Asked again over a lost answer, it must not reach one that was made under the name since.
         match row.map(|row| Row::decode(&row.body)).transpose().map_err(ScheduleError::Unavailable)? {
             Some(Row::Here(body)) => {

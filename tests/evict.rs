@@ -214,9 +214,16 @@ fn what_an_attempt_has_noted_is_not_overtaken_by_its_run_that_hears_words_and_le
                 for number in 0..4 {
                     let id = format!("notes-amid-words-{evicts}-{number}");
                     let notes = stent.dispatch(Dispatch::new(NotesAmidWords).id(&id)).await.unwrap();
-                    let words = async { while stent.signal(SendSignal::new(&id, &Word(1))).await.is_ok() {} };
-                    let (notes, ()) = futures::join!(notes.result(), words);
+                    let words = async {
+                        loop {
+                            if let Err(refused) = stent.signal(SendSignal::new(&id, &Word(1))).await {
+                                return refused;
+                            }
+                        }
+                    };
+                    let (notes, refused) = futures::join!(notes.result(), words);
                     assert_eq!(notes.unwrap(), [1, 2, 3]);
+                    assert!(refused.to_string().contains("has ended"), "{refused}");
                 }
                 stop(stent).await;
             }

@@ -65,7 +65,7 @@ fn item(of: Move, run: RunKey) -> Item {
         }
         Move::Sleep => Then::Passivate { wake_at: None, seen: 0 },
         Move::SleepUntil => Then::Passivate { wake_at: Some(NOW.after(hours(1))), seen: 0 },
-        Move::End => Then::End { status: Status::Completed, seen: 0 },
+        Move::End => Then::End { status: Status::Completed, seen: Some(0) },
     };
     Item::Turn(Arc::new(Turn {
         run,
@@ -245,6 +245,30 @@ fn two_waits_take_two_signals_whenever_they_come_and_however_often_the_run_sleep
             });
             tokio::time::timeout(secs(30), futures::future::join_all(all)).await.expect("no message is slept over");
             assert!(unended(&stent).await.is_empty());
+            stent.shutdown(Shutdown::within(secs(5))).await.unwrap();
+        }
+    });
+}
+
+/// Of several who send all the while, there is always one between a run that has looked into its inbox and its end.
+#[test]
+fn a_run_ends_though_words_come_in_without_a_pause_and_whoever_goes_on_hears_that_it_is_over() {
+    alone(async {
+        for home in Home::all() {
+            let stent = home.open().workflow::<TwoWords>().spawn().await.unwrap();
+            let talks = async || {
+                for number in 0..3_000 {
+                    match stent.signal(word("talked-to", &number.to_string())).await {
+                        Ok(_) => {}
+                        Err(Error::Send(SendError::AlreadyEnded { .. })) => return true,
+                        Err(refused) => panic!("{refused}"),
+                    }
+                }
+                false
+            };
+            let run = stent.dispatch(Dispatch::new(TwoWords).id("talked-to")).await.unwrap();
+            assert_eq!(futures::join!(talks(), talks(), talks()), (true, true, true));
+            run.result().await.unwrap();
             stent.shutdown(Shutdown::within(secs(5))).await.unwrap();
         }
     });

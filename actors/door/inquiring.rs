@@ -60,13 +60,7 @@ impl Door {
             Whose::Run(run) => return Ok(run),
             Whose::Current(id) => id,
         };
-        let wanted = id.clone();
-        let found = self
-            .read(move |reader| {
-                let id = wanted.clone();
-                async move { reader.find(&id, None).await }
-            })
-            .await?;
+        let found = self.row(&id, None).await?;
         Ok(found.map(|found| found.run).ok_or(QueryError::Unknown(id))?)
     }
 
@@ -101,13 +95,7 @@ impl Door {
         };
         let summary = &stored.summary;
         if summary.status == Status::Continued {
-            let (id, run_no) = (summary.id.id.clone(), summary.id.run_no.checked_add(1));
-            let next = self
-                .read(move |reader| {
-                    let id = id.clone();
-                    async move { reader.find(&id, run_no).await }
-                })
-                .await?;
+            let next = self.row(&summary.id.id, summary.id.run_no.checked_add(1)).await?;
             if let Some(next) = next {
                 return Ok(Asked::Continued(next.run));
             }

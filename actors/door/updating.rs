@@ -156,8 +156,7 @@ impl Door {
                 Seen::Another => return Err(another(&followed.id.id, message)),
                 // What is unread goes with it to the next run.
                 Seen::Ended(RunEnd::Continued) => {
-                    let (id, run_no) = (followed.id.id.clone(), followed.id.run_no + 1);
-                    let next = self.read(move |reader| async move { reader.find(&id, Some(run_no)).await }).await?;
+                    let next = self.row(&followed.id.id, Some(followed.id.run_no + 1)).await?;
                     if let Some(next) = next {
                         answering = self.waiters.await_answer(next.run, message);
                         followed = Followed::whole(next);
@@ -195,14 +194,8 @@ impl Door {
                 // It goes on from there.
                 Seen::Before => {}
                 Seen::Nothing | Seen::Ended(_) => {
-                    let before = whole.id.run_no.saturating_sub(1);
-                    let id = whole.id.id.clone();
-                    let before = self
-                        .read(move |reader| {
-                            let id = id.clone();
-                            async move { if before == 0 { Ok(None) } else { reader.find(&id, Some(before)).await } }
-                        })
-                        .await?;
+                    // There is no run of number 0.
+                    let before = self.row(&whole.id.id, Some(whole.id.run_no - 1)).await?;
                     match before.filter(|before| before.status == Status::Continued) {
                         Some(before) => whole = Followed::whole(before),
                         None => break,
@@ -264,12 +257,7 @@ impl Door {
     }
 
     async fn current(&self, id: &str) -> Result<Summary, Error> {
-        let wanted = id.to_owned();
-        let found = self.read(move |reader| {
-            let wanted = wanted.clone();
-            async move { reader.find(&wanted, None).await }
-        });
-        Ok(found.await?.ok_or_else(|| SendError::Unknown(id.to_owned()))?)
+        Ok(self.row(id, None).await?.ok_or_else(|| SendError::Unknown(id.to_owned()))?)
     }
 
     async fn summary(&self, run: RunKey) -> Result<Summary, Error> {

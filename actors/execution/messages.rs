@@ -30,7 +30,7 @@ pub(crate) struct Acked(pub(crate) Outcome);
 
 /// Messages that went into this run's inbox.
 ///
-/// *from* Executor · *reply* none · *delivery* nudge · *if lost* the run may neither sleep nor end before it has read them
+/// *from* Executor · *reply* none · *delivery* nudge · *if lost* the run may not sleep before it has read them
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct Mail(pub(crate) Vec<Unread>);

@@ -370,13 +370,13 @@ pub enum Then {
         /// The `inbox_seq` up to which the writer has seen messages.
         seen: u64,
     },
-    /// Ended. Accepted only while `inbox_seq` is what the writer has seen; whatever is unread then is dropped with the row's
-    /// end, in the same commit.
+    /// Ended; whatever is unread is dropped with the row's end, in the same commit. Accepted only while `inbox_seq` is what the
+    /// writer has seen, if it says what that is.
     End {
         /// How.
         status: Status,
-        /// The `inbox_seq` up to which the writer has seen messages.
-        seen: u64,
+        /// The `inbox_seq` up to which the writer has seen messages; `None` ends the run whatever has come.
+        seen: Option<u64>,
     },
     /// Ended as [`Status::Continued`], and the next run of its id begins; [`Successor`] says how. Whatever is unread and for the execution
     /// goes along, and the rest is dropped, as with any end.
@@ -536,7 +536,7 @@ pub enum Outcome {
     Conflict,
     /// The id is in use; here is its current run.
     IdInUse(Box<Summary>),
-    /// A message came in meanwhile: the run may neither sleep nor end before it has seen it.
+    /// A message came in meanwhile: the run may not sleep before it has seen it, nor end as one that has seen everything.
     InboxMoved,
     /// A row to be consumed is not there: a bug of the caller's.
     MessageGone,

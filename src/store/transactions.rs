@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(attempt(StepOf { position: 2, ..step }).await.unwrap(), 5);
         done(&mut store, turn(1, Then::Hold, vec![1])).await;
         assert_eq!(attempt(StepOf { attempt: 3, ..step }).await.unwrap(), 6, "its row went with the record of its result");
-        done(&mut store, turn(2, Then::End { status: Status::Completed, seen: 0 }, vec![1, 2])).await;
+        done(&mut store, turn(2, Then::End { status: Status::Completed, seen: Some(0) }, vec![1, 2])).await;
         attempt(StepOf { attempt: 4, ..step }).await.unwrap_err();
         store.close().await.unwrap();
     }

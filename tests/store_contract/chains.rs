@@ -189,7 +189,7 @@ fn the_end_of_a_child_reaches_the_run_that_waits_and_no_later_one_of_its_chain()
         world.done(continues(parent, 1, next)).await;
         let body = MessageBody::Child { position: 3, end: Box::new(End::TimedOut) };
         let tell = Tell { to: RunId { id: "p".into(), run_no: 1 }, message: child_message(3), body };
-        let last = Turn { tells: vec![tell], ..turn(child, 1, Then::End { status: Status::TimedOut, seen: 0 }) };
+        let last = Turn { tells: vec![tell], ..turn(child, 1, Then::End { status: Status::TimedOut, seen: Some(0) }) };
         let batch = world.batch(vec![Item::Turn(Arc::new(last))]);
         assert_eq!(world.store.commit(&batch).await.unwrap().told, []);
         assert_eq!(unread(world, next).await, []);

@@ -120,7 +120,7 @@ fn a_run_goes_on_as_the_next_one_within_one_batch() {
         let next = world.key().await;
         let mut new = NewRun { after: vec![Status::Continued], ..new_run(next, "a") };
         new.id.run_no = 2;
-        let last = turn(run, 1, Then::End { status: Status::Continued, seen: 0 });
+        let last = turn(run, 1, Then::End { status: Status::Continued, seen: Some(0) });
         let outcomes = world.commit(vec![Item::Turn(Arc::new(last)), start(new), send("a", "m")]).await;
         assert_eq!(outcomes[..2], [Outcome::Done, Outcome::Done]);
         assert_eq!(outcomes[2], Outcome::Sent { seq: 1, run: next, owner: Some(incarnation(1)) });
@@ -143,7 +143,7 @@ fn the_first_turn_may_sleep_or_end_at_once() {
     on_each_store(async |world| {
         let [a, b] = [world.key().await, world.key().await];
         world.done(start_then(new_run(a, "a"), Then::Passivate { wake_at: Some(Timestamp(7)), seen: 0 })).await;
-        world.done(start_then(new_run(b, "b"), Then::End { status: Status::Failed, seen: 0 })).await;
+        world.done(start_then(new_run(b, "b"), Then::End { status: Status::Failed, seen: Some(0) })).await;
         let (a, b) = (world.summary("a").await, world.summary("b").await);
         assert_eq!((a.owner, a.wake_at, a.epoch), (None, Some(Timestamp(7)), 1));
         assert_eq!((b.status, b.owner, b.ended_at), (Status::Failed, None, Some(Timestamp(1_000))));
@@ -169,7 +169,7 @@ fn what_no_store_can_keep_is_refused_alone() {
         let run = world.started("a").await;
         let other = world.key().await;
         let nul = NewRun { workflow: "fl\0w".into(), ..new_run(other, "b") };
-        let no_end = turn(run, 1, Then::End { status: Status::Paused, seen: 0 });
+        let no_end = turn(run, 1, Then::End { status: Status::Paused, seen: Some(0) });
         let items = vec![
             start(nul),
             Item::Turn(Arc::new(no_end)),

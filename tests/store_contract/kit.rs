@@ -283,7 +283,7 @@ pub(crate) fn sleep(run: RunKey, commit_no: CommitNo, wake_at: Option<i64>, seen
 }
 
 pub(crate) fn end(run: RunKey, commit_no: CommitNo, seen: u64) -> Item {
-    Item::Turn(Arc::new(turn(run, commit_no, Then::End { status: Status::Completed, seen })))
+    Item::Turn(Arc::new(turn(run, commit_no, Then::End { status: Status::Completed, seen: Some(seen) })))
 }
 
 pub(crate) fn enqueue(new: NewRun) -> Item {

@@ -59,6 +59,25 @@ fn a_run_neither_sleeps_nor_ends_over_a_message_it_has_not_seen() {
 }
 
 #[test]
+fn a_run_that_ends_whatever_has_come_leaves_nothing_unread_and_whoever_writes_later_is_told() {
+    on_each_store(async |world| {
+        let run = world.started("a").await;
+        world.send("a", "x").await;
+        world.send("a", "y").await;
+        let last = || Then::End { status: Status::Completed, seen: None };
+        world.done(consuming(run, 1, last(), &[1])).await;
+        assert_eq!(world.rows("inbox").await.len(), 0);
+        let ended = Box::new(world.summary("a").await);
+        assert_eq!(ended.status, Status::Completed);
+        assert_eq!(world.one(consuming(run, 2, last(), &[])).await, Outcome::Conflict);
+        assert_eq!(world.send("a", "z").await, Outcome::Ended(ended));
+        let at_once = world.key().await;
+        world.done(start_then(new_run(at_once, "b"), last())).await;
+        assert_eq!(world.summary("b").await.status, Status::Completed);
+    });
+}
+
+#[test]
 fn a_message_to_a_sleeping_run_makes_it_due() {
     on_each_store(async |world| {
         let run = world.started("a").await;

@@ -89,7 +89,7 @@ fn a_first_turn_and_a_last_one_begin_children_and_tell_as_any_other() {
         let first = with(Arc::unwrap_or_clone(first), vec![child(a, "a", 1)], vec![tell("a", "x"), tell("parent", "y")]);
         let first = told(world, vec![first]).await;
         assert_eq!(first, [heard(a, false, 1, "x"), heard(parent, true, 1, "y")]);
-        let last = turn(parent, 1, Then::End { status: Status::Completed, seen: 1 });
+        let last = turn(parent, 1, Then::End { status: Status::Completed, seen: Some(1) });
         let last = with(last, vec![child(b, "b", 2), child(b, "a", 3)], vec![tell("a", "z"), tell("parent", "z")]);
         assert_eq!(told(world, vec![last]).await, [heard(a, false, 2, "z")], "who has ended hears nothing, be it of a refusal");
         assert_eq!(world.summary("b").await.run, b);
@@ -107,7 +107,7 @@ fn a_refused_turn_begins_and_tells_nothing() {
         let before = world.store.reader().snapshot().await.unwrap();
         for _ in 0..2 {
             let asleep = Then::Passivate { wake_at: None, seen: 0 };
-            let ended = Then::End { status: Status::Completed, seen: 0 };
+            let ended = Then::End { status: Status::Completed, seen: Some(0) };
             let gone = Turn { consumed: vec![7], ..turn(parent, 1, Then::Hold) };
             let refusals = [
                 (others(turn(parent, 2, Then::Hold)), Outcome::Conflict),
@@ -240,7 +240,7 @@ fn a_message_to_an_ended_an_unknown_or_another_run_of_the_id_is_dropped_without_
         let second = world.key().await;
         let mut new = NewRun { after: vec![Status::Continued], ..new_run(second, "again") };
         new.id.run_no = 2;
-        let last = turn(first, 1, Then::End { status: Status::Continued, seen: 0 });
+        let last = turn(first, 1, Then::End { status: Status::Continued, seen: Some(0) });
         world.commit(vec![Item::Turn(Arc::new(last)), start(new)]).await;
         let of_run = |run_no, message| Tell { to: RunId { id: "again".into(), run_no }, ..tell("again", message) };
         let tells = vec![tell("ended", "x"), tell("nobody", "x"), of_run(1, "x"), of_run(3, "y"), of_run(2, "z")];

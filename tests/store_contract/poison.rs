@@ -80,7 +80,7 @@ async fn with_trigger(trigger: &'static str, case: impl AsyncFn(&mut World)) {
 
 async fn only_the_middle_one_fails(world: &mut World) {
     let [a, b, c] = [world.started("a").await, world.started("b").await, world.started("c").await];
-    let mut poison = turn(b, 1, Then::End { status: stent::store::Status::Completed, seen: 0 });
+    let mut poison = turn(b, 1, Then::End { status: stent::store::Status::Completed, seen: Some(0) });
     poison.record.body = b"poison".as_slice().into();
     let claim = ClaimRequest {
         limit: 9,
@@ -182,7 +182,7 @@ fn a_run_whose_successor_the_server_refuses_does_not_end_and_others_continue() {
 async fn only_the_turn_with_the_poison_fails(world: &mut World) {
     let [a, b, c] = [world.started("a").await, world.started("b").await, world.started("c").await];
     let [x, y, z] = [world.key().await, world.key().await, world.key().await];
-    let last = turn(a, 1, Then::End { status: stent::store::Status::Completed, seen: 0 });
+    let last = turn(a, 1, Then::End { status: stent::store::Status::Completed, seen: Some(0) });
     let poison = with(last, vec![child(x, "x", 1), child(y, "poison", 2)], vec![tell("b", "one"), tell("b", "poison")]);
     let fine = with(turn(c, 1, Then::Hold), vec![child(z, "x", 1)], vec![tell("b", "two"), tell("a", "three")]);
     let batch = world.batch(vec![sleep(b, 1, None, 0), poison, fine, send("b", "four"), release(a, 1, None)]);

@@ -26,7 +26,7 @@ fn the_newest_value_of_a_key_is_read_alone_and_with_all_others_and_stays_when_th
         let first = vec![shows("b", 1, "one"), shows("a", 2, ""), shows("ü \"quoted\"", 3, "x")];
         world.done(publishing(turn(run, 1, Then::Hold), first.clone())).await;
         assert_eq!(reader.published(run, None).await.unwrap(), [first[1].clone(), first[0].clone(), first[2].clone()]);
-        let then = Then::End { status: Status::Completed, seen: 0 };
+        let then = Then::End { status: Status::Completed, seen: Some(0) };
         world.done(publishing(turn(run, 2, then), vec![shows("b", 4, "two")])).await;
         assert_eq!(reader.published(run, Some("b")).await.unwrap(), [shows("b", 4, "two")]);
         assert_eq!(reader.published(run, Some("c")).await.unwrap(), []);

@@ -317,17 +317,17 @@ impl All {
     }
 
     async fn then(&mut self, seen: u64) -> Then {
-        let seen = seen + u64::from(self.dice.once_in(8));
-        match self.dice.below(12) {
-            10.. => {
+        let seen = seen + u64::from(self.dice.once_in(5));
+        match self.dice.below(13) {
+            11.. => {
                 let run = self.some_key().await;
                 Then::Continue(Box::new(Successor { run, record: record(run, 0) }))
             }
             0..=3 => Then::Hold,
             4..=6 => Then::Passivate { wake_at: self.time(), seen },
-            _ => {
+            kind => {
                 let ends = [Status::Completed, Status::Failed, Status::Continued, Status::Continued, Status::Paused];
-                Then::End { status: self.dice.of(&ends), seen }
+                Then::End { status: self.dice.of(&ends), seen: (kind < 10).then_some(seen) }
             }
         }
     }

@@ -229,7 +229,7 @@ fn turn(chain: &mut Flying, steps: u64, by: Incarnation, now: Timestamp) -> Resu
     let commit = Commit { commit_no, prev, incarnation: by, epoch: 1, build: BuildId(i64::MAX / 3), time: now, events };
     let record = codec::encode(&id, &commit)?;
     chain.tail = Some(record.digest);
-    let then = if ends { Then::End { status: Status::Completed, seen: 0 } } else { Then::Hold };
+    let then = if ends { Then::End { status: Status::Completed, seen: Some(0) } } else { Then::Hold };
     Ok(Turn {
         run,
         start,

@@ -112,8 +112,8 @@ impl Data {
             Some(new) => {
                 self.may_begin(new)?;
                 let seen = match turn.then {
-                    Then::Hold | Then::Continue(_) => 0,
-                    Then::Passivate { seen, .. } | Then::End { seen, .. } => seen,
+                    Then::Hold | Then::Continue(_) | Then::End { seen: None, .. } => 0,
+                    Then::Passivate { seen, .. } | Then::End { seen: Some(seen), .. } => seen,
                 };
                 if !turn.consumed.is_empty() {
                     return Err(Outcome::MessageGone);
@@ -134,7 +134,7 @@ impl Data {
                     return Err(Outcome::MessageGone);
                 }
                 match turn.then {
-                    Then::Passivate { seen, .. } | Then::End { seen, .. } if seen != run.summary.inbox_seq => {
+                    Then::Passivate { seen, .. } | Then::End { seen: Some(seen), .. } if seen != run.summary.inbox_seq => {
                         return Err(Outcome::InboxMoved);
                     }
                     _ => {}

@@ -168,7 +168,9 @@ impl<'a> Plan<'a> {
         let next = next?;
         match turn.then {
             Then::Hold => {}
-            Then::Passivate { seen, .. } | Then::End { seen, .. } if seen != row.inbox_seq => return Err(Outcome::InboxMoved),
+            Then::Passivate { seen, .. } | Then::End { seen: Some(seen), .. } if seen != row.inbox_seq => {
+                return Err(Outcome::InboxMoved);
+            }
             Then::Passivate { wake_at, .. } => row.wake_at = wake_at,
             Then::End { status, .. } => row.end(status, now),
             Then::Continue(_) => row.end(Status::Continued, now),
@@ -204,7 +206,7 @@ impl<'a> Plan<'a> {
         let mut row = new.begun(Some(self.ours()), 1, None);
         match turn.then {
             Then::Hold => {}
-            Then::Passivate { seen, .. } | Then::End { seen, .. } if seen != 0 => return Err(Outcome::InboxMoved),
+            Then::Passivate { seen, .. } | Then::End { seen: Some(seen), .. } if seen != 0 => return Err(Outcome::InboxMoved),
             Then::Passivate { wake_at, .. } => {
                 row.owner = None;
                 row.wake_at = wake_at;

@@ -97,6 +97,10 @@ impl<'a> Turns<'a> {
     }
 
     fn turn(&mut self, place: usize, turn: &'a Turn) -> bool {
+        // Rare: a run whose inbox moves all the while.
+        if let Then::End { seen: None, .. } = turn.then {
+            return false;
+        }
         let stays = turn.then == Then::Hold;
         let ord = self.row(place, Appended { run: turn.run, commit_no: turn.commit_no, record: &turn.record, stays });
         self.turns.push((ord, turn));
@@ -108,7 +112,7 @@ impl<'a> Turns<'a> {
         let row = match turn.then {
             Then::Hold => held,
             Then::Passivate { seen: 0, wake_at } => Begun { owned: false, wake_at: wake_at.map(|at| at.0), ..held },
-            Then::End { seen: 0, status } => Begun { owned: false, status: status.code(), ended_at: Some(now.0), ..held },
+            Then::End { seen: Some(0), status } => Begun { owned: false, status: status.code(), ended_at: Some(now.0), ..held },
             // Refused with a reason of its own.
             Then::Passivate { .. } | Then::End { .. } | Then::Continue(_) => return false,
         };
@@ -136,9 +140,9 @@ impl<'a> Turns<'a> {
             let (kind, saw, wake_at, status) = match turn.then {
                 Then::Hold => (0_i16, 0, None, 1),
                 Then::Passivate { wake_at, seen } => (1, seen, wake_at, 1),
-                Then::End { status, seen } => (2, seen, None, status.code()),
-                // Never among these; and if it were, it would be refused, for no inbox has had as many messages.
-                Then::Continue(_) => (2, u64::MAX, None, 1),
+                Then::End { status, seen: Some(seen) } => (2, seen, None, status.code()),
+                // Never among these; and if they were, they would be refused, for no inbox has had as many messages.
+                Then::End { seen: None, .. } | Then::Continue(_) => (2, u64::MAX, None, 1),
             };
             kinds.push(kind);
             seen.push(rows::number(saw));

@@ -218,7 +218,7 @@ impl<'a> Plan<'a> {
         if ended_at.is_some() && !bare {
             self.ended.number(turn.run.0);
         }
-        if let Then::End { seen: 1.., .. } | Then::Continue(_) = turn.then {
+        if let Then::End { seen: None | Some(1..), .. } | Then::Continue(_) = turn.then {
             self.unread.number(turn.run.0);
         }
         if let Some(known) = self.seen.runs.get_mut(&turn.run.0) {
@@ -249,7 +249,7 @@ impl<'a> Plan<'a> {
         let mut row = new.begun(Some(self.ours()), 1, None);
         match turn.then {
             Then::Hold => {}
-            Then::Passivate { seen, .. } | Then::End { seen, .. } if seen != 0 => return Err(Outcome::InboxMoved),
+            Then::Passivate { seen, .. } | Then::End { seen: Some(seen), .. } if seen != 0 => return Err(Outcome::InboxMoved),
             Then::Passivate { wake_at, .. } => {
                 row.owner = None;
                 row.wake_at = wake_at;

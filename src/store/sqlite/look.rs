@@ -89,9 +89,9 @@ pub(super) fn ask(batch: &Batch, items: &[usize], claim: Option<&ClaimRequest>) 
                 }
                 None => {
                     let seen = match turn.then {
-                        // What has come goes along.
-                        Then::Hold | Then::Continue(_) => -1,
-                        Then::Passivate { seen, .. } | Then::End { seen, .. } => rows::number(seen),
+                        // What has come goes along, or is dropped.
+                        Then::Hold | Then::Continue(_) | Then::End { seen: None, .. } => -1,
+                        Then::Passivate { seen, .. } | Then::End { seen: Some(seen), .. } => rows::number(seen),
                     };
                     turns.number(blob.pack([turn.run.0, turn.commit_no.into(), seen]));
                     // `decide` refuses a turn without a predecessor whatever the database says of these zeros.

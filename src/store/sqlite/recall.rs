@@ -74,7 +74,7 @@ impl Memory {
                 Item::Turn(turn) => match &turn.start {
                     Some(new) => {
                         // Refused, and the reason depends on what is in the file.
-                        let unmoved = !matches!(turn.then, Then::Passivate { seen: 1.., .. } | Then::End { seen: 1.., .. });
+                        let unmoved = !matches!(turn.then, Then::Passivate { seen: 1.., .. } | Then::End { seen: Some(1..), .. });
                         self.may_begin(new).filter(|()| unmoved && turn.consumed.is_empty())?;
                     }
                     None => {
@@ -102,8 +102,8 @@ impl Memory {
         let (commit_no, digest) = run.tail?;
         let unmoved = match turn.then {
             Then::Hold => true,
-            Then::Passivate { seen, .. } | Then::End { seen, .. } => run.inbox_seq == Some(seen),
-            Then::Continue(_) => false,
+            Then::Passivate { seen, .. } | Then::End { seen: Some(seen), .. } => run.inbox_seq == Some(seen),
+            Then::End { seen: None, .. } | Then::Continue(_) => false,
         };
         (turn.follows(commit_no, digest) && unmoved && turn.consumed.is_empty()).then_some(run)
     }
@@ -248,7 +248,7 @@ mod tests {
     fn whatever_would_be_refused_is_not_recalled() {
         let mut memory = knowing();
         memory.learn();
-        let end = |seen| Then::End { status: Status::Completed, seen };
+        let end = |seen| Then::End { status: Status::Completed, seen: Some(seen) };
         assert!(recalls(&memory, turn(7, 2, end(2))));
         assert!(!recalls(&memory, turn(7, 2, end(1))), "a moved inbox");
         assert!(!recalls(&memory, turn(7, 3, Then::Hold)), "a gap");
