@@ -195,7 +195,7 @@ impl Door {
                 Seen::Before => {}
                 Seen::Nothing | Seen::Ended(_) => {
                     // There is no run of number 0.
-                    let before = self.row(&whole.id.id, Some(whole.id.run_no - 1)).await?;
+                    let before = self.row(&whole.id.id, Some(whole.id.run_no.saturating_sub(1))).await?;
                     match before.filter(|before| before.status == Status::Continued) {
                         Some(before) => whole = Followed::whole(before),
                         None => break,
