@@ -1,7 +1,8 @@
 //! What the Executor and its executions share on their arbiter: the outbox, the table of settled runs, the pool, the clock.
 //!
 //! Nothing is ever sent across threads one by one: items, timers and attempts of everyone on this arbiter collect in the
-//! outbox and leave in one `Vec` each, once, when the run queue has been served.
+//! outbox and leave in one `Vec` each, when the run queue has been served, or before that, when there are many: the others
+//! have work while this arbiter goes on with its own.
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
@@ -80,6 +81,10 @@ pub(crate) struct Engine {
     outbox: RefCell<Outbox>,
     flushing: Cell<bool>,
 }
+
+/// So many items, or starts, do not wait for the rest of the run queue. Measured on two cores with `bench chain`: fewer cost more
+/// messages and commits than they gain.
+const MANY: usize = 128;
 
 #[derive(Default)]
 struct Outbox {
@@ -174,8 +179,11 @@ impl Engine {
 
     /// Hands an item to Persistence with the next flush.
     pub(crate) fn record(self: &Rc<Self>, item: Item, whom: Whom) {
-        self.outbox.borrow_mut().items.push((item, whom));
-        self.flush_soon();
+        let mut outbox = self.outbox.borrow_mut();
+        outbox.items.push((item, whom));
+        let many = outbox.items.len() >= MANY;
+        drop(outbox);
+        self.flush_now_or_soon(many);
     }
 
     /// Arms a timer with the next flush.
@@ -189,8 +197,11 @@ impl Engine {
         match self.inline.start(start) {
             Ok(ended) => ended,
             Err(start) => {
-                self.outbox.borrow_mut().starts.push(start);
-                self.flush_soon();
+                let mut outbox = self.outbox.borrow_mut();
+                outbox.starts.push(start);
+                let many = outbox.starts.len() >= MANY;
+                drop(outbox);
+                self.flush_now_or_soon(many);
                 None
             }
         }
@@ -235,12 +246,20 @@ impl Engine {
             // A task at the end of the run queue: everything that is ready runs first and adds to the outbox.
             actix_rt::spawn(async move {
                 tokio::task::yield_now().await;
-                // Nobody watches this task. A flush that was not finished leaves an outbox that nobody would ever empty again,
-                // so the Executor, which is watched, dies of it.
-                if let Err(panic) = catch_unwind(AssertUnwindSafe(|| engine.flush())) {
-                    engine.executor.do_send(FlushPanicked(panic_text(&*panic)));
-                }
+                engine.flush_watched();
             });
+        }
+    }
+
+    fn flush_now_or_soon(self: &Rc<Self>, now: bool) {
+        if now { self.flush_watched() } else { self.flush_soon() }
+    }
+
+    /// Nobody watches the task of a flush, and a run in whose turn it happens is not to blame. A flush that was not finished leaves
+    /// an outbox that nobody would ever empty again, so the Executor, which is watched, dies of it.
+    fn flush_watched(&self) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.flush())) {
+            self.executor.do_send(FlushPanicked(panic_text(&*panic)));
         }
     }
 

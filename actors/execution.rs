@@ -103,9 +103,9 @@ pub(crate) struct Execution {
     id: Arc<RunId>,
     generation: u64,
     epoch: Epoch,
-    run: Run,
+    run: Box<Run>,
     /// The commit in flight.
-    recording: Option<Box<Recording>>,
+    recording: Option<Recording>,
     /// What arrived meanwhile, in order.
     waiting: VecDeque<Arrival>,
     seen: u64,
@@ -123,7 +123,7 @@ pub(crate) struct Execution {
     /// Who waits for the first commit.
     reply: Option<oneshot::Sender<Begun>>,
     /// The run's row, until it is on its way.
-    start: Option<NewRun>,
+    start: Option<Box<NewRun>>,
     /// Behind a replay, everything that is open asks for its effect once.
     reopened: bool,
     /// Acts that were told to stop and may still be at it. No compensation starts before they have ended: an act must not
@@ -150,7 +150,7 @@ pub(crate) struct Execution {
 }
 
 struct Recording {
-    decision: Decision,
+    decision: Box<Decision>,
     /// What the store was given: kept, because it may have to be given again.
     turn: Arc<Turn>,
     /// It was refused because the inbox has moved, and is submitted again once the inbox was read.
@@ -159,9 +159,15 @@ struct Recording {
 
 impl Execution {
     /// Starts a new run: its first turn is decided, and on its way to the store.
-    pub(crate) fn begin(home: Home, start: NewRun, run: Run, decision: Decision, reply: oneshot::Sender<Begun>) -> Addr<Self> {
+    pub(crate) fn begin(
+        home: Home,
+        start: NewRun,
+        run: Box<Run>,
+        decision: Box<Decision>,
+        reply: oneshot::Sender<Begun>,
+    ) -> Addr<Self> {
         let mut execution = Execution::new(home, run);
-        execution.start = Some(start);
+        execution.start = Some(Box::new(start));
         execution.reply = Some(reply);
         execution.launch(move |this, ctx| {
             this.arm_deadline();
@@ -170,13 +176,13 @@ impl Execution {
     }
 
     /// Starts a run that was replayed; `taken` if it was taken by force, else its attempts are re-attached.
-    pub(crate) fn resume(home: Home, run: Run, taken: bool, same_incarnation: bool, inbox: Vec<Unread>) -> Addr<Self> {
+    pub(crate) fn resume(home: Home, run: Box<Run>, taken: bool, same_incarnation: bool, inbox: Vec<Unread>) -> Addr<Self> {
         let mut execution = Execution::new(home, run);
         execution.travelled = true;
         execution.launch(move |this, ctx| this.reopen(taken, same_incarnation, inbox, ctx))
     }
 
-    fn new(home: Home, run: Run) -> Execution {
+    fn new(home: Home, run: Box<Run>) -> Execution {
         let Home { engine, key, generation, epoch, seen, details } = home;
         Execution {
             engine,
@@ -311,7 +317,7 @@ impl Execution {
         }
     }
 
-    fn record(&mut self, mut decision: Decision, ctx: &mut Context<Self>) {
+    fn record(&mut self, mut decision: Box<Decision>, ctx: &mut Context<Self>) {
         if let Some(blocked) = self.engine.lacks(&self.run, &decision) {
             return self.blocked(&blocked, ctx);
         }
@@ -341,10 +347,10 @@ impl Execution {
         };
         self.turned_at = self.engine.config.clock.boot();
         self.engine.resting.forget(self.key);
-        self.submit_keyed(Box::new(Recording { decision, turn: Arc::new(turn), moved: false }), ctx);
+        self.submit_keyed(Recording { decision, turn: Arc::new(turn), moved: false }, ctx);
     }
 
-    fn submit(&mut self, recording: Box<Recording>) {
+    fn submit(&mut self, recording: Recording) {
         uphold!(OneInFlight, self.recording.is_none(), "{}: a second commit would be under way", self.id);
         let whom = Whom::Execution { run: self.key, generation: self.generation };
         self.engine.record(Item::Turn(recording.turn.clone()), whom);
@@ -352,7 +358,7 @@ impl Execution {
     }
 
     /// The same, once more: what is kept beside the log of a call that is over may have come only since.
-    fn submit_again(&mut self, mut recording: Box<Recording>) {
+    fn submit_again(&mut self, mut recording: Recording) {
         let settled = self.settled_rows(&recording.decision);
         if settled != recording.turn.settled {
             Arc::make_mut(&mut recording.turn).settled = settled;
@@ -409,7 +415,7 @@ impl Execution {
         }
         let breath = std::mem::replace(&mut self.breath, BREATH);
         match outcome {
-            Outcome::Done => self.on_recorded(*recording, ctx),
+            Outcome::Done => self.on_recorded(recording, ctx),
             Outcome::InboxMoved => self.on_inbox_moved(recording),
             // Somebody else's transaction holds the run for a moment; nothing was written, and nothing has changed.
             Outcome::Waits if recording.turn.start.is_none() => {
@@ -521,7 +527,7 @@ impl Execution {
     /// A message came in that this run has not seen. The commit stays as it is; only what becomes of the run is decided anew. It
     /// may not sleep, and goes on once the inbox has been read. An end drops what is unread, whoever has seen it; and to wait for an
     /// inbox that does not move would take as long as somebody goes on sending.
-    fn on_inbox_moved(&mut self, mut recording: Box<Recording>) {
+    fn on_inbox_moved(&mut self, mut recording: Recording) {
         if let Then::End { seen, .. } = &mut Arc::make_mut(&mut recording.turn).then {
             *seen = None;
             return self.submit_again(recording);

@@ -63,7 +63,7 @@ pub(crate) fn open(
     activities: &HashSet<String>,
     is_shared: &dyn Fn(&str) -> bool,
     verify: bool,
-) -> Result<Run, Unopened> {
+) -> Result<Box<Run>, Unopened> {
     let id = &loaded.summary.id;
     let begin = begin_of(loaded, workflows)?;
     let mut run = Run::replay(id, decoded(id, &loaded.log).map(|commit| commit.map_err(Unopened::from)), begin, verify)?;
@@ -77,7 +77,7 @@ pub(crate) fn open(
 }
 
 /// Replays a run only to ask it: it need not be able to go on here.
-pub(crate) fn replay(loaded: &Stored, workflows: &Workflows) -> Result<Run, Unopened> {
+pub(crate) fn replay(loaded: &Stored, workflows: &Workflows) -> Result<Box<Run>, Unopened> {
     let id = &loaded.summary.id;
     let begin = begin_of(loaded, workflows)?;
     Run::replay(id, decoded(id, &loaded.log).map(|commit| commit.map_err(Unopened::from)), begin, false)

@@ -117,7 +117,7 @@ async fn play(mut store: Box<dyn Store>, order: &[Move], cuts: u32) {
     };
     let first = Item::Turn(Arc::new(Turn {
         run,
-        start: Some(row),
+        start: Some(Box::new(row)),
         commit_no: 0,
         prev: None,
         record: record(0),

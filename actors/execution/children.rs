@@ -20,7 +20,7 @@ use crate::{
 
 impl Execution {
     /// Submits a turn once the runs that it begins have their keys.
-    pub(super) fn submit_keyed(&mut self, mut recording: Box<Recording>, ctx: &mut Context<Self>) {
+    pub(super) fn submit_keyed(&mut self, mut recording: Recording, ctx: &mut Context<Self>) {
         let wanted = recording.decision.starts.len() + usize::from(recording.decision.onward.is_some());
         if wanted == 0 {
             return self.submit(recording);

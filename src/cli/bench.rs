@@ -18,6 +18,7 @@ mod idle;
 mod kernel;
 mod line;
 mod machine;
+mod map;
 mod overload;
 mod page;
 mod place;
@@ -54,6 +55,8 @@ enum Workload {
     Fanout(chain::Fanout),
     /// One execution of very many sequential activities, then its replay.
     Deep(deep::Deep),
+    /// One execution that maps an activity over very many items, then its replay.
+    Map(map::Map),
     /// A process is killed half-way and restarted; nothing may be lost, nothing recorded repeated.
     Recovery(recovery::Recovery),
     /// Executions sleep until one moment, and all wake up at it.
@@ -179,6 +182,7 @@ impl Bench {
             Workload::Latency(latency) => latency.run().await,
             Workload::Fanout(fanout) => fanout.run().await,
             Workload::Deep(deep) => deep.run().await,
+            Workload::Map(map) => map.run().await,
             Workload::Recovery(recovery) => recovery.run().await,
             Workload::Ceiling(ceiling) => ceiling.run().await,
             Workload::Kernel(kernel) => kernel.run().await,

@@ -12,7 +12,12 @@ use super::{
 
 /// Why an attempt or a run failed.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct Failure {
+#[serde(transparent)]
+pub struct Failure(Box<Parts>);
+
+/// Behind a pointer: results are moved about far more often than they are failures.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+struct Parts {
     kind: String,
     message: String,
     details: Option<Payload>,
@@ -76,7 +81,7 @@ impl Failure {
     /// Makes a failure of the given kind.
     #[must_use]
     pub fn new(kind: impl Into<String>, message: impl Into<String>) -> Failure {
-        Failure {
+        Failure(Box::new(Parts {
             kind: kind.into(),
             message: message.into(),
             details: None,
@@ -85,92 +90,92 @@ impl Failure {
             is_final: false,
             retry_after: None,
             origin: None,
-        }
+        }))
     }
 
     /// Adds the typed error, encoded.
     #[must_use]
     pub fn with_details(mut self, details: Payload) -> Failure {
-        self.details = Some(details);
+        self.0.details = Some(details);
         self
     }
 
     /// Adds the messages of the errors behind this one, nearest first.
     #[must_use]
     pub fn with_causes(mut self, causes: Vec<String>) -> Failure {
-        self.causes = causes;
+        self.0.causes = causes;
         self
     }
 
     /// Adds where it happened.
     #[must_use]
     pub fn with_backtrace(mut self, backtrace: impl Into<String>) -> Failure {
-        self.backtrace = Some(backtrace.into());
+        self.0.backtrace = Some(backtrace.into());
         self
     }
 
     /// Says where it happened, unless that is known.
     #[must_use]
     pub fn with_origin(mut self, origin: impl FnOnce() -> Origin) -> Failure {
-        self.origin.get_or_insert_with(|| Box::new(origin()));
+        self.0.origin.get_or_insert_with(|| Box::new(origin()));
         self
     }
 
     /// Says when to try again, instead of the policy's own wait.
     #[must_use]
     pub fn with_retry_after(mut self, wait: Duration) -> Failure {
-        self.retry_after = Some(wait);
+        self.0.retry_after = Some(wait);
         self
     }
 
     /// Says that trying again is of no use.
     #[must_use]
     pub fn into_final(mut self) -> Failure {
-        self.is_final = true;
+        self.0.is_final = true;
         self
     }
 
     /// Returns the kind, by which policies and code tell failures apart.
     #[must_use]
     pub fn kind(&self) -> &str {
-        &self.kind
+        &self.0.kind
     }
 
     /// Returns the message, for people.
     #[must_use]
     pub fn message(&self) -> &str {
-        &self.message
+        &self.0.message
     }
 
     /// Returns the typed error, encoded, if there is one.
     #[must_use]
     pub fn details(&self) -> Option<&Payload> {
-        self.details.as_ref()
+        self.0.details.as_ref()
     }
 
     /// Returns the messages of the errors behind this one, nearest first.
     #[must_use]
     pub fn causes(&self) -> &[String] {
-        &self.causes
+        &self.0.causes
     }
 
     /// Returns where it happened, if that is known.
     #[must_use]
     pub fn backtrace(&self) -> Option<&str> {
-        self.backtrace.as_deref()
+        self.0.backtrace.as_deref()
     }
 
     /// Returns where it first happened, if it came from elsewhere than the place where it is found.
     #[must_use]
     pub fn origin(&self) -> Option<&Origin> {
-        self.origin.as_deref()
+        self.0.origin.as_deref()
     }
 
     /// How many bytes it is made of.
     pub(crate) fn bytes(&self) -> usize {
-        let texts = self.kind.len() + self.message.len() + self.causes.iter().map(String::len).sum::<usize>();
-        let origin = self.origin.as_ref().map_or(0, |origin| origin.run.id.len() + origin.name.len());
-        texts + origin + self.backtrace.as_ref().map_or(0, String::len) + self.details.as_ref().map_or(0, |d| d.bytes.len())
+        let texts = self.0.kind.len() + self.0.message.len() + self.0.causes.iter().map(String::len).sum::<usize>();
+        let origin = self.0.origin.as_ref().map_or(0, |origin| origin.run.id.len() + origin.name.len());
+        texts + origin + self.0.backtrace.as_ref().map_or(0, String::len) + self.0.details.as_ref().map_or(0, |d| d.bytes.len())
     }
 
     /// Returns this failure, or a short one of kind [`KIND_LIMIT`] when it is larger than `most` bytes. Whether it is tried
@@ -180,29 +185,30 @@ impl Failure {
         if size <= most {
             return self;
         }
-        let begin: String = self.message.chars().take(200).collect();
+        let begin: String = self.0.message.chars().take(200).collect();
         let text = format!("the error has {size} bytes, the limit is {most}; it begins with: {begin}");
-        let Failure { is_final, retry_after, origin, .. } = self;
-        Failure { is_final, retry_after, origin, ..Failure::new(KIND_LIMIT, text) }
+        let mut short = Failure::new(KIND_LIMIT, text);
+        (short.0.is_final, short.0.retry_after, short.0.origin) = (self.0.is_final, self.0.retry_after, self.0.origin);
+        short
     }
 
     /// Tells whether trying again is of no use.
     #[must_use]
     pub fn is_final(&self) -> bool {
-        self.is_final
+        self.0.is_final
     }
 
     /// Returns when to try again, if the failure says so itself.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
-        self.retry_after
+        self.0.retry_after
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)?;
-        for cause in &self.causes {
+        f.write_str(&self.0.message)?;
+        for cause in &self.0.causes {
             write!(f, ": {cause}")?;
         }
         Ok(())

@@ -147,7 +147,7 @@ impl Run {
         twin: bool,
         at: Timestamp,
         writer: Writer<'_>,
-    ) -> Result<(Run, Decision), Blocked> {
+    ) -> Result<(Box<Run>, Box<Decision>), Blocked> {
         let mut run = Run::new(id, started.clone(), begin, twin, at)?;
         let mut turn = Turning::new(at, run.state.published.version());
         run.apply(Fact::Started(Box::new(started)), &mut turn)?;
@@ -155,12 +155,12 @@ impl Run {
         Ok((run, decision))
     }
 
-    fn new(id: RunId, started: Started, begin: &Begin, twin: bool, at: Timestamp) -> Result<Run, Blocked> {
+    fn new(id: RunId, started: Started, begin: &Begin, twin: bool, at: Timestamp) -> Result<Box<Run>, Blocked> {
         let limits = started.limits();
         let misuse = |misuse| Blocked::Misuse { run: id.clone(), workflow: started.workflow.clone(), misuse };
         let instance = Instance::new(id.clone(), &started, begin, limits).map_err(misuse)?;
         let twin = if twin { Some(Instance::new(id.clone(), &started, begin, limits).map_err(misuse)?) } else { None };
-        Ok(Run {
+        Ok(Box::new(Run {
             state: State::new(started, id.run_no),
             id,
             limits,
@@ -172,7 +172,7 @@ impl Run {
             last_epoch: 0,
             last: Vec::new(),
             queued: BTreeSet::new(),
-        })
+        }))
     }
 
     /// Takes what has arrived, in order. `None`: nothing came of it, so there is nothing to record. What is left behind did
@@ -182,7 +182,7 @@ impl Run {
         arrived: &mut VecDeque<Arrival>,
         at: Timestamp,
         writer: Writer<'_>,
-    ) -> Result<Option<Decision>, Blocked> {
+    ) -> Result<Option<Box<Decision>>, Blocked> {
         let at = at.max(self.last_time);
         let mut turn = Turning::new(at, self.state.published.version());
         while self.state.outcome.is_none() && !turn.is_full(&self.limits) {
@@ -386,7 +386,7 @@ impl Run {
 
     /// Turns what was applied into one commit and its effects. The effects are read from the state *behind* the turn, so a
     /// call that was made and dropped in one turn is never started.
-    fn decide(&mut self, turn: Turning, writer: Writer<'_>) -> Decision {
+    fn decide(&mut self, turn: Turning, writer: Writer<'_>) -> Box<Decision> {
         let is_taken =
             |event: &&Event| matches!(event, Event::Fact(Fact::Received { .. } | Fact::Ignored { .. } | Fact::Refused { .. }));
         let taken = turn.events.iter().filter(is_taken).count() + turn.told;
@@ -408,7 +408,7 @@ impl Run {
         for position in touched {
             effects.extend(self.placed_effect(position, writer.is_shared));
         }
-        Decision {
+        Box::new(Decision {
             commit: Commit {
                 commit_no: self.next_commit,
                 prev: self.tail,
@@ -426,7 +426,7 @@ impl Run {
             published: self.state.published.newer_than(turn.shown),
             onward: turn.onward,
             rest: self.rest(turn.at),
-        }
+        })
     }
 
     fn effect_of(&self, position: Position) -> Option<Effect> {

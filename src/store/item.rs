@@ -65,7 +65,7 @@ impl Item {
     #[cfg(feature = "postgres")]
     pub(crate) fn begins(&self) -> impl Iterator<Item = &NewRun> {
         let own = match self {
-            Item::Turn(turn) => turn.start.as_ref(),
+            Item::Turn(turn) => turn.start.as_deref(),
             Item::Enqueue(new, _) => Some(&**new),
             _ => None,
         };

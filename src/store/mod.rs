@@ -332,7 +332,7 @@ pub struct Turn {
     /// Which run.
     pub run: RunKey,
     /// The run's row, when this is its first commit; it is inserted owned by the batch's incarnation, with epoch 1.
-    pub start: Option<NewRun>,
+    pub start: Option<Box<NewRun>>,
     /// The number of this commit.
     pub commit_no: CommitNo,
     /// The digest of the row before; `None` only with `start`.

@@ -82,20 +82,22 @@ mod tests {
     fn turn(commit_no: u32, then: Then, settled: Vec<Position>) -> Item {
         let record = |no| Record { digest: Digest([no; 32]), body: bytes::Bytes::from_static(b"row") };
         let no = u8::try_from(commit_no).unwrap();
-        let start = (commit_no == 0).then(|| NewRun {
-            run: RUN,
-            id: RunId { id: "run".into(), run_no: 1 },
-            after: Vec::new(),
-            workflow: "flow".into(),
-            version: 1,
-            priority: 0,
-            queue: String::new(),
-            tags: Vec::new(),
-            needs: Vec::new(),
-            created_at: Timestamp(1),
-            wake_at: None,
-            deadline: None,
-            input_digest: Digest([0; 32]),
+        let start = (commit_no == 0).then(|| {
+            Box::new(NewRun {
+                run: RUN,
+                id: RunId { id: "run".into(), run_no: 1 },
+                after: Vec::new(),
+                workflow: "flow".into(),
+                version: 1,
+                priority: 0,
+                queue: String::new(),
+                tags: Vec::new(),
+                needs: Vec::new(),
+                created_at: Timestamp(1),
+                wake_at: None,
+                deadline: None,
+                input_digest: Digest([0; 32]),
+            })
         });
         let prev = no.checked_sub(1).map(|before| Digest([before; 32]));
         Item::Turn(Arc::new(Turn {

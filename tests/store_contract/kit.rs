@@ -240,7 +240,7 @@ pub(crate) fn start_then(new: NewRun, then: Then) -> Item {
     let run = new.run;
     Item::Turn(Arc::new(Turn {
         run,
-        start: Some(new),
+        start: Some(Box::new(new)),
         commit_no: 0,
         prev: None,
         record: record(run, 0),

@@ -194,7 +194,7 @@ fn turn(chain: &mut Flying, steps: u64, by: Incarnation, now: Timestamp) -> Resu
     let mut start = None;
     let mut events = Vec::with_capacity(2);
     if chain.row == 0 {
-        start = Some(NewRun {
+        start = Some(Box::new(NewRun {
             run,
             id: id.clone(),
             after: Vec::new(),
@@ -208,7 +208,7 @@ fn turn(chain: &mut Flying, steps: u64, by: Incarnation, now: Timestamp) -> Resu
             wake_at: None,
             deadline: None,
             input_digest: input.digest(),
-        });
+        }));
         let (workflow, version) = (Steps::NAME.to_owned(), Steps::VERSION);
         let started =
             Started { workflow, version, input, seed: u64::MAX / 3, deadline: None, deferred: false, limits: None, parent: None };

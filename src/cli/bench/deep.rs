@@ -41,7 +41,7 @@ impl Deep {
         let before = stent.stats();
         let began = Instant::now();
         stent.dispatch(Dispatch::new(Long { depth }).id(ID)).await?;
-        asleep(&stent, &stamps, depth).await?;
+        asleep(&stent, ID, || stamps.lock().len() as u64, depth).await?;
         let (stats, rss_mb) = (grown(before, stent.stats()), peak_mb());
         stop(&stent).await?;
 
@@ -100,14 +100,14 @@ impl Deep {
 }
 
 /// Waits until the run has made all its steps and sleeps in the store.
-async fn asleep(stent: &Stent, stamps: &Stamps, depth: u64) -> Result<(), Failure> {
-    let bar = bar(depth, "steps");
+pub(super) async fn asleep(stent: &Stent, id: &str, done: impl Fn() -> u64, all: u64) -> Result<(), Failure> {
+    let bar = bar(all, "steps");
     loop {
-        let done = stamps.lock().len() as u64;
+        let done = done();
         bar.set_position(done);
-        if done >= depth {
+        if done >= all {
             let rows = stent.list(crate::List::new()).await?;
-            if rows.iter().any(|row| row.id.id == ID && row.owner.is_none()) {
+            if rows.iter().any(|row| row.id.id == id && row.owner.is_none()) {
                 bar.finish_and_clear();
                 return Ok(());
             }

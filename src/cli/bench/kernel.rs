@@ -111,8 +111,8 @@ impl Kernel {
 /// A run of [`Steps`] that is led through its turns.
 struct Chain {
     id: RunId,
-    run: Run,
-    next: Option<Decision>,
+    run: Box<Run>,
+    next: Option<Box<Decision>>,
     now: i64,
 }
 

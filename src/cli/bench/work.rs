@@ -78,7 +78,26 @@ impl Workflow for Wide {
     }
 }
 
-/// Ends a [`Long`] run.
+/// So many increments, a window of them at once, then a wait for [`Finish`]; returns the sum of what they returned.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Mapped {
+    pub(super) items: u64,
+    pub(super) concurrency: usize,
+}
+
+impl Workflow for Mapped {
+    const NAME: &'static str = "bench.map";
+    type Output = u64;
+    type Error = AppError;
+
+    async fn run(self, cx: Cx<Self>) -> Result<u64, AppError> {
+        let outputs = cx.map(0..self.items, |n| cx.call(Increment { n })).concurrency(self.concurrency).await?;
+        cx.signal::<Finish>().await?;
+        Ok(outputs.iter().sum())
+    }
+}
+
+/// Ends a [`Long`] or a [`Mapped`] run.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Finish;
 
@@ -247,10 +266,10 @@ pub(super) fn plain(builder: Builder, polled: Polled) -> Builder {
 /// How many increments ran.
 pub(super) type Done = Arc<AtomicU64>;
 
-/// Registers what `fanout` runs.
+/// Registers what `fanout` and `map` run.
 pub(super) fn counted(builder: Builder, polled: Polled, done: &Done) -> Builder {
     let done = done.clone();
-    polled.add(builder.workflow::<Wide>(), move |call: Call<Increment>| {
+    polled.add(builder.workflow::<Wide>().workflow::<Mapped>(), move |call: Call<Increment>| {
         done.fetch_add(1, Relaxed);
         async move { Ok(call.n + 1) }
     })

@@ -20,7 +20,7 @@ impl Run {
         log: impl IntoIterator<Item = Result<(Commit, Digest), E>>,
         begin: &Begin,
         twin: bool,
-    ) -> Result<Run, E> {
+    ) -> Result<Box<Run>, E> {
         let bad = |what: &str| Blocked::BadLog { run: id.clone(), what: what.to_owned() };
         let mut log = log.into_iter();
         let first = log.next().transpose()?;

@@ -10,8 +10,8 @@ pub(super) struct World {
     pub(super) now: Timestamp,
     pub(super) epoch: u64,
     pub(super) log: Vec<Record>,
-    pub(super) run: Option<Run>,
-    pub(super) in_flight: Option<Decision>,
+    pub(super) run: Option<Box<Run>>,
+    pub(super) in_flight: Option<Box<Decision>>,
     pub(super) arrived: VecDeque<Arrival>,
     pub(super) inbox: BTreeMap<u64, (String, MessageBody)>,
     pub(super) to_start: BTreeMap<Position, (Attempt, Timestamp)>,
@@ -99,7 +99,7 @@ impl World {
         self
     }
 
-    pub(super) fn adopt(&mut self, run: Run) {
+    pub(super) fn adopt(&mut self, run: Box<Run>) {
         let nudged = self.nudged.clone();
         run.tell(Arc::new(move || nudged.store(true, Ordering::SeqCst)));
         self.run = Some(run);
@@ -110,7 +110,7 @@ impl World {
     }
 
     /// Stores the commit that is in flight.
-    pub(super) fn store(&mut self) -> Option<Decision> {
+    pub(super) fn store(&mut self) -> Option<Box<Decision>> {
         let decision = self.in_flight.take()?;
         self.log.push(codec::encode(&self.id, &decision.commit).unwrap());
         for seq in &decision.consumed {
@@ -323,7 +323,7 @@ impl World {
         panic!("the run never comes to rest");
     }
 
-    pub(super) fn replayed(&self, commits: usize) -> Result<Run, Blocked> {
+    pub(super) fn replayed(&self, commits: usize) -> Result<Box<Run>, Blocked> {
         let log = self.log[..commits].iter().enumerate().map(|(n, record)| {
             let commit = codec::decode(&self.id, u32::try_from(n).unwrap(), record).unwrap();
             (commit, record.digest)
