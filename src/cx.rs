@@ -289,8 +289,8 @@ impl<W: Workflow> Cx<W> {
     ///
     /// Awaited, it does not come back, wherever in the code it stands, unless it is refused: then the run goes on as it was and nothing
     /// is recorded. What stands behind it in the function does not run; values that live are dropped. Patches, the numbers of
-    /// positions and `cx.random()` begin anew, so the keys of calls are new as well. So does what is published: the next run shows nothing, and
-    /// its counters are at zero, until it publishes again; versions go on growing.
+    /// positions and `cx.random()` begin anew, so the keys of calls are new as well. What is published goes along: the next run shows it
+    /// from its first moment on, with the versions that it has, and its counters go on from their sums.
     ///
     /// On a cancelled run it is refused like any other await, unless it is [`shielded`](Cx::shielded): then the next run is cancelled from
     /// its beginning on. Inside the closure of a step it is a mistake, and found.

@@ -47,8 +47,25 @@ impl Workflow for Listener {
     }
 }
 
+/// Hears one word in each of its runs.
+#[derive(Serialize, Deserialize)]
+struct Relay;
+
+impl Workflow for Relay {
+    const NAME: &'static str = "published.relay";
+    type Output = ();
+    type Error = AppError;
+
+    async fn run(self, cx: Cx<Self>) -> Result<(), AppError> {
+        let word = cx.signal::<Say>().await?.0;
+        cx.count("heard", 1);
+        cx.publish("word", &word);
+        Ok(cx.continue_as_new(Relay).await?)
+    }
+}
+
 fn build(home: &Home) -> Builder {
-    home.open().workflow::<Listener>().passivate_after(millis(20))
+    home.open().workflow::<Listener>().workflow::<Relay>().passivate_after(millis(20))
 }
 
 async fn start(home: &Home) -> Stent {
@@ -132,6 +149,34 @@ fn waiting_for_a_value_ends_with_the_execution_with_the_time_or_at_once_if_there
             let last = stent.value_when::<Heard>(word("l", 0)).await.unwrap();
             let refused = stent.value_when::<Heard>(word("l", last.version)).await.unwrap_err();
             assert!(matches!(refusal(refused), ValueError::Ended { .. }));
+            stop(stent).await;
+        }
+    });
+}
+
+#[test]
+fn what_is_published_stays_in_sight_and_counters_go_on_over_any_number_of_runs_of_one_execution() {
+    system(async {
+        for home in Home::all() {
+            let mut stent = start(&home).await;
+            stent.dispatch(Dispatch::new(Relay).id("r")).await.unwrap();
+            let mut version = 0;
+            for number in 1..=6 {
+                let spoken = format!("word {number}");
+                let heard = AwaitValue::new("r", "word").newer_than(version).within(LIMIT);
+                let (heard, ()) = futures::join!(stent.value_when::<String>(heard), say(&stent, "r", &spoken));
+                let heard = heard.unwrap();
+                assert_eq!(heard.value, spoken);
+                version = heard.version;
+                // The next run may have begun or not: there is no moment without it.
+                assert_eq!(stent.counter("r", "heard").await.unwrap(), Some(number));
+                assert_eq!(stent.value::<String>("r", "word").await.unwrap(), Some(spoken.clone()));
+                if number == 3 {
+                    stop(stent).await;
+                    stent = start(&home).await;
+                    assert_eq!(stent.value::<String>("r", "word").await.unwrap(), Some(spoken));
+                }
+            }
             stop(stent).await;
         }
     });

@@ -12,6 +12,7 @@ use crate::{
         event::{Child, ChildOptions, Parent, Started},
         id::{RunId, RunKey},
         limits::Limits,
+        published::Kept,
         random,
         time::Timestamp,
     },
@@ -52,8 +53,9 @@ impl Execution {
         if let (Some(onward), Some(key)) = (decision.onward.take(), keys.next()) {
             let Onward { started, inherited } = *onward;
             let id = RunId { id: self.id.id.clone(), run_no: self.id.run_no.saturating_add(1) };
+            let published = inherited.published.iter().filter_map(Kept::publication).collect();
             let record = asked::not_begun(&id, started, Some(inherited), self.engine.writer(0), now)?;
-            turn.then = Then::Continue(Box::new(Successor { run: RunKey(key), record }));
+            turn.then = Then::Continue(Box::new(Successor { run: RunKey(key), record, published }));
         }
         Ok(())
     }

@@ -1,12 +1,13 @@
 //! Chains of runs: one that *continues* ends, and in the same commit the next run of its execution begins, with a history of its own.
 //! What belongs to the execution and not to its run is handed on: signals that nobody has read, the ids of messages that were taken,
-//! a pending wish to stop. What belongs to the run (calls, sleeps, children, sagas) must be over by then.
+//! a pending wish to stop, what is published. What belongs to the run (calls, sleeps, children, sagas) must be over by then.
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     event::Started,
     payload::{CodecError, Payload},
+    published::Kept,
 };
 
 /// A history of so many events is long enough to continue as a new run. Temporal's server suggests it at the same number.
@@ -51,6 +52,9 @@ pub struct Inherited {
     pub cancel: Option<String>,
     /// Whether its deadline has passed.
     pub deadline_passed: bool,
+    /// What it has published, by key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub published: Vec<Kept>,
 }
 
 /// A signal that was received.
@@ -65,7 +69,8 @@ pub struct Signalled {
 impl Inherited {
     /// The bytes of its payloads.
     pub(crate) fn bytes(&self) -> usize {
-        self.unread.iter().map(|signal| signal.payload.bytes.len()).sum()
+        let published: usize = self.published.iter().map(Kept::bytes).sum();
+        self.unread.iter().map(|signal| signal.payload.bytes.len()).sum::<usize>() + published
     }
 }
 
@@ -94,8 +99,10 @@ pub enum ContinueError {
         /// The limit.
         limit: usize,
     },
-    /// The signals that were received and not read would not fit into the beginning of the next run.
-    #[error("{bytes} bytes of unread signals and argument would be handed on, the limit is {limit}: read signals first")]
+    /// The signals that were received and not read would not fit into the beginning of the next run, beside what is published.
+    #[error(
+        "{bytes} bytes of unread signals, published values and argument would be handed on, the limit is {limit}: read signals first"
+    )]
     TooMuchUnread {
         /// How many bytes.
         bytes: usize,

@@ -163,6 +163,7 @@ impl Instance {
             }
             Fact::Inherited(inherited) => {
                 inherited.unread.iter().for_each(|signal| self.tape.receive(&signal.name, signal.payload.clone()));
+                self.tape.inherit_published(&inherited.published);
                 self.deadline_passed = inherited.deadline_passed;
                 self.cancel_reason.clone_from(&inherited.cancel);
                 if inherited.cancel.is_some() || inherited.deadline_passed {

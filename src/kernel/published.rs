@@ -1,9 +1,14 @@
 //! What a run has published: values and counters, by key, for whoever looks at it from outside. A fold over the log's commands and
 //! nothing else, so what a reader finds never says more than what is recorded, and a turn that is tried again counts nothing twice.
 //!
+//! What is published belongs to the execution: a run that continues hands it on, counters with their sums, and the next one goes on from
+//! there.
+//!
 //! The tape has one as well, which decides, before anything is recorded, whether there is room for more.
 
 use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
 
 use super::{
     event::Command,
@@ -46,20 +51,57 @@ pub(crate) struct Published {
 #[derive(Clone, Debug)]
 struct Entry {
     version: u64,
-    what: What,
+    what: Shown,
 }
 
-#[derive(Clone, Debug)]
-enum What {
+/// What is shown under a key.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Shown {
+    /// A value.
+    #[serde(rename = "v")]
     Value(Payload),
+    /// The sum of a counter.
+    #[serde(rename = "c")]
     Counter(i64),
 }
 
-impl What {
+/// What a run has published under one key, for the next run of its execution.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Kept {
+    /// The key.
+    pub key: String,
+    /// The version that it has, and keeps: what is handed on has not changed.
+    pub version: u64,
+    /// What it shows.
+    pub what: Shown,
+}
+
+impl Kept {
+    /// Returns it as readers find it.
+    pub(crate) fn publication(&self) -> Option<Publication> {
+        self.what.publication(&self.key, self.version)
+    }
+
+    /// What it takes of the room for what is published.
+    pub(crate) fn bytes(&self) -> usize {
+        self.key.len() + self.what.bytes()
+    }
+}
+
+impl Shown {
+    fn publication(&self, key: &str, version: u64) -> Option<Publication> {
+        let value = match self {
+            Shown::Value(value) => value.clone(),
+            // A number can always be encoded.
+            Shown::Counter(sum) => Payload::encode(sum, "a counter").ok()?,
+        };
+        Some(Publication { key: key.to_owned(), version, value })
+    }
+
     fn bytes(&self) -> usize {
         match self {
-            What::Value(value) => value.bytes.len(),
-            What::Counter(_) => COUNTER_BYTES,
+            Shown::Value(value) => value.bytes.len(),
+            Shown::Counter(_) => COUNTER_BYTES,
         }
     }
 }
@@ -84,7 +126,7 @@ impl Published {
         let before = self.keys.get(key).map(|entry| &entry.what);
         let mixes = matches!(
             (before, command),
-            (Some(What::Counter(_)), Command::Publish { .. }) | (Some(What::Value(_)), Command::Count { .. })
+            (Some(Shown::Counter(_)), Command::Publish { .. }) | (Some(Shown::Value(_)), Command::Count { .. })
         );
         if mixes {
             return Some(Fault::Blocks(Misuse::PublishedKind(key.clone())));
@@ -107,19 +149,19 @@ impl Published {
     /// Folds a command in.
     pub(crate) fn command(&mut self, command: &Command) {
         match command {
-            Command::Publish { key, value } => self.put(key, What::Value(value.clone())),
+            Command::Publish { key, value } => self.put(key, Shown::Value(value.clone())),
             Command::Count { key, by } => {
                 let sum = match self.keys.get(key).map(|entry| &entry.what) {
-                    Some(What::Counter(sum)) => *sum,
+                    Some(Shown::Counter(sum)) => *sum,
                     _ => 0,
                 };
-                self.put(key, What::Counter(sum.saturating_add(*by)));
+                self.put(key, Shown::Counter(sum.saturating_add(*by)));
             }
             _ => {}
         }
     }
 
-    fn put(&mut self, key: &str, what: What) {
+    fn put(&mut self, key: &str, what: Shown) {
         self.version += 1;
         self.bytes += key.len() + what.bytes();
         let entry = Entry { version: self.version, what };
@@ -130,7 +172,7 @@ impl Published {
 
     /// Lets a recorded value replace the one that replayed code has just published: code may have changed, the log has not.
     pub(crate) fn recorded(&mut self, key: &str, value: &Payload) {
-        if let Some(Entry { what: What::Value(before), .. }) = self.keys.get_mut(key) {
+        if let Some(Entry { what: Shown::Value(before), .. }) = self.keys.get_mut(key) {
             self.bytes = self.bytes - before.bytes.len() + value.bytes.len();
             *before = value.clone();
         }
@@ -147,14 +189,26 @@ impl Published {
             return Vec::new();
         }
         let newer = self.keys.iter().filter(|(_, entry)| entry.version > version);
-        let shown = newer.filter_map(|(key, entry)| {
-            let value = match &entry.what {
-                What::Value(value) => value.clone(),
-                // A number can always be encoded.
-                What::Counter(sum) => Payload::encode(sum, "a counter").ok()?,
-            };
-            Some(Publication { key: key.clone(), version: entry.version, value })
-        });
-        shown.collect()
+        newer.filter_map(|(key, entry)| entry.what.publication(key, entry.version)).collect()
+    }
+
+    /// Returns all of it, for the next run of the execution.
+    pub(crate) fn kept(&self) -> Vec<Kept> {
+        let kept =
+            |(key, Entry { version, what }): (&String, &Entry)| Kept { key: key.clone(), version: *version, what: what.clone() };
+        self.keys.iter().map(kept).collect()
+    }
+
+    /// Takes over what the run before has published. It stays as old as it is.
+    pub(crate) fn inherit(&mut self, kept: &[Kept]) {
+        for Kept { key, version, what } in kept {
+            self.bytes += key.len() + what.bytes();
+            self.keys.insert(key.clone(), Entry { version: *version, what: what.clone() });
+        }
+    }
+
+    /// What keys and values take, together.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 }

@@ -171,6 +171,7 @@ impl State {
                 self.goes_on = true;
                 inherited.known.iter().for_each(|message| self.remember(message, limits));
                 inherited.unread.iter().for_each(|signal| self.serve(&signal.name));
+                self.published.inherit(&inherited.published);
                 self.cancel.clone_from(&inherited.cancel);
                 self.deadline_passed = inherited.deadline_passed;
             }

@@ -11,6 +11,7 @@ use crate::kernel::event::MessageBody;
 use crate::kernel::{
     codec::Record,
     id::{RunId, RunKey},
+    published::Publication,
     time::Timestamp,
 };
 
@@ -21,6 +22,8 @@ pub struct Successor {
     pub run: RunKey,
     /// Its first commit.
     pub record: Record,
+    /// What the execution shows, and goes on showing: rows of this run from its first moment on, with the versions that they have.
+    pub published: Vec<Publication>,
 }
 
 impl Successor {

@@ -14,7 +14,7 @@ use stent::{
 use crate::kit::*;
 
 fn successor(run: RunKey) -> Then {
-    Then::Continue(Box::new(Successor { run, record: record(run, 0) }))
+    Then::Continue(Box::new(Successor { run, record: record(run, 0), published: Vec::new() }))
 }
 
 pub(crate) fn continues(run: RunKey, commit_no: u32, next: RunKey) -> Item {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use stent::{
     kernel::{id::RunKey, payload::Payload},
-    store::{Item, Outcome, Publication, Status, Then, Turn},
+    store::{Item, Outcome, Publication, Status, Successor, Then, Turn},
 };
 
 use crate::kit::*;
@@ -63,5 +63,43 @@ fn heights_are_the_last_rows_of_the_logs_that_there_are() {
         let heights = world.store.reader().heights(&[b, RunKey(99), a, b]).await.unwrap();
         assert_eq!(heights, [(a, 0), (b, 1)]);
         assert_eq!(world.store.reader().heights(&[]).await.unwrap(), []);
+    });
+}
+
+#[test]
+fn what_an_execution_shows_goes_along_with_the_run_that_continues_in_the_same_item() {
+    on_each_store(async |world| {
+        let run = world.started("a").await;
+        let next = world.key().await;
+        let kept = vec![shows("k", 3, "kept"), shows("l", 5, "last")];
+        world.done(publishing(turn(run, 1, Then::Hold), vec![shows("k", 3, "kept"), shows("l", 4, "first")])).await;
+        let successor = Successor { run: next, record: record(next, 0), published: kept.clone() };
+        let goes_on = turn(run, 2, Then::Continue(Box::new(successor)));
+        world.done(publishing(goes_on, vec![shows("l", 5, "last")])).await;
+        let reader = world.store.reader();
+        assert_eq!(reader.published(next, None).await.unwrap(), kept);
+        assert_eq!(reader.published(run, None).await.unwrap(), kept, "of the run before it can still be read");
+        // From here on each has rows of its own.
+        world.claim(9, 0).await;
+        world.done(publishing(turn(next, 1, Then::Hold), vec![shows("k", 9, "new")])).await;
+        assert_eq!(reader.published(next, Some("k")).await.unwrap(), [shows("k", 9, "new")]);
+        assert_eq!(reader.published(run, Some("k")).await.unwrap(), [shows("k", 3, "kept")]);
+    });
+}
+
+#[test]
+fn a_refused_end_hands_nothing_on_and_a_successor_that_shows_what_makes_no_sense_is_refused() {
+    on_each_store(async |world| {
+        let run = world.started("a").await;
+        let next = world.key().await;
+        let goes_on = |commit_no, key: &str| {
+            let successor = Successor { run: next, record: record(next, 0), published: vec![shows(key, 1, "x")] };
+            Item::Turn(Arc::new(turn(run, commit_no, Then::Continue(Box::new(successor)))))
+        };
+        assert_eq!(world.one(goes_on(5, "k")).await, Outcome::Conflict);
+        assert!(matches!(world.one(goes_on(1, "nul\0")).await, Outcome::Refused(_)));
+        assert_eq!(world.store.reader().published(next, None).await.unwrap(), []);
+        world.done(goes_on(1, "k")).await;
+        assert_eq!(world.store.reader().published(next, None).await.unwrap(), [shows("k", 1, "x")]);
     });
 }

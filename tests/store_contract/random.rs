@@ -321,7 +321,8 @@ impl All {
         match self.dice.below(13) {
             11.. => {
                 let run = self.some_key().await;
-                Then::Continue(Box::new(Successor { run, record: record(run, 0) }))
+                let published = if self.dice.once_in(2) { self.published() } else { Vec::new() };
+                Then::Continue(Box::new(Successor { run, record: record(run, 0), published }))
             }
             0..=3 => Then::Hold,
             4..=6 => Then::Passivate { wake_at: self.time(), seen },

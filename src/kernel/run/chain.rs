@@ -27,6 +27,7 @@ impl Run {
             known: self.state.remembered(),
             cancel: self.state.cancel.clone(),
             deadline_passed: self.state.deadline_passed,
+            published: self.state.published.kept(),
         };
         let before = &self.state.started;
         let started = Started {

@@ -30,7 +30,7 @@ impl Tape {
                 return Poll::Ready(ContinueError::OpenSaga);
             }
             let unread: usize = inner.signals.values().flat_map(|mailbox| mailbox.unread.values()).map(|p| p.bytes.len()).sum();
-            let (bytes, limit) = (unread + input.bytes.len(), self.limits.item_bytes);
+            let (bytes, limit) = (unread + inner.published.bytes() + input.bytes.len(), self.limits.item_bytes);
             if bytes > limit {
                 return Poll::Ready(ContinueError::TooMuchUnread { bytes, limit });
             }

@@ -4,6 +4,7 @@ use super::{Fault, Misuse, Tape};
 use crate::kernel::{
     event::{Command, OUR_MESSAGES},
     payload::Payload,
+    published::Kept,
 };
 
 /// Under which key `cx.progress` publishes.
@@ -35,6 +36,11 @@ impl Tape {
         if self.command(command.clone()) {
             self.inner.borrow_mut().published.command(command);
         }
+    }
+
+    /// Takes over what the run before has published.
+    pub(crate) fn inherit_published(&self, kept: &[Kept]) {
+        self.inner.borrow_mut().published.inherit(kept);
     }
 
     /// Lets a recorded value replace the one that replayed code published.

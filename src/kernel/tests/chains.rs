@@ -518,3 +518,58 @@ fn each_word_is_counted_once_in_its_order_however_runs_end_and_crash() {
         assert!(runs >= 5, "{runs} runs");
     }
 }
+
+/// Shows each word that it hears, one to a run.
+#[derive(Serialize, Deserialize)]
+struct Shows {
+    other: bool,
+}
+
+impl Workflow for Shows {
+    const NAME: &'static str = "shows";
+    type Output = u64;
+    type Error = AppError;
+
+    async fn run(self, cx: Cx<Self>) -> Result<u64, AppError> {
+        if self.other {
+            cx.publish("other", &1);
+        }
+        let Word(word) = cx.signal().await?;
+        cx.count("words", 1);
+        cx.publish("word", &word);
+        if word == "last" {
+            return Ok(1);
+        }
+        Ok(cx.continue_as_new(Shows { other: word == "other" }).await?)
+    }
+}
+
+#[test]
+fn what_is_published_goes_along_as_it_is_and_counters_go_on() {
+    let mut world = World::new(&Shows { other: false });
+    for (number, word) in [(1, "a"), (2, "b"), (3, "last")] {
+        world.word(word);
+        world.settle();
+        let before = world.shown.clone();
+        if world.onward.is_some() {
+            let handed: Vec<_> =
+                world.onward.as_ref().unwrap().inherited.published.iter().filter_map(|kept| kept.publication()).collect();
+            assert_eq!(handed, before.values().cloned().collect::<Vec<_>>());
+            world.go_on();
+            world.settle();
+            world.evict();
+            assert_eq!(world.shown, before, "what is handed on is no news");
+        }
+        assert_eq!((world.value::<i64>("words"), world.value::<String>("word")), (Some(number), Some(word.to_owned())));
+    }
+    assert_eq!(world.id.run_no, 3);
+}
+
+#[test]
+fn what_was_handed_on_counts_for_the_limits_and_keeps_its_kind() {
+    let limits = Limits { published_keys: 2, ..Limits::default() };
+    let mut world = World::with(&Shows { other: false }, limits, true, None).unwrap();
+    world.word("other");
+    settle(&mut world);
+    assert!(world.failure().to_string().contains("than 2 published keys"));
+}

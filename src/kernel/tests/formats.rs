@@ -6,6 +6,7 @@ use super::{
         event::{Call, CallOptions, Commit, Compensation, Ignored, Next, Reply},
         failure::Origin,
         id::{Digest, RunId},
+        published::{Kept, Shown},
     },
     *,
 };
@@ -66,6 +67,11 @@ fn event(dice: &mut Dice) -> Event {
             known: vec![message, text(dice)],
             cancel: Some(text(dice)).filter(|reason| !reason.is_empty()),
             deadline_passed: dice.below(2) == 0,
+            published: [Shown::Value(payload(dice)), Shown::Counter(i64::MIN)]
+                .into_iter()
+                .take(usize::try_from(dice.below(3)).unwrap())
+                .map(|what| Kept { key: text(dice), version: u64::MAX, what })
+                .collect(),
         })),
         _ => Fact::DeadlinePassed,
     };

@@ -164,6 +164,7 @@ impl Data {
                     self.insert(row);
                     if let Some(next) = self.runs.get_mut(&successor.run) {
                         next.inbox = along;
+                        next.published = successor.published.iter().map(|row| (row.key.clone(), row.clone())).collect();
                         next.log.push(successor.record.clone());
                         self.newest = Some((next.summary.id.clone(), 0, successor.record.clone()));
                     }

@@ -49,7 +49,8 @@ fn reason(item: &Item, turned: &mut FastSet<i64>) -> Option<String> {
                     .or_else(|| turn.tasks.iter().find_map(task))
                     .or_else(|| turn.starts.iter().find_map(child))
                     .or_else(|| turn.tells.iter().find_map(tell))
-                    .or_else(|| turn.published.iter().find_map(publication)),
+                    .or_else(|| turn.published.iter().find_map(publication))
+                    .or_else(|| turn.successor().and_then(|next| next.published.iter().find_map(publication))),
             }
         }
         Item::Enqueue(new, record) => new_run(new).or_else(|| body(record.body.len())),

@@ -81,6 +81,7 @@ impl<'a> Plan<'a> {
         self.along.extend(along.iter().map(|(seq, _)| (run, rows::number(*seq), next.run.0)));
         let beside = Beside { claims: 0, forced: false, format: FORMAT };
         self.events.push((next.run, 0, &next.record));
+        self.published.extend(next.published.iter().map(|row| (next.run, row)));
         self.seen.current.insert(row.id.id.clone(), next.run.0);
         let known = Known {
             unread: along.len() as u64,

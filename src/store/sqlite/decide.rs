@@ -177,7 +177,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    fn turn(&mut self, place: usize, turn: &Turn) -> Result<(), Outcome> {
+    fn turn(&mut self, place: usize, turn: &'a Turn) -> Result<(), Outcome> {
         if turn.prev.is_none() || self.seen.conflicts.contains(&place) {
             return Err(Outcome::Conflict);
         }
@@ -241,7 +241,7 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    fn start(&mut self, turn: &Turn, new: &NewRun) -> Result<(), Outcome> {
+    fn start(&mut self, turn: &'a Turn, new: &NewRun) -> Result<(), Outcome> {
         self.may_begin(new)?;
         if !turn.consumed.is_empty() {
             return Err(Outcome::MessageGone);

@@ -16,7 +16,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Begins the successor of a run that has just ended, and moves its messages but for those that the turn has consumed.
-    pub(super) fn go_on(&mut self, run: i64, consumed: &[u64], next: &Successor, row: Summary) {
+    pub(super) fn go_on(&mut self, run: i64, consumed: &[u64], next: &'a Successor, row: Summary) {
         let mut along = self.seen.along.remove(&run).unwrap_or_default();
         along.retain(|(seq, _)| !consumed.contains(seq));
         for (seq, _) in &along {
@@ -27,6 +27,7 @@ impl<'a> Plan<'a> {
             self.receivers.insert(next.run.0);
         }
         self.append(next.run, 0, &next.record);
+        self.published.extend(next.published.iter().map(|row| (next.run, row)));
         self.begin(row);
         if let Some(Known { unread, messages, .. }) = self.seen.runs.get_mut(&next.run.0) {
             *unread = along.len() as u64;
