@@ -93,8 +93,11 @@ impl Builder {
     /// closure is cloned for each activity thread, so what it captures must be cheap to clone and `Send`. One that is quick and
     /// never blocks may be registered [`inline`](Builder::inline).
     pub fn activity<A: Activity, Kind: 'static>(mut self, handler: impl ActivityHandler<A, Kind> + Clone + Send) -> Builder {
+        for name in A::ALIASES {
+            self.activities.push((name, erase::<A, Kind, _>(handler.clone())));
+        }
         self.activities.push((A::NAME, erase::<A, Kind, _>(handler)));
-        self
+        self.note_aliases_of::<A>()
     }
 
     /// Registers the handler of an activity that is quick and never blocks, to be polled in place: on the thread on which the
@@ -136,7 +139,17 @@ impl Builder {
     /// # Panics
     /// Never: a panic of the handler is a failed attempt.
     pub fn inline<A: Activity>(mut self, handler: impl InlineHandler<A> + Clone + Send) -> Builder {
+        for name in A::ALIASES {
+            self.activities.push((name, erase_inline::<A, _>(handler.clone())));
+        }
         self.activities.push((A::NAME, erase_inline::<A, _>(handler)));
+        self.note_aliases_of::<A>()
+    }
+
+    fn note_aliases_of<A: Activity>(mut self) -> Builder {
+        if let Err(mistake) = self.workflows.add_aliases_of::<A>() {
+            self.mistake.get_or_insert(mistake);
+        }
         self
     }
 

@@ -247,7 +247,7 @@ impl Door {
 
     async fn decide(&self, asked: &Asked, row: &NewRun, current: Summary) -> Result<Decided, Error> {
         const FAILED: [Status; 4] = [Status::Failed, Status::Cancelled, Status::TimedOut, Status::Terminated];
-        let differs = current.input_digest != row.input_digest || current.workflow != row.workflow;
+        let differs = current.input_digest != row.input_digest || !self.workflows.is_called(&current.workflow, &row.workflow);
         let in_use = || DispatchError::IdInUse {
             id: asked.id.clone(),
             workflow: current.workflow.clone(),

@@ -66,7 +66,7 @@ pub(crate) fn open(
 ) -> Result<Box<Run>, Unopened> {
     let id = &loaded.summary.id;
     let begin = begin_of(loaded, workflows)?;
-    let mut run = Run::replay(id, decoded(id, &loaded.log).map(|commit| commit.map_err(Unopened::from)), begin, verify)?;
+    let mut run = Run::replay(id, current(loaded, workflows), begin, verify)?;
     let told = loaded.inbox.unread.iter().filter_map(|unread| match &unread.body {
         MessageBody::Task { position, attempt, .. } => Some((*position, *attempt)),
         _ => None,
@@ -80,7 +80,17 @@ pub(crate) fn open(
 pub(crate) fn replay(loaded: &Stored, workflows: &Workflows) -> Result<Box<Run>, Unopened> {
     let id = &loaded.summary.id;
     let begin = begin_of(loaded, workflows)?;
-    Run::replay(id, decoded(id, &loaded.log).map(|commit| commit.map_err(Unopened::from)), begin, false)
+    Run::replay(id, current(loaded, workflows), begin, false)
+}
+
+/// Decodes the log, under the current names of what is in it.
+fn current<'l>(loaded: &'l Stored, workflows: &'l Workflows) -> impl Iterator<Item = Result<(Commit, Digest), Unopened>> + 'l {
+    let aliases = workflows.aliases();
+    decoded(&loaded.summary.id, &loaded.log).map(|decoded| {
+        let (mut commit, digest) = decoded?;
+        aliases.read(&mut commit);
+        Ok((commit, digest))
+    })
 }
 
 /// Sums a log up without its code.

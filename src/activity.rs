@@ -118,6 +118,10 @@ impl<T: Durable + std::error::Error> DurableError for T {
 pub trait Activity: Durable + Send {
     /// The stored name: stable for ever, unique in the program, never a Rust path. For example `"pay.charge"`.
     const NAME: &'static str;
+    /// Names that it had before. Calls that are recorded under one of them are calls of this activity: those that are over, those that
+    /// still run or wait in a queue, and compensations. A former name stays here until no run that bears it is left, and is given to one
+    /// activity only.
+    const ALIASES: &'static [&'static str] = &[];
     /// What it returns.
     type Output: Durable + Send;
     /// How it fails.

@@ -18,6 +18,10 @@ use crate::{
 pub trait Workflow: Durable + Send {
     /// The stored name: stable for ever, unique in the program, never a Rust path. For example `"shop.place_order"`.
     const NAME: &'static str;
+    /// Names that it had before. Runs that were begun under one of them go on as runs of this workflow (of the same version), and
+    /// children that were begun under one are the same children; new runs have the new name. What is stored keeps the name that it has: a
+    /// former name stays here until nothing that bears it is left (runs, also of chains, schedules). Each is given to one workflow only.
+    const ALIASES: &'static [&'static str] = &[];
     /// The version of the code, recorded with each run; only a node that has this version runs it.
     const VERSION: u32 = 1;
     /// What it returns.

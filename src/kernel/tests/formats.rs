@@ -69,7 +69,7 @@ fn event(dice: &mut Dice) -> Event {
             deadline_passed: dice.below(2) == 0,
             published: [Shown::Value(payload(dice)), Shown::Counter(i64::MIN)]
                 .into_iter()
-                .take(usize::try_from(dice.below(3)).unwrap())
+                .take(dice.below(3))
                 .map(|what| Kept { key: text(dice), version: u64::MAX, what })
                 .collect(),
         })),
