@@ -25,7 +25,7 @@ use crate::{
         id::{RunId, RunKey},
     },
     store::{QueueState, Summary},
-    workflow::{Query, Update, Workflow},
+    workflow::{Query, Signal, Update, Workflow},
 };
 
 /// A handle of one execution. Cheap to clone; dropping it changes nothing.
@@ -82,6 +82,25 @@ impl<W> Handle<W> {
     pub async fn query<Q: Query>(&self, question: &Q) -> Result<Q::Answer, Error> {
         let ask = Ask::of(Whose::Run(self.run), question);
         self.supervisor.send(ask).await.unwrap_or_else(|_| Err(self.door.standing.borrow().error()))
+    }
+
+    /// Sends a signal to the execution, whichever its run is by now. Under an id of its own and so that it may be repeated:
+    /// [`Stent::signal`].
+    ///
+    /// # Errors
+    /// [`Error::Send`] says why it was not taken.
+    pub async fn signal<S: Signal>(&self, signal: &S) -> Result<(), Error> {
+        let sent = self.supervisor.send(SendSignal::new(self.id(), signal)).await;
+        sent.unwrap_or_else(|_| Err(self.door.standing.borrow().error()))
+    }
+
+    /// Updates the execution, whichever its run is by now. Under an id of its own and so that it may be repeated: [`Stent::update`].
+    ///
+    /// # Errors
+    /// [`UpdateError`] says why it was not made, or was not answered.
+    pub async fn update<U: Update>(&self, update: &U) -> Result<U::Answer, UpdateError<U::Error>> {
+        let sent = self.supervisor.send(SendUpdate::new(self.id(), update)).await;
+        sent.unwrap_or_else(|_| Err(UpdateError::Unavailable(self.door.standing.borrow().error())))
     }
 
     /// Returns the store's key of that run.

@@ -297,6 +297,23 @@ fn what_cannot_be_sent_or_understood_has_a_typed_error() {
 }
 
 #[test]
+fn a_handle_signals_and_updates_its_execution_and_says_so_when_the_runtime_is_gone() {
+    alone(async {
+        let home = Home::sqlite();
+        let stent = start(&home).await;
+        bus(&stent, "b", 3, true).await;
+        let handle = stent.handle::<Bus>("b").await.unwrap().unwrap();
+        assert_eq!(handle.update(&Reserve { seats: 1 }).await.unwrap(), [1]);
+        assert_eq!(handle.update(&Reserve { seats: 1 }).await.unwrap(), [1, 1], "each call is an update of its own");
+        handle.signal(&Close).await.unwrap();
+        assert_eq!(handle.result().await.unwrap(), [1, 1]);
+        assert!(matches!(handle.signal(&Close).await, Err(stent::Error::Send(SendError::AlreadyEnded { .. }))));
+        stop(stent).await;
+        assert!(matches!(handle.update(&Reserve { seats: 1 }).await, Err(UpdateError::Unavailable(_))));
+    });
+}
+
+#[test]
 fn an_update_of_a_run_whose_code_is_elsewhere_waits_for_it_and_is_heard_under_its_id() {
     alone(async {
         for home in Home::both() {
