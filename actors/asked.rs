@@ -9,10 +9,11 @@ use crate::{
     kernel::{
         chain::Inherited,
         codec::{self, Record},
-        event::{Commit, Event, Fact, MessageBody, OUR_MESSAGES, Started},
+        event::{Commit, Event, Fact, MessageBody, OUR_MESSAGES, RunRetry, Started},
         id::{Digest, RunId, RunKey},
         limits::Limits,
         payload::Payload,
+        retry::Retry,
         run::Writer,
         time::Timestamp,
     },
@@ -29,6 +30,7 @@ pub(crate) struct Asked {
     pub(crate) if_in_use: IfInUse,
     pub(crate) delay: Option<Duration>,
     pub(crate) deadline: Option<Duration>,
+    pub(crate) retry: Option<Retry>,
     pub(crate) priority: i32,
     pub(crate) queue: String,
     pub(crate) tags: Vec<String>,
@@ -71,6 +73,7 @@ impl Asked {
             deferred: false,
             limits: (limits != Limits::default()).then(|| Box::new(limits)),
             parent: None,
+            retry: self.retry.clone().map(|policy| Box::new(RunRetry { policy, failed: 0, since: now, at: None })),
         };
         let row = NewRun {
             priority: self.priority,

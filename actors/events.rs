@@ -105,6 +105,8 @@ pub enum Happening {
     Patched,
     /// It goes on as the next run of its execution: the last entry but its end.
     Continued,
+    /// It has failed, and is tried again as the next run of its execution: the last entry but its end.
+    TriedAgain,
     /// It is over: the last entry.
     Ended,
 }
@@ -248,6 +250,9 @@ impl Events {
             Command::Compensate { .. } => saga("compensates"),
             Command::Publish { key, .. } => (Happening::Published, None, Some(key), None),
             Command::Count { key, by } => (Happening::Counted, None, Some(key), Some(by.to_string())),
+            Command::Again { failure, at } => {
+                (Happening::TriedAgain, None, None, Some(format!("not before {at}, behind: {failure}")))
+            }
             Command::Continue { .. } => (Happening::Continued, None, None, None),
             Command::Answered { .. } => (Happening::Answered, None, None, None),
             Command::Patched { id, .. } => (Happening::Patched, None, Some(id), None),

@@ -302,6 +302,7 @@ impl Execution {
         let (due, what) = match arrival {
             Arrival::Due { position } => (self.run.state().due_of(*position), What::Sleep(*position)),
             Arrival::Deadline => (self.run.state().started.deadline, What::Deadline),
+            Arrival::Begin => (self.run.state().begins_at(), What::Begin),
             _ => return None,
         };
         due.filter(|due| *due > now).map(|due| (due, what))
@@ -435,7 +436,8 @@ impl Execution {
         let Recording { decision, turn, .. } = recording;
         turn.tasks.iter().for_each(|task| self.engine.queued(&task.queue));
         if !turn.starts.is_empty() || turn.successor().is_some() {
-            self.engine.scheduler.do_send(Room { due: Some(decision.commit.time), wake: None });
+            let next = turn.successor().filter(|_| turn.starts.is_empty()).and_then(|next| next.due);
+            self.engine.scheduler.do_send(Room { due: Some(next.unwrap_or(decision.commit.time)), wake: None });
         }
         self.run.recorded(&decision.commit, turn.record.digest);
         let ends = matches!(turn.then, Then::End { .. } | Then::Continue(_));

@@ -12,6 +12,7 @@ use crate::{
         event::MessageBody,
         id::{Position, RunKey},
         payload::{CodecError, Payload},
+        retry::Retry,
         time::LONGEST_WAIT,
     },
     store::{QueueState, Status, Summary},
@@ -40,6 +41,7 @@ pub struct Dispatch<W> {
     pub(crate) if_in_use: IfInUse,
     pub(crate) delay: Option<Duration>,
     pub(crate) deadline: Option<Duration>,
+    pub(crate) retry: Option<Retry>,
     pub(crate) priority: i32,
     pub(crate) queue: String,
     pub(crate) tags: Vec<String>,
@@ -58,6 +60,7 @@ impl<W: Workflow> Dispatch<W> {
             if_in_use: IfInUse::default(),
             delay: None,
             deadline: None,
+            retry: None,
             priority: 0,
             queue: String::new(),
             tags: Vec::new(),
@@ -68,9 +71,9 @@ impl<W: Workflow> Dispatch<W> {
 
     /// Leaves the types behind.
     pub(crate) fn asked(self) -> Result<Asked, DispatchError> {
-        let Dispatch { input, id, if_in_use, delay, deadline, priority, queue, tags, needs, .. } = self;
+        let Dispatch { input, id, if_in_use, delay, deadline, retry, priority, queue, tags, needs, .. } = self;
         let (input, workflow, version) = (input?, W::NAME, W::VERSION);
-        Ok(Asked { workflow, version, input, id, if_in_use, delay, deadline, priority, queue, tags, needs })
+        Ok(Asked { workflow, version, input, id, if_in_use, delay, deadline, retry, priority, queue, tags, needs })
     }
 
     /// Sets the execution's id, 1 to 255 bytes: the same id again is the same execution.
@@ -98,6 +101,18 @@ impl<W: Workflow> Dispatch<W> {
     #[must_use]
     pub fn deadline(mut self, within: Duration) -> Self {
         self.deadline = Some(within.min(LONGEST_WAIT));
+        self
+    }
+
+    /// Tries the whole run again if it fails, as the next run of its execution: from the beginning, with the same argument and a history of
+    /// its own. Default: never, since what its code did so far is not undone by that, only what a saga undoes. The policy's time counts
+    /// from the dispatch; a run that [continues](crate::Cx::continue_as_new) has all tries anew. A run that was asked to stop, or whose
+    /// deadline passes before the next try, is not tried again. What is unread goes along, as does what is published; signals that were
+    /// read do not come again. Signals that come while the next try waits are kept for it; anything else that comes then (a cancel, an update)
+    /// begins it at once. [`Handle::result`](crate::Handle::result) waits for the last.
+    #[must_use]
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.retry = Some(retry);
         self
     }
 

@@ -55,6 +55,8 @@ pub(crate) enum What {
     StepTimeout(Position, Attempt),
     /// The run's own deadline.
     Deadline,
+    /// The first turn of a run whose predecessor has failed.
+    Begin,
 }
 
 /// Arms timers.

@@ -291,6 +291,7 @@ impl Books {
                 deferred: true,
                 limits: (limits != Limits::default()).then(|| Box::new(limits)),
                 parent: None,
+                retry: None,
             };
             let row = NewRun {
                 run: *key,

@@ -113,10 +113,27 @@ impl Workflow for Parent {
     }
 }
 
+/// Fails until its act has been done so often.
+#[derive(Serialize, Deserialize)]
+struct Flaky {
+    good: u32,
+}
+
+impl Workflow for Flaky {
+    const NAME: &'static str = "chains.flaky";
+    type Output = u32;
+    type Error = AppError;
+
+    async fn run(self, cx: Cx<Self>) -> Result<u32, AppError> {
+        let acts = cx.call(Act).await?;
+        if acts < self.good { Err(AppError::new(format!("{acts} is not {}", self.good))) } else { Ok(acts) }
+    }
+}
+
 fn build(home: &Home, acts: &Arc<AtomicU32>) -> Builder {
     let acts = acts.clone();
     let counted = async move |_: Call<Act>| Ok(acts.fetch_add(1, SeqCst) + 1);
-    let builder = home.open().workflow::<Account>().workflow::<Hops>().workflow::<Parent>();
+    let builder = home.open().workflow::<Account>().workflow::<Hops>().workflow::<Parent>().workflow::<Flaky>();
     builder.activity(counted).passivate_after(millis(20))
 }
 
@@ -396,5 +413,42 @@ fn refused_it_says_what_is_in_the_way_and_goes_on() {
         assert_eq!(handle.result().await.unwrap(), "a signal (#1)");
         assert_eq!(current(&stent, "refused").await.id.run_no, 1);
         stop(stent).await;
+    });
+}
+
+#[test]
+fn a_run_that_fails_is_tried_again_as_often_as_was_asked_for_also_by_another_life_and_its_caller_hears_the_last_end() {
+    alone(async {
+        for home in Home::all() {
+            let acts = Arc::default();
+            let stent = build(&home, &acts).spawn().await.unwrap();
+            let retry = |attempts| Retry::fixed(millis(700)).jitter_percent(0).attempts(attempts);
+            stent.dispatch(Dispatch::new(Flaky { good: 3 }).id("f").retry(retry(3))).await.unwrap();
+            eventually("its first run has failed", limit(), async || current(&stent, "f").await.id.run_no == 2).await;
+            stop(stent).await;
+
+            let stent = build(&home, &acts).spawn().await.unwrap();
+            assert_eq!(stent.handle::<Flaky>("f").await.unwrap().unwrap().result().await.unwrap(), 3);
+            assert_eq!((current(&stent, "f").await.id.run_no, acts.load(SeqCst)), (3, 3));
+            let last = stent.dispatch(Dispatch::new(Flaky { good: 99 }).id("g").retry(retry(2))).await.unwrap();
+            match last.result().await {
+                Err(RunError::Failed(error)) => assert_eq!(error.to_string(), "5 is not 99"),
+                other => panic!("{other:?}"),
+            }
+            assert_eq!(current(&stent, "g").await.id.run_no, 2);
+
+            // While the next try waits, a signal is kept for it, and a wish to stop is heard at once.
+            let long = Retry::fixed(secs(3_600)).attempts(2);
+            let waits = stent.dispatch(Dispatch::new(Flaky { good: 99 }).id("h").retry(long)).await.unwrap();
+            eventually("its first run has failed", limit(), async || current(&stent, "h").await.id.run_no == 2).await;
+            stent.signal(SendSignal::new("h", &Deposit(1))).await.unwrap();
+            let commits = async || stent.describe("h").await.unwrap().unwrap().commits;
+            eventually("the signal is taken", limit(), async || commits().await == 2).await;
+            eventually("it has gone back to sleep", limit(), async || current(&stent, "h").await.owner.is_none()).await;
+            assert_eq!((current(&stent, "h").await.id.run_no, acts.load(SeqCst)), (2, 6));
+            stent.cancel(Cancel::new("h").reason("enough")).await.unwrap();
+            assert!(matches!(waits.result().await, Err(RunError::Cancelled { reason }) if reason == "enough"));
+            stop(stent).await;
+        }
     });
 }

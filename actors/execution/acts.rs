@@ -224,7 +224,7 @@ impl Execution {
 
     pub(super) fn arm(&self, due: Timestamp, what: What) {
         let due = match what {
-            What::Sleep(_) | What::Deadline => due.min(self.engine.time.now().after(FAR)),
+            What::Sleep(_) | What::Deadline | What::Begin => due.min(self.engine.time.now().after(FAR)),
             What::Retry(..) | What::StepTimeout(..) => due,
         };
         self.engine.arm(Timer { due, run: self.key, what });

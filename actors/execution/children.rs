@@ -51,11 +51,11 @@ impl Execution {
         let starts = children.iter().zip(&mut keys).map(|(child, key)| self.row_of(child, key, now)).collect::<Result<_, _>>()?;
         turn.starts = starts;
         if let (Some(onward), Some(key)) = (decision.onward.take(), keys.next()) {
-            let Onward { started, inherited } = *onward;
+            let Onward { started, inherited, at } = *onward;
             let id = RunId { id: self.id.id.clone(), run_no: self.id.run_no.saturating_add(1) };
             let published = inherited.published.iter().filter_map(Kept::publication).collect();
             let record = asked::not_begun(&id, started, Some(inherited), self.engine.writer(0), now)?;
-            turn.then = Then::Continue(Box::new(Successor { run: RunKey(key), record, published }));
+            turn.then = Then::Continue(Box::new(Successor { run: RunKey(key), record, due: at, published }));
         }
         Ok(())
     }
@@ -76,6 +76,7 @@ impl Execution {
             deferred: true,
             limits: (limits != Limits::default()).then(|| Box::new(limits)),
             parent,
+            retry: None,
         };
         let ChildOptions { priority, queue, tags, needs, .. } = options;
         let row = asked::first_row(id.clone(), &started, input.digest(), now);

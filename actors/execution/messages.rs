@@ -149,6 +149,7 @@ impl Handler<Due> for Execution {
         match what {
             What::Sleep(position) => self.arrive([Arrival::Due { position }], ctx),
             What::Deadline => self.arrive([Arrival::Deadline], ctx),
+            What::Begin => self.arrive([Arrival::Begin], ctx),
             What::Retry(position, attempt) => {
                 let current =
                     self.run.state().call(position).is_some_and(|call| call.attempt == attempt && call.phase != Phase::Parked);

@@ -4,8 +4,8 @@ use super::{Ack, Acks, ClaimedRuns, Deliver, Persistence, Renewal, UnderWay, Who
 use crate::{
     actors::{notifier::Tell, scheduler::TICK},
     hints::Hint,
-    kernel::id::Incarnation,
-    store::{Batch, BatchAnswer, Item, NewRun, Outcome, StoreError, Told, Unread, YieldReason},
+    kernel::{id::Incarnation, time::Timestamp},
+    store::{Batch, BatchAnswer, Item, Outcome, StoreError, Told, Unread, YieldReason},
 };
 
 impl Persistence {
@@ -16,7 +16,7 @@ impl Persistence {
             return;
         }
         let now = batch.now;
-        let due = |new: &NewRun| new.wake_at.is_none_or(|wake_at| wake_at <= now);
+        let due = |at: Option<Timestamp>| at.is_none_or(|at| at <= now);
         let mail = |run, owner: Option<Incarnation>| match owner {
             None => Some(Hint::Due),
             Some(owner) if owner != self.incarnation => Some(Hint::Mail { run, owner }),
@@ -32,10 +32,12 @@ impl Persistence {
             .zip(&answer.outcomes)
             .filter_map(|(item, outcome)| match (item, outcome) {
                 (Item::Send(_) | Item::EndTask(_), Outcome::Sent { owner, run, .. }) => mail(*run, *owner),
-                (Item::Turn(turn), Outcome::Done) if turn.successor().is_some() => Some(Hint::Due),
-                (Item::Turn(turn), Outcome::Done) if turn.starts.iter().any(|start| due(&start.row)) => Some(Hint::Due),
-                (Item::Enqueue(new, _), Outcome::Done) if due(new) => Some(Hint::Due),
-                (Item::Schedule(change), Outcome::Done) if change.starts.iter().any(|(new, _)| due(new)) => Some(Hint::Due),
+                (Item::Turn(turn), Outcome::Done) if turn.successor().is_some_and(|next| due(next.due)) => Some(Hint::Due),
+                (Item::Turn(turn), Outcome::Done) if turn.starts.iter().any(|start| due(start.row.wake_at)) => Some(Hint::Due),
+                (Item::Enqueue(new, _), Outcome::Done) if due(new.wake_at) => Some(Hint::Due),
+                (Item::Schedule(change), Outcome::Done) if change.starts.iter().any(|(new, _)| due(new.wake_at)) => {
+                    Some(Hint::Due)
+                }
                 (Item::Yield(given), Outcome::Done) => match given.why {
                     YieldReason::Blocked { .. } => Some(Hint::Due),
                     YieldReason::Released { wake_at: Some(wake_at), .. } if wake_at <= now.after(TICK) => Some(Hint::Due),

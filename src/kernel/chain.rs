@@ -8,6 +8,7 @@ use super::{
     event::Started,
     payload::{CodecError, Payload},
     published::Kept,
+    time::Timestamp,
 };
 
 /// A history of so many events is long enough to continue as a new run. Temporal's server suggests it at the same number.
@@ -79,6 +80,8 @@ impl Inherited {
 pub(crate) struct Onward {
     pub(crate) started: Started,
     pub(crate) inherited: Inherited,
+    /// Not before that moment, if there is one.
+    pub(crate) at: Option<Timestamp>,
 }
 
 /// Why a run did not continue as a new one. It goes on as it was; nothing of it is recorded.

@@ -164,6 +164,7 @@ mod tests {
                     deferred: false,
                     limits: None,
                     parent: None,
+                    retry: None,
                 }))),
                 Event::Command(Command::Sleep { position: 1, due: Timestamp(1_700_000_001_000_000) }),
             ],

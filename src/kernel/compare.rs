@@ -129,6 +129,7 @@ pub(super) fn describe(command: &Command) -> String {
             let how = if child.awaited { "child" } else { "detached child" };
             format!("{how} {:?} of {:?} (#{})", child.id, child.workflow, child.position)
         }
+        Command::Again { .. } => "to be tried again as a new run".to_owned(),
         Command::Continue { .. } => "to continue as a new run".to_owned(),
         Command::End { .. } => "the end".to_owned(),
     }

@@ -10,7 +10,7 @@
 mod command;
 mod message;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer, ser::SerializeStruct};
 
 pub use self::{
     command::{Call, CallOptions, Child, ChildOptions, Command, Compensation, OnClose, Reply, Route, StepPlace},
@@ -23,6 +23,7 @@ use super::{
     id::{Attempt, BuildId, CommitNo, Digest, Epoch, Incarnation, Position, RunId},
     limits::Limits,
     payload::Payload,
+    retry::Retry,
     time::Timestamp,
 };
 
@@ -144,7 +145,7 @@ pub enum Fact {
 }
 
 /// How a run began.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Deserialize)]
 pub struct Started {
     /// The workflow's stored name.
     pub workflow: String,
@@ -163,8 +164,47 @@ pub struct Started {
     #[serde(default)]
     pub limits: Option<Box<Limits>>,
     /// The run that waits for its end, if it is another run's child.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub parent: Option<Box<Parent>>,
+    /// How it is tried again if it fails, if it is.
+    #[serde(default)]
+    pub retry: Option<Box<RunRetry>>,
+}
+
+/// As derived, but without the last fields that have nothing to say: most runs have neither.
+impl Serialize for Started {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Started { workflow, version, input, seed, deadline, deferred, limits, parent, retry } = self;
+        let more = if retry.is_some() { 2 } else { usize::from(parent.is_some()) };
+        let mut fields = serializer.serialize_struct("Started", 7 + more)?;
+        fields.serialize_field("workflow", workflow)?;
+        fields.serialize_field("version", version)?;
+        fields.serialize_field("input", input)?;
+        fields.serialize_field("seed", seed)?;
+        fields.serialize_field("deadline", deadline)?;
+        fields.serialize_field("deferred", deferred)?;
+        fields.serialize_field("limits", limits)?;
+        if more > 0 {
+            fields.serialize_field("parent", parent)?;
+        }
+        if more > 1 {
+            fields.serialize_field("retry", retry)?;
+        }
+        fields.end()
+    }
+}
+
+/// How a run that fails is tried again: as the next run of its execution, from the beginning.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct RunRetry {
+    /// When and how often.
+    pub policy: Retry,
+    /// How many runs have failed so far.
+    pub failed: u32,
+    /// When the first of them began.
+    pub since: Timestamp,
+    /// This run begins not before, if it follows one that has failed.
+    pub at: Option<Timestamp>,
 }
 
 /// Who waits for the end of a child.

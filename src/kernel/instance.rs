@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     chain::{History, Signalled},
-    event::{Command, Fact, MessageBody, Next, Outcome, Started},
+    event::{Command, Fact, MessageBody, Next, Outcome, RunRetry, Started},
     failure::{Failure, KIND_LIMIT, KIND_LOST, KIND_MAYBE_DONE, KIND_PANIC, KIND_UNANSWERED},
     id::{Attempt, Position, RunId},
     invariant::uphold,
@@ -45,6 +45,10 @@ pub(crate) struct Instance {
     deadline_passed: bool,
     ended: bool,
     begun: bool,
+    /// How a failed run is tried again, until when, and where the jitter of that comes from.
+    retry: Option<Box<RunRetry>>,
+    deadline: Option<Timestamp>,
+    seed: u64,
     /// How long the log is, without the fact that is being applied and what follows it.
     history: History,
 }
@@ -62,6 +66,9 @@ impl Instance {
             deadline_passed: false,
             ended: false,
             begun: false,
+            retry: started.retry.clone(),
+            deadline: started.deadline,
+            seed: started.seed,
             history: History::default(),
         })
     }
@@ -121,11 +128,24 @@ impl Instance {
             && let Some(outcome) = self.returned.take()
         {
             self.ended = true;
+            let (again, outcome) = self.or_again(outcome, at);
+            commands.extend(again);
             commands.push(Command::End { outcome: Box::new(outcome) });
         } else if self.body.is_some() && !self.tape.waits_durably() {
             return Err(Misuse::NothingDurable);
         }
         Ok(commands)
+    }
+
+    /// Decides whether a run that has failed is tried again as the next one of its execution. One that is to stop anyway is not.
+    fn or_again(&self, outcome: Outcome, now: Timestamp) -> (Option<Command>, Outcome) {
+        let stops = self.cancel_reason.is_some() || self.deadline_passed;
+        let (Outcome::Failed(failure), Some(retry), false) = (&outcome, &self.retry, stops) else { return (None, outcome) };
+        let at = retry.policy.next(retry.failed.saturating_add(1), failure, retry.since, now, self.seed);
+        match at.filter(|at| self.deadline.is_none_or(|deadline| *at < deadline)) {
+            Some(at) => (Some(Command::Again { failure: Box::new(failure.clone()), at }), Outcome::Continued),
+            None => (None, outcome),
+        }
     }
 
     fn deliver(&mut self, fact: &Fact) {

@@ -186,6 +186,12 @@ impl Run {
         let at = at.max(self.last_time);
         let mut turn = Turning::new(at, self.state.published.version());
         while self.state.outcome.is_none() && !turn.is_full(&self.limits) {
+            let hurries = self.state.begins_at().is_some() && arrived.front().is_some_and(|next| self.cannot_wait(next, at));
+            if hurries {
+                // With what it has by now it may come to its end: then the rest is for the next run.
+                self.apply(Fact::Begun, &mut turn)?;
+                continue;
+            }
             let Some(arrival) = arrived.pop_front() else {
                 break;
             };
@@ -247,7 +253,7 @@ impl Run {
                 }
                 _ => Vec::new(),
             },
-            Arrival::Begin if self.state.begun() => Vec::new(),
+            Arrival::Begin if self.state.begun() || self.state.begins_at().is_some_and(|begins| begins > at) => Vec::new(),
             Arrival::Begin => vec![Fact::Begun],
             Arrival::Taken { by, epoch } => {
                 let mut facts = vec![Fact::Claimed { by, epoch }];
@@ -257,6 +263,15 @@ impl Run {
             // What is not held by the node that owned the run all along was never begun, and is begun now. Inline steps are
             // different: they live and die with the run's memory.
             Arrival::Reopened { held } => self.losses(at, &held, |call| call.place == Some(StepPlace::Inline)),
+        }
+    }
+
+    /// Tells whether something must be heard by code, though the run waits for its next try. Signals keep.
+    fn cannot_wait(&self, arrival: &Arrival, at: Timestamp) -> bool {
+        match arrival {
+            Arrival::Message { body, .. } => !matches!(body, MessageBody::Signal { .. }),
+            Arrival::Deadline => self.state.started.deadline.is_some_and(|deadline| deadline <= at),
+            _ => false,
         }
     }
 
@@ -376,7 +391,7 @@ impl Run {
             }
             self.state.command(&command, turn.at);
             if matches!(&command, Command::End { outcome } if **outcome == Outcome::Continued) {
-                turn.onward = self.onward();
+                turn.onward = self.onward(turn.at);
             }
             turn.touch(command.position());
             turn.events.push(Event::Command(command));

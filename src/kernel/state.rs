@@ -31,7 +31,7 @@ pub(crate) struct State {
     unread: HashMap<String, usize>,
     remembered: VecDeque<String>,
     /// The argument of the next run, once this one has asked to go on as that.
-    pub(crate) continuing: Option<Payload>,
+    pub(crate) continuing: Option<(Payload, Option<Timestamp>)>,
     /// It goes on for a run before it.
     goes_on: bool,
     known: HashSet<String>,
@@ -292,7 +292,8 @@ impl State {
                 self.outcome = Some((**outcome).clone());
             }
             Command::Publish { .. } | Command::Count { .. } => self.published.command(command),
-            Command::Continue { input } => self.continuing = Some(input.clone()),
+            Command::Continue { input } => self.continuing = Some((input.clone(), None)),
+            Command::Again { at, .. } => self.continuing = Some((self.started.input.clone(), Some(*at))),
             Command::Patched { .. }
             | Command::Answered { .. }
             | Command::OpenSaga { .. }
@@ -373,7 +374,8 @@ impl State {
         if self.outcome.is_some() {
             return Rest::Ended;
         }
-        let mut next = self.started.deadline.filter(|_| !self.deadline_passed);
+        let deadline = self.started.deadline.filter(|_| !self.deadline_passed);
+        let mut next = deadline.into_iter().chain(self.begins_at()).min();
         for (position, open) in &self.open {
             let due = match open {
                 Open::Call(call) => match call.phase {
@@ -397,6 +399,11 @@ impl State {
     /// Tells whether the first turn was taken.
     pub(crate) fn begun(&self) -> bool {
         !self.started.deferred
+    }
+
+    /// Returns when its first turn may come, if that has not come and has a time: the run before it has failed.
+    pub(crate) fn begins_at(&self) -> Option<Timestamp> {
+        self.started.retry.as_ref().and_then(|retry| retry.at).filter(|_| !self.begun())
     }
 
     /// Tells whether it goes on for a run before it, and its first turn is still to come.

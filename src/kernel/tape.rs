@@ -609,6 +609,7 @@ pub(crate) fn weight(command: &Command) -> usize {
             Reply::Failed(failure) => failure.bytes(),
         },
         Command::Continue { input } => input.bytes.len(),
+        Command::Again { failure, .. } => failure.bytes(),
         _ => 0,
     }
 }

@@ -22,12 +22,14 @@ pub struct Successor {
     pub run: RunKey,
     /// Its first commit.
     pub record: Record,
+    /// Its first turn comes not before that moment; `None`: at once.
+    pub due: Option<Timestamp>,
     /// What the execution shows, and goes on showing: rows of this run from its first moment on, with the versions that they have.
     pub published: Vec<Publication>,
 }
 
 impl Successor {
-    /// Returns its row: unowned, epoch 0, due now; otherwise as the run before it. `None` if that has the last number there is.
+    /// Returns its row: unowned, epoch 0, due at its time or now; otherwise as the run before it. `None` if that has the last number there is.
     pub(crate) fn row(&self, before: &Summary, now: Timestamp) -> Option<Summary> {
         let run_no = before.id.run_no.checked_add(1)?;
         Some(Summary {
@@ -36,7 +38,7 @@ impl Successor {
             status: Status::Active,
             owner: None,
             epoch: 0,
-            wake_at: Some(now),
+            wake_at: Some(self.due.map_or(now, |due| due.max(now))),
             ended_at: None,
             blocked_build: None,
             reason: None,

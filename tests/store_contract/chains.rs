@@ -14,7 +14,7 @@ use stent::{
 use crate::kit::*;
 
 fn successor(run: RunKey) -> Then {
-    Then::Continue(Box::new(Successor { run, record: record(run, 0), published: Vec::new() }))
+    Then::Continue(Box::new(Successor { run, record: record(run, 0), due: None, published: Vec::new() }))
 }
 
 pub(crate) fn continues(run: RunKey, commit_no: u32, next: RunKey) -> Item {
@@ -193,5 +193,29 @@ fn the_end_of_a_child_reaches_the_run_that_waits_and_no_later_one_of_its_chain()
         let batch = world.batch(vec![Item::Turn(Arc::new(last))]);
         assert_eq!(world.store.commit(&batch).await.unwrap().told, []);
         assert_eq!(unread(world, next).await, []);
+    });
+}
+
+#[test]
+fn a_successor_that_has_a_time_is_not_claimed_before_it_unless_something_comes() {
+    on_each_store(async |world| {
+        for (name, is_told) in [("a", false), ("b", true)] {
+            let run = world.started(name).await;
+            let next = world.key().await;
+            let due = Some(Timestamp(5_000));
+            let successor = Successor { run: next, record: record(next, 0), due, published: Vec::new() };
+            world.now = 2_000;
+            world.done(Item::Turn(Arc::new(turn(run, 1, Then::Continue(Box::new(successor)))))).await;
+            assert_eq!(world.summary(name).await.wake_at, due);
+            world.now = 4_999;
+            assert_eq!(world.claim(9, 0).await.claimed, []);
+            if is_told {
+                world.send(name, "one").await;
+            } else {
+                world.now = 5_000;
+            }
+            let claimed = world.claim(9, 0).await.claimed;
+            assert_eq!(claimed.iter().map(|claimed| claimed.summary.run).collect::<Vec<_>>(), [next]);
+        }
     });
 }

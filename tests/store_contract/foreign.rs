@@ -156,7 +156,7 @@ fn a_message_that_meets_a_continuation_on_another_node_is_in_the_inbox_of_the_ne
             let id = format!("r{number}");
             let run = owner.started(&id).await;
             let next = owner.key().await;
-            let successor = Successor { run: next, record: record(next, 0), published: Vec::new() };
+            let successor = Successor { run: next, record: record(next, 0), due: None, published: Vec::new() };
             let leaves = Item::Turn(Arc::new(turn(run, 1, Then::Continue(Box::new(successor)))));
             let later = Duration::from_micros(number / 2 * 150);
             let (first, second) = if number % 2 == 0 { (Duration::ZERO, later) } else { (later, Duration::ZERO) };

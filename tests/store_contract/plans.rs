@@ -72,7 +72,7 @@ async fn lap(world: &mut World, other: &mut World, number: i64) {
     assert_eq!(world.claim(10, 10).await.claimed.len(), 1);
     world.send(&format!("claimed-{number}"), "m").await;
     let next = world.key().await;
-    let successor = Successor { run: next, record: record(next, 0), published: Vec::new() };
+    let successor = Successor { run: next, record: record(next, 0), due: None, published: Vec::new() };
     world.done(Item::Turn(Arc::new(turn(claimed, 1, Then::Continue(Box::new(successor)))))).await;
     assert_eq!(world.claim(10, 10).await.claimed.len(), 1);
 }

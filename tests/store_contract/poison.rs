@@ -132,7 +132,7 @@ async fn who_continues_does_so_whole_or_not_at_all(world: &mut World) {
     let [a, b] = [world.started("a").await, world.started("b").await];
     let [x, y] = [world.key().await, world.key().await];
     let going_on = |run, next: RunKey, body: &'static [u8]| {
-        let mut successor = Successor { run: next, record: record(next, 0), published: Vec::new() };
+        let mut successor = Successor { run: next, record: record(next, 0), due: None, published: Vec::new() };
         successor.record.body = body.into();
         Item::Turn(Arc::new(turn(run, 1, Then::Continue(Box::new(successor)))))
     };

@@ -73,7 +73,7 @@ fn what_an_execution_shows_goes_along_with_the_run_that_continues_in_the_same_it
         let next = world.key().await;
         let kept = vec![shows("k", 3, "kept"), shows("l", 5, "last")];
         world.done(publishing(turn(run, 1, Then::Hold), vec![shows("k", 3, "kept"), shows("l", 4, "first")])).await;
-        let successor = Successor { run: next, record: record(next, 0), published: kept.clone() };
+        let successor = Successor { run: next, record: record(next, 0), due: None, published: kept.clone() };
         let goes_on = turn(run, 2, Then::Continue(Box::new(successor)));
         world.done(publishing(goes_on, vec![shows("l", 5, "last")])).await;
         let reader = world.store.reader();
@@ -93,7 +93,7 @@ fn a_refused_end_hands_nothing_on_and_a_successor_that_shows_what_makes_no_sense
         let run = world.started("a").await;
         let next = world.key().await;
         let goes_on = |commit_no, key: &str| {
-            let successor = Successor { run: next, record: record(next, 0), published: vec![shows(key, 1, "x")] };
+            let successor = Successor { run: next, record: record(next, 0), due: None, published: vec![shows(key, 1, "x")] };
             Item::Turn(Arc::new(turn(run, commit_no, Then::Continue(Box::new(successor)))))
         };
         assert_eq!(world.one(goes_on(5, "k")).await, Outcome::Conflict);

@@ -322,7 +322,7 @@ impl All {
             11.. => {
                 let run = self.some_key().await;
                 let published = if self.dice.once_in(2) { self.published() } else { Vec::new() };
-                Then::Continue(Box::new(Successor { run, record: record(run, 0), published }))
+                Then::Continue(Box::new(Successor { run, record: record(run, 0), due: self.time(), published }))
             }
             0..=3 => Then::Hold,
             4..=6 => Then::Passivate { wake_at: self.time(), seen },

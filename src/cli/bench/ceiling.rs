@@ -210,8 +210,17 @@ fn turn(chain: &mut Flying, steps: u64, by: Incarnation, now: Timestamp) -> Resu
             input_digest: input.digest(),
         }));
         let (workflow, version) = (Steps::NAME.to_owned(), Steps::VERSION);
-        let started =
-            Started { workflow, version, input, seed: u64::MAX / 3, deadline: None, deferred: false, limits: None, parent: None };
+        let started = Started {
+            workflow,
+            version,
+            input,
+            seed: u64::MAX / 3,
+            deadline: None,
+            deferred: false,
+            limits: None,
+            parent: None,
+            retry: None,
+        };
         events.push(Event::Fact(Fact::Started(Box::new(started))));
     } else {
         events.push(Event::Fact(Fact::Completed { position: commit_no, attempt: 1, output: encode(chain.row)? }));

@@ -122,7 +122,17 @@ impl Chain {
         let id = RunId { id: "0197f3a0-0000-7000-8000-000000000001".to_owned(), run_no: 1 };
         let input = Payload::encode(&Steps { steps: steps + 1 }, "an input").map_err(failed)?;
         let (workflow, version) = (Steps::NAME.to_owned(), Steps::VERSION);
-        let started = Started { workflow, version, input, seed: 7, deadline: None, deferred: false, limits: None, parent: None };
+        let started = Started {
+            workflow,
+            version,
+            input,
+            seed: 7,
+            deadline: None,
+            deferred: false,
+            limits: None,
+            parent: None,
+            retry: None,
+        };
         let begin = registry::begin::<Steps>();
         let (run, decision) = Run::begin(id.clone(), started, &begin, false, Timestamp(0), writer()).map_err(failed)?;
         Ok(Chain { id, run, next: Some(decision), now: 0 })

@@ -118,6 +118,14 @@ pub enum Command {
         /// How much; less than zero takes away.
         by: i64,
     },
+    /// The run has failed, and is tried again: it ends, and the next run of the same execution begins where this one did.
+    #[serde(rename = "again")]
+    Again {
+        /// Why it failed.
+        failure: Box<Failure>,
+        /// The next run begins not before.
+        at: Timestamp,
+    },
     /// End, and go on as the next run of the same execution, which is written in the commit of the end.
     #[serde(rename = "cont")]
     Continue {
@@ -145,6 +153,7 @@ impl Command {
             | Command::Publish { .. }
             | Command::Count { .. }
             | Command::Continue { .. }
+            | Command::Again { .. }
             | Command::End { .. } => 0,
         }
     }

@@ -3,9 +3,10 @@
 use super::Run;
 use crate::kernel::{
     chain::{Inherited, Onward},
-    event::Started,
+    event::{RunRetry, Started},
     invariant::uphold,
     random,
+    time::Timestamp,
 };
 
 /// Sets the seeds of a chain's runs apart from those of its children, which are mixed with small numbers.
@@ -13,8 +14,8 @@ const NEXT_RUN: u64 = 1 << 63;
 
 impl Run {
     /// Returns how the next run begins, of one that ends to go on. Everything that was received by now is either read, or handed on.
-    pub(super) fn onward(&mut self) -> Option<Box<Onward>> {
-        let input = self.state.continuing.take()?;
+    pub(super) fn onward(&mut self, now: Timestamp) -> Option<Box<Onward>> {
+        let (input, at) = self.state.continuing.take()?;
         let unread = self.instance.unread();
         uphold!(
             ConsumedOnce,
@@ -39,7 +40,12 @@ impl Run {
             deferred: true,
             limits: before.limits.clone(),
             parent: before.parent.clone(),
+            retry: before.retry.as_deref().map(|retry| {
+                // A run that goes on by itself has got somewhere: what follows it has all its tries.
+                let (failed, since) = if at.is_some() { (retry.failed.saturating_add(1), retry.since) } else { (0, now) };
+                Box::new(RunRetry { policy: retry.policy.clone(), failed, since, at })
+            }),
         };
-        Some(Box::new(Onward { started, inherited }))
+        Some(Box::new(Onward { started, inherited, at }))
     }
 }

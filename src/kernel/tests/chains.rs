@@ -64,7 +64,7 @@ fn the_next_run_is_decided_in_the_commit_of_the_end_and_nothing_is_left_to_do() 
     let commands: Vec<&Event> = decision.commit.events.iter().rev().take(2).collect();
     assert!(matches!(commands[..], [Event::Command(Command::End { outcome }), Event::Command(Command::Continue { .. })]
         if **outcome == Outcome::Continued));
-    let Onward { started, inherited } = &**decision.onward.as_ref().unwrap();
+    let Onward { started, inherited, .. } = &**decision.onward.as_ref().unwrap();
     assert_eq!((started.workflow.as_str(), started.version), ("counts", 1));
     assert_eq!(started.input.decode::<Counts>("it").unwrap().heard, ["a"]);
     assert_eq!(inherited.known, ["word-a"]);

@@ -143,6 +143,7 @@ fn a_child_tells_its_parent_in_the_commit_of_its_end() {
         deferred: false,
         limits: None,
         parent: Some(Box::new(parent.clone())),
+        retry: None,
     };
     let id = RunId { id: "p/3/7".into(), run_no: 1 };
     let (_, decision) = Run::begin(id, started, &begin, true, Timestamp(1), writer(1)).unwrap();
@@ -171,8 +172,17 @@ fn a_word_to_stop_counts_only_from_whoever_began_it() {
     let begin = crate::registry::begin::<Waits>();
     let parent = Some(Box::new(Parent { run: RunId { id: "p".into(), run_no: 1 }, position: 2 }));
     let input = Payload::encode(&Waits, "the input").unwrap();
-    let started =
-        Started { workflow: "Waits".into(), version: 1, input, seed: 1, deadline: None, deferred: false, limits: None, parent };
+    let started = Started {
+        workflow: "Waits".into(),
+        version: 1,
+        input,
+        seed: 1,
+        deadline: None,
+        deferred: false,
+        limits: None,
+        parent,
+        retry: None,
+    };
     let id = RunId { id: "p/1/2".into(), run_no: 1 };
     let (mut run, first) = Run::begin(id.clone(), started, &begin, true, Timestamp(1), writer(1)).unwrap();
     run.recorded(&first.commit, codec::encode(&id, &first.commit).unwrap().digest);

@@ -31,6 +31,7 @@ use super::{
 };
 use crate::{Activity, AppError, Signal, Workflow};
 
+mod again;
 mod attempts;
 mod chains;
 mod children;

@@ -250,8 +250,17 @@ fn a_sealed_context_takes_no_command() {
         }))
     });
     let input = Payload::encode(&(), "nothing").unwrap();
-    let started =
-        Started { workflow: "w".into(), version: 1, input, seed: 1, deadline: None, deferred: false, limits: None, parent: None };
+    let started = Started {
+        workflow: "w".into(),
+        version: 1,
+        input,
+        seed: 1,
+        deadline: None,
+        deferred: false,
+        limits: None,
+        parent: None,
+        retry: None,
+    };
     let id = RunId { id: "x".into(), run_no: 1 };
     let mut instance = Instance::new(id, &started, &begin, Limits::default()).unwrap();
     assert_eq!(instance.apply(&Fact::Started(Box::new(started)), Timestamp(1)), Ok(Vec::new()));

@@ -48,9 +48,7 @@ impl World {
         deadline: Option<Duration>,
     ) -> Result<World, Blocked> {
         let begin = crate::registry::begin::<W>();
-        let id = RunId { id: "x".into(), run_no: 1 };
-        let now = Timestamp(1_000_000);
-        let deadline = deadline.map(|limit| now.after(limit));
+        let deadline = deadline.map(|limit| Timestamp(1_000_000).after(limit));
         let input = Payload::encode(workflow, "the input").unwrap();
         let started = Started {
             workflow: W::NAME.into(),
@@ -61,7 +59,14 @@ impl World {
             deferred: false,
             limits: Some(Box::new(limits)),
             parent: None,
+            retry: None,
         };
+        World::of(started, twin, begin)
+    }
+
+    /// The same, of a run that begins as it is said.
+    pub(super) fn of(started: Started, twin: bool, begin: Begin) -> Result<World, Blocked> {
+        let (id, now, deadline) = (RunId { id: "x".into(), run_no: 1 }, Timestamp(1_000_000), started.deadline);
         let (run, decision) = Run::begin(id.clone(), started, &begin, twin, now, writer(1))?;
         let mut world = World {
             begin,
@@ -380,9 +385,16 @@ impl World {
         self.act(effects);
     }
 
-    /// The run has continued: its next one takes its place, as stores and claims do it.
+    /// The run has continued: its next one takes its place, as stores and claims do it, when its time has come.
     pub(super) fn go_on(&mut self) {
-        let Onward { started, inherited } = *self.onward.take().expect("it goes on");
+        let at = self.follow();
+        self.now = at.map_or(self.now, |at| at.max(self.now));
+        self.turn();
+    }
+
+    /// The next run takes the place of the one that has continued, and comes to memory at once. Returns when it may begin.
+    pub(super) fn follow(&mut self) -> Option<Timestamp> {
+        let Onward { started, inherited, at } = *self.onward.take().expect("it goes on");
         self.id.run_no += 1;
         self.epoch = 1;
         self.deadline = started.deadline.filter(|_| !inherited.deadline_passed);
@@ -408,7 +420,7 @@ impl World {
         for (&seq, (message, body)) in &self.inbox {
             self.arrived.push_back(Arrival::Message { seq, message: message.clone(), body: body.clone() });
         }
-        self.turn();
+        at
     }
 
     /// The attempts that are in queues, or whose ends are in the inbox.
