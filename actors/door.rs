@@ -18,6 +18,7 @@ use super::{
     asked::{self, Asked},
     backlog::{self, Backlog},
     bells::Bells,
+    events::terminated,
     execution::{Begun, Unbegun},
     executor::{Executor, Start},
     lingering::Lingering,
@@ -38,13 +39,14 @@ use crate::{
     kernel::{
         codec::{self, Record},
         event::{Command, Event, MessageBody, Outcome as RunEnd},
-        id::{CommitNo, RunId, RunKey},
+        id::{CommitNo, Incarnation, RunId, RunKey},
     },
     registry::Workflows,
     store::{Filter, Item, Message, NewRun, Outcome, QueueState, Reader, Status, StoreError, Summary, TaskRow},
 };
 
 mod inquiring;
+mod operating;
 mod updating;
 
 /// How long a call waits for a runtime that restarts itself.
@@ -57,6 +59,7 @@ pub(crate) struct Links {
     pub(crate) scheduler: Addr<Scheduler>,
     pub(crate) executor: Addr<Executor>,
     pub(crate) timekeeper: Addr<Timekeeper>,
+    pub(crate) incarnation: Incarnation,
 }
 
 /// Whether calls can be served.
@@ -577,7 +580,7 @@ fn in_words(outcome: &RunEnd) -> String {
         RunEnd::Failed(failure) => format!("failed: {failure}"),
         RunEnd::Cancelled { reason } => format!("cancelled: {reason}"),
         RunEnd::TimedOut => "timed out: its deadline passed".to_owned(),
-        RunEnd::Terminated { reason } => format!("terminated: {reason}"),
+        RunEnd::Terminated { reason, by, skipped } => terminated(reason, by, skipped),
         RunEnd::Continued => "continued as its next run".to_owned(),
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     error::{Error, SendError},
     kernel::{
         codec::{self, Record},
-        event::{Command, Commit, Event, Fact, MessageBody, Next, Outcome},
+        event::{Command, Commit, Event, Fact, MessageBody, Next, Outcome, Skipped},
         id::{CommitNo, Position, RunId, RunKey},
     },
 };
@@ -75,6 +75,8 @@ pub enum Happening {
     Awake,
     /// A message was taken: a signal or an update, by its name, or what the text says.
     Received,
+    /// An operator has ordered something; the text says what, who and why.
+    Ordered,
     /// An update was refused when it was taken; the text says why.
     Refused,
     /// An update was made, and has its answer.
@@ -209,6 +211,7 @@ impl Events {
                 MessageBody::Task { position, attempt, .. } => {
                     about(Happening::Received, position, None, Some(format!("the end of attempt {attempt}")))
                 }
+                MessageBody::Order(order) => (Happening::Ordered, None, None, Some(order.in_words())),
                 body => (Happening::Received, None, None, body.stops().map(|why| format!("asked to stop: {why}"))),
             },
             Fact::Ignored { why, .. } => (Happening::Ignored, None, None, Some(format!("{why:?}").to_lowercase())),
@@ -271,13 +274,20 @@ fn follows(next: &Next) -> String {
     }
 }
 
+/// How a run was terminated, in words.
+pub(super) fn terminated(reason: &str, by: &str, skipped: &[Skipped]) -> String {
+    let skipped: Vec<String> = skipped.iter().map(|undo| format!("{} (#{})", undo.activity, undo.position)).collect();
+    let undone = if skipped.is_empty() { String::new() } else { format!("; not undone: {}", skipped.join(", ")) };
+    format!("terminated by {by}: {reason}{undone}")
+}
+
 fn in_a_word(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Completed(_) => "completed".to_owned(),
         Outcome::Failed(failure) => format!("failed: {failure}"),
         Outcome::Cancelled { reason } => format!("cancelled: {reason}"),
         Outcome::TimedOut => "timed out".to_owned(),
-        Outcome::Terminated { reason } => format!("terminated: {reason}"),
+        Outcome::Terminated { reason, by, skipped } => terminated(reason, by, skipped),
         Outcome::Continued => "continued as its next run".to_owned(),
     }
 }

@@ -65,7 +65,7 @@ mod transaction;
 
 pub(crate) use cold::Cool;
 pub(crate) use inquiries::Inquire;
-pub(crate) use messages::{Acked, Arrive, Behind, Depart, Due, Evict, InboxRead, Mail, Woken};
+pub(crate) use messages::{Acked, Arrive, Behind, Depart, Due, Evict, Forsake, InboxRead, Mail, Woken};
 pub(crate) use rest::MakeWay;
 
 /// How a dispatch ended, for the door.

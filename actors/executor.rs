@@ -40,6 +40,7 @@ mod leaving;
 mod listening;
 mod memory;
 mod messages;
+mod overruled;
 mod room;
 
 pub(crate) use cold::Freeze;
@@ -50,6 +51,7 @@ pub(crate) use messages::{
     AskKeys, AttemptsEnded, ExecutionsLeft, FlushPanicked, Hinted, Left, LeftHow, LinkOthers, ReadInbox, Reconcile, Start,
     TimersDue,
 };
+pub(crate) use overruled::Overruled;
 pub(crate) use room::MakeRoom;
 
 /// How often it is looked whether some of the runs that somebody here waits for have ended on another node: hints tell it
@@ -96,6 +98,8 @@ pub(crate) struct Executor {
     reading_alone: usize,
     /// Runs that the last look found owned and not held; twice in a row is a loss.
     suspects: HashSet<RunKey>,
+    /// Runs that the last look found held and not owned.
+    unowned: HashSet<RunKey>,
     /// Runs that are being given back.
     yielding: HashSet<RunKey>,
     /// Runs that were claimed too often without progress, to be opened one at a time.
@@ -163,6 +167,7 @@ impl Executor {
             alone: VecDeque::new(),
             reading_alone: 0,
             suspects: HashSet::new(),
+            unowned: HashSet::new(),
             yielding: HashSet::new(),
             examined: VecDeque::new(),
             examining: false,
@@ -562,6 +567,11 @@ impl Executor {
             self.adopt(run, generation, ctx);
         }
         self.suspects = lost;
+        // A hint that one of ours was ended over our heads may have been lost as well.
+        let unowned = self.unowned(owned);
+        let twice = unowned.intersection(&self.unowned).copied().collect();
+        self.unowned = unowned;
+        self.look_whether_over(twice, ctx);
     }
 
     /// Opens a run that is owned and not held: its epoch is in its row.

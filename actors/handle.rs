@@ -136,7 +136,7 @@ impl<W: Workflow> Handle<W> {
             }
             Outcome::Cancelled { reason } => Err(RunError::Cancelled { reason: reason.clone() }),
             Outcome::TimedOut => Err(RunError::TimedOut),
-            Outcome::Terminated { reason } => Err(RunError::Terminated { reason: reason.clone() }),
+            Outcome::Terminated { reason, by, .. } => Err(RunError::Terminated { reason: reason.clone(), by: by.clone() }),
             // Its next run is in the same commit, so this is told of a damaged store only.
             Outcome::Continued => {
                 Err(RunError::Unavailable(Error::Wait("the run continued as another, which is not there".to_owned())))

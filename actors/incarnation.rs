@@ -243,7 +243,7 @@ impl Incarnation {
             let make = move |_: &mut actix::Context<Timekeeper>| Timekeeper::new(id, door, persistence, scheduler);
             monitor::start_on(&clockwork, make, tell("Timekeeper")).await.ok_or_else(gone)?
         };
-        let links = Links { persistence, scheduler, executor, timekeeper };
+        let links = Links { persistence, scheduler, executor, timekeeper, incarnation: id };
         Ok(Incarnation { id, links, notifier, foreman, deadline, pool, arbiters })
     }
 

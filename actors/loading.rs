@@ -6,10 +6,10 @@ use crate::{
     kernel::{
         Blocked,
         codec::{self, Record, Unreadable},
-        event::{Commit, Event, Fact, MessageBody},
+        event::{Commit, MessageBody},
         id::{CommitNo, Digest, RunId, RunKey},
         instance::Begin,
-        run::Run,
+        run::{Run, Ward},
         state::State,
     },
     registry::Workflows,
@@ -93,22 +93,27 @@ fn current<'l>(loaded: &'l Stored, workflows: &'l Workflows) -> impl Iterator<It
     })
 }
 
+/// Sums a run up without its code, as far as its log can be read.
+pub(crate) fn ward(stored: &Stored) -> Ward {
+    let tail = stored.log.last().map(|(commit_no, record)| (*commit_no, record.digest));
+    let mut ward = Ward::new(stored.summary.id.clone(), stored.summary.epoch, tail);
+    for commit in decoded(&stored.summary.id, &stored.log) {
+        match commit {
+            Ok((commit, _)) => ward.fold(&commit),
+            Err(unreadable) => {
+                ward.unreadable = Some(unreadable.to_string());
+                break;
+            }
+        }
+    }
+    ward
+}
+
 /// Sums a log up without its code.
 pub(crate) fn fold(id: &RunId, log: &[(CommitNo, Record)]) -> Result<Option<State>, Unreadable> {
     let mut state: Option<State> = None;
     for commit in decoded(id, log) {
-        let (commit, _) = commit?;
-        for event in &commit.events {
-            match (event, &mut state) {
-                (Event::Fact(Fact::Started(started)), None) => state = Some(State::new((**started).clone(), id.run_no)),
-                (Event::Fact(fact), Some(state)) => {
-                    let limits = state.started.limits();
-                    state.fact(fact, &limits);
-                }
-                (Event::Command(command), Some(state)) => state.command(command, commit.time),
-                (_, None) => {}
-            }
-        }
+        State::fold(&mut state, &commit?.0, id.run_no);
     }
     Ok(state)
 }

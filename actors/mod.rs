@@ -19,7 +19,7 @@
 //!
 //! | message | from | to |
 //! |---|---|---|
-//! | `Dispatch` `SendSignal` `SendUpdate` `Ask` `Cancel` `RetryParked` `Resume` `Describe` `List` `Find` `PauseQueue` `ResumeQueue` `ListQueues` `ReadValue` `AwaitValue` `Subscribe` `FollowingRows` `Shutdown` | application, its streams | Supervisor |
+//! | `Dispatch` `SendSignal` `SendUpdate` `Ask` `Cancel` `Terminate` `RetryParked` `Resume` `Describe` `List` `Find` `PauseQueue` `ResumeQueue` `ListQueues` `ReadValue` `AwaitValue` `Subscribe` `FollowingRows` `Shutdown` | application, its streams | Supervisor |
 //! | `CreateSchedule` `UpdateSchedule` `PauseSchedule` `UnpauseSchedule` `TriggerSchedule` `BackfillSchedule` `DeleteSchedule` `DescribeSchedule` `ListSchedules` | application | Supervisor |
 //! | `Open` `GetDoor` | builder, handles | Supervisor |
 //! | `Exited` `CannotGoOn` | core actors and their watchers | Supervisor |
@@ -28,7 +28,7 @@
 //! | `Link` `Close` | incarnation | Persistence |
 //! | `Arm` `Nudge` `Room` | outbox, Persistence, Executor | Scheduler |
 //! | `Begin` `StopClaiming` | incarnation | Scheduler |
-//! | `Start` `Inquire` | door | Executor |
+//! | `Start` `Inquire` `Overruled` | door | Executor |
 //! | `Acks` `ClaimedRuns` `Deliver` | Persistence | Executor |
 //! | `TimersDue` `Reconcile` | Scheduler | Executor |
 //! | `MakeRoom` | Scheduler, executions | Executor |
@@ -45,7 +45,7 @@
 //! | `CarryOut` | door | Timekeeper |
 //! | `Shed` | Undertaker | Executor |
 //! | `GiveWay` | Undertaker | Scheduler |
-//! | `Arrive` `Acked` `Mail` `Behind` `InboxRead` `Due` `MakeWay` `Cool` `Depart` `Evict` `Inquire` | Executor | Execution |
+//! | `Arrive` `Acked` `Mail` `Behind` `InboxRead` `Due` `MakeWay` `Cool` `Depart` `Evict` `Forsake` `Inquire` | Executor | Execution |
 //! | `Woken` | a workflow's waker | Execution |
 
 pub(crate) mod asked;
@@ -69,6 +69,7 @@ mod loading;
 pub(crate) mod messages;
 mod monitor;
 mod notifier;
+pub(crate) mod orders;
 mod persistence;
 mod pool;
 mod queues;

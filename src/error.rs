@@ -322,10 +322,12 @@ pub enum RunError<E> {
     #[error("the workflow's deadline passed")]
     TimedOut,
     /// An operator ended it.
-    #[error("the workflow was terminated: {reason}")]
+    #[error("the workflow was terminated by {by}: {reason}")]
     Terminated {
         /// In the words of whoever did it.
         reason: String,
+        /// Who did it.
+        by: String,
     },
     /// The result could not be had; the run itself goes on.
     #[error(transparent)]
@@ -396,10 +398,12 @@ pub enum ChildError<E> {
     #[error("the child's deadline passed")]
     TimedOut,
     /// An operator ended the child.
-    #[error("the child was terminated: {reason}")]
+    #[error("the child was terminated by {by}: {reason}")]
     Terminated {
         /// In the words of whoever did it.
         reason: String,
+        /// Who did it.
+        by: String,
     },
     /// No child was begun: an execution has, or had, this id.
     #[error("no child was begun: an execution of the id {0:?} exists already; give it another id")]

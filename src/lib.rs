@@ -100,6 +100,7 @@ pub use actors::{
         Ask, Cancel, Describe, Description, Dispatch, Escalated, IfInUse, List, ListQueues, PauseQueue, Resume, ResumeQueue,
         RetryParked, SendSignal, SendUpdate, Shutdown,
     },
+    orders::Terminate,
     schedules::{
         BackfillSchedule, CreateSchedule, DeleteSchedule, DescribeSchedule, ListSchedules, PauseSchedule, TriggerSchedule,
         UnpauseSchedule, UpdateSchedule,

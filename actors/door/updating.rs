@@ -256,7 +256,7 @@ impl Door {
         }
     }
 
-    async fn current(&self, id: &str) -> Result<Summary, Error> {
+    pub(super) async fn current(&self, id: &str) -> Result<Summary, Error> {
         Ok(self.row(id, None).await?.ok_or_else(|| SendError::Unknown(id.to_owned()))?)
     }
 

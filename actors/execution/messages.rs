@@ -5,7 +5,10 @@ use actix::{ActorContext, Context, Handler, Message};
 
 use super::Execution;
 use crate::{
-    actors::{executor::ReadInbox, scheduler::What},
+    actors::{
+        executor::{LeftHow, ReadInbox},
+        scheduler::What,
+    },
     kernel::{
         failure::{Failure, KIND_TIMEOUT},
         run::Arrival,
@@ -69,6 +72,13 @@ pub(crate) struct Woken;
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct Depart;
+
+/// The run has ended in the store, over the head of this memory.
+///
+/// *from* Executor · *reply* none · *delivery* nudge · *if lost* its next commit is refused
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Forsake;
 
 /// Leave memory: the incarnation ends.
 ///
@@ -177,6 +187,17 @@ impl Handler<Woken> for Execution {
             return self.blocked(&blocked, ctx);
         }
         self.poll_steps(ctx);
+    }
+}
+
+impl Handler<Forsake> for Execution {
+    type Result = ();
+
+    fn handle(&mut self, _: Forsake, ctx: &mut Context<Self>) {
+        // What becomes of a commit in flight is told in a moment.
+        if !self.sealed && self.recording.is_none() {
+            self.leave(LeftHow::Ended, ctx);
+        }
     }
 }
 

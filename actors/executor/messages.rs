@@ -153,6 +153,8 @@ impl Handler<Hinted> for Executor {
             }
         }
         published.iter().chain(&ended).for_each(|run| self.door.bells.ring(*run, Rung::News));
+        let here = ended.iter().copied().filter(|run| self.held.contains_key(run)).collect();
+        self.look_whether_over(here, ctx);
         let waited: Vec<RunKey> = ended.into_iter().filter(|run| self.engine.waiters.is_waited_for(*run)).collect();
         if !waited.is_empty() {
             self.settle(waited, ctx);

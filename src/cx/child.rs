@@ -210,7 +210,7 @@ fn ended<W: Workflow>(end: Outcome, id: &str) -> Result<Result<W::Output, ChildE
         }
         Outcome::Cancelled { reason } => Err(ChildError::Stopped { reason }),
         Outcome::TimedOut => Err(ChildError::TimedOut),
-        Outcome::Terminated { reason } => Err(ChildError::Terminated { reason }),
+        Outcome::Terminated { reason, by, .. } => Err(ChildError::Terminated { reason, by }),
         // Never told: its next run has the same parent.
         Outcome::Continued => Err(ChildError::Broken(Failure::new(KIND_INVALID, "the child went on as another run"))),
     })

@@ -9,12 +9,14 @@
 
 mod command;
 mod message;
+mod order;
 
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeStruct};
 
 pub use self::{
     command::{Call, CallOptions, Child, ChildOptions, Command, Compensation, OnClose, Reply, Route, StepPlace},
     message::{CURRENT_RUN, Ignored, MessageBody, OUR_MESSAGES, TaskEnd, Tell, child_message},
+    order::{Order, Ordered, Skipped},
 };
 
 use super::{
@@ -264,6 +266,12 @@ pub enum Outcome {
     Terminated {
         /// In the words of whoever did it.
         reason: String,
+        /// Who did it.
+        #[serde(default)]
+        by: String,
+        /// The compensations that did not run, in the order in which they were recorded.
+        #[serde(default)]
+        skipped: Vec<Skipped>,
     },
     /// Goes on as the next run of the same execution.
     #[serde(rename = "cont")]

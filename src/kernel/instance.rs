@@ -195,7 +195,7 @@ impl Instance {
             | Fact::Claimed { .. }
             | Fact::Ignored { .. }
             | Fact::Refused { .. }
-            | Fact::Received { body: MessageBody::Retry { .. } | MessageBody::Task { .. }, .. } => {}
+            | Fact::Received { body: MessageBody::Retry { .. } | MessageBody::Task { .. } | MessageBody::Order(_), .. } => {}
         }
     }
 
@@ -267,6 +267,19 @@ impl Instance {
             },
             Err(failure) => Outcome::Failed(failure),
         }
+    }
+
+    /// Ends the run without its code: what still lives in the future is dropped with its tape sealed, so nothing compensates. Its
+    /// handlers stay, for whoever asks what has become of it.
+    pub(crate) fn terminate(&mut self) {
+        self.tape.seal();
+        self.tape.wake_signal().close();
+        // What destructors wake is woken from within.
+        self.tape.wake_signal().enter();
+        self.discard_body();
+        self.tape.wake_signal().leave();
+        self.returned = None;
+        self.ended = true;
     }
 
     /// Lets an inline step run its closure: its intent is durable.

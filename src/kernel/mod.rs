@@ -24,6 +24,7 @@ pub(crate) mod tape;
 #[cfg(test)]
 mod tests;
 pub mod time;
+mod undone;
 mod wake;
 
 pub use blocked::Blocked;

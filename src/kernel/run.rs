@@ -32,9 +32,15 @@ use super::{
 };
 
 mod chain;
+mod orders;
 mod others;
 mod replay;
 mod turning;
+#[cfg(feature = "actors")]
+mod ward;
+
+#[cfg(feature = "actors")]
+pub(crate) use ward::Ward;
 
 /// Something that reached a run and is not recorded yet.
 #[derive(Clone, Debug, PartialEq)]
@@ -301,6 +307,7 @@ impl Run {
             MessageBody::Retry { position } => self.state.parked(*position).next().is_none(),
             MessageBody::Child { position, .. } => self.state.child(*position).is_none(),
             MessageBody::Task { .. } => true,
+            MessageBody::Order(order) => self.is_late(order),
         };
         if late { Fact::Ignored { message, why: Ignored::Late } } else { Fact::Received { message, body } }
     }
@@ -345,6 +352,9 @@ impl Run {
         let early = matches!((&fact, self.state.open.get(&position_of(&fact))),
             (Fact::Fired { .. }, Some(Open::Sleep { due })) if *due > turn.at);
         uphold!(NeverEarly, !early, "{}: a sleep would end before it is due", self.id);
+        if self.terminate(&fact, turn) {
+            return Ok(());
+        }
         let before_call = self.state.call(position_of(&fact)).is_some();
         if let Fact::Received { body: MessageBody::Retry { position }, .. } = &fact {
             turn.touched.extend(self.state.parked(*position));
@@ -375,28 +385,33 @@ impl Run {
             instance.grew(1 + commands.len(), own_weight_of(&fact) + asked);
         }
         turn.events.push(Event::Fact(fact));
-        for command in commands {
-            let over: Vec<Position> = match &command {
-                Command::Cancel { position } => self.state.call(*position).map(|_| *position).into_iter().collect(),
-                // Calls whose futures were leaked instead of dropped.
-                Command::End { .. } => self.state.open.keys().copied().filter(|at| self.state.call(*at).is_some()).collect(),
-                _ => Vec::new(),
-            };
-            turn.aborted.extend(&over);
-            turn.settled.extend(over);
-            self.concerns_others(&command, turn);
-            if matches!(command, Command::End { .. }) {
-                let undoing = self.state.open.values().any(|open| matches!(open, Open::Call(call) if call.compensating));
-                uphold!(SagaEmptyAtEnd, !undoing, "{}: it would end while a compensation runs", self.id);
-            }
-            self.state.command(&command, turn.at);
-            if matches!(&command, Command::End { outcome } if **outcome == Outcome::Continued) {
-                turn.onward = self.onward(turn.at);
-            }
-            turn.touch(command.position());
-            turn.events.push(Event::Command(command));
-        }
+        commands.into_iter().for_each(|command| self.asked(command, turn));
         Ok(())
+    }
+
+    /// Takes a command into the turn.
+    fn asked(&mut self, command: Command, turn: &mut Turning) {
+        let over: Vec<Position> = match &command {
+            Command::Cancel { position } => self.state.call(*position).map(|_| *position).into_iter().collect(),
+            // Calls whose futures were leaked instead of dropped, and all that a terminated run had open.
+            Command::End { .. } => self.state.open.keys().copied().filter(|at| self.state.call(*at).is_some()).collect(),
+            _ => Vec::new(),
+        };
+        turn.aborted.extend(&over);
+        turn.settled.extend(over);
+        self.concerns_others(&command, turn);
+        if let Command::End { outcome } = &command
+            && !matches!(**outcome, Outcome::Terminated { .. })
+        {
+            let undoing = self.state.open.values().any(|open| matches!(open, Open::Call(call) if call.compensating));
+            uphold!(SagaEmptyAtEnd, !undoing, "{}: it would end while a compensation runs", self.id);
+        }
+        self.state.command(&command, turn.at);
+        if matches!(&command, Command::End { outcome } if **outcome == Outcome::Continued) {
+            turn.onward = self.onward(turn.at);
+        }
+        turn.touch(command.position());
+        turn.events.push(Event::Command(command));
     }
 
     /// Turns what was applied into one commit and its effects. The effects are read from the state *behind* the turn, so a

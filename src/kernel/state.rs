@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    event::{Call, CallOptions, Child, Command, Fact, MessageBody, Next, OnClose, Outcome, Started, StepPlace},
+    event::{Call, CallOptions, Child, Command, Fact, MessageBody, Next, OnClose, Order, Ordered, Outcome, Started, StepPlace},
     failure::Failure,
     id::{Attempt, Position},
     invariant::uphold,
@@ -15,6 +15,7 @@ use super::{
     payload::Payload,
     published::Published,
     time::Timestamp,
+    undone::Undone,
 };
 
 /// The facts of one run, summed up.
@@ -35,6 +36,8 @@ pub(crate) struct State {
     /// It goes on for a run before it.
     goes_on: bool,
     known: HashSet<String>,
+    /// What undoes its acts.
+    undone: Undone,
     /// Transactional steps that were given up: what they left in the store goes with the run's end.
     given_up: Vec<Position>,
     /// The wait that the current fact answered; if it turns out to be dropped, the signal goes to the next one.
@@ -115,6 +118,7 @@ impl State {
             continuing: None,
             goes_on: false,
             known: HashSet::new(),
+            undone: Undone::default(),
             given_up: Vec::new(),
             just_served: None,
         }
@@ -128,6 +132,7 @@ impl State {
             Fact::Begun => self.started.deferred = false,
             Fact::Completed { position, .. } => {
                 self.open.remove(position);
+                self.undone.ended(*position);
             }
             Fact::Failed { position, attempt, failure, next } => {
                 if let Some(Open::Call(call)) = self.open.get_mut(position) {
@@ -163,6 +168,8 @@ impl State {
                     }
                     // The facts of the one follow, the code has the other.
                     MessageBody::Task { .. } | MessageBody::Update { .. } => {}
+                    // The end follows.
+                    MessageBody::Order(_) => {}
                 }
             }
             Fact::Ignored { message, .. } | Fact::Refused { message, .. } => self.remember(message, limits),
@@ -252,6 +259,7 @@ impl State {
 
     /// Folds a command in.
     pub(crate) fn command(&mut self, command: &Command, at: Timestamp) {
+        self.undone.command(command);
         match command {
             Command::Call(call) => {
                 let Call { position, activity, input, options, compensating, .. } = &**call;
@@ -329,6 +337,14 @@ impl State {
             Open::Child(child) => Some((position, child)),
             _ => None,
         })
+    }
+
+    /// Returns the end that a fact is by itself, without any code: an operator's order to end the run.
+    pub(crate) fn terminates(&self, fact: &Fact) -> Option<Command> {
+        let Fact::Received { body: MessageBody::Order(order), .. } = fact else { return None };
+        let Order { by, reason, what: Ordered::Terminate } = &**order;
+        let outcome = Outcome::Terminated { reason: reason.clone(), by: by.clone(), skipped: self.undone.open() };
+        Some(Command::End { outcome: Box::new(outcome) })
     }
 
     /// Decides what follows a failed attempt.

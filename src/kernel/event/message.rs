@@ -8,7 +8,7 @@ use super::{
         id::{Attempt, Position, RunId},
         payload::Payload,
     },
-    Outcome, Parent,
+    Order, Outcome, Parent,
 };
 
 /// Why a message had no effect.
@@ -80,6 +80,9 @@ pub enum MessageBody {
         /// Who began it, and where.
         parent: Parent,
     },
+    /// An operator orders something about the run.
+    #[serde(rename = "o")]
+    Order(Box<Order>),
 }
 
 /// A message of one run to another, in the commit of the sender's turn, sent at the batch's time. One to a run that is not the
@@ -117,6 +120,16 @@ impl MessageBody {
             }
             MessageBody::Retry { position } => position.is_none(),
             MessageBody::Task { .. } | MessageBody::Child { .. } => false,
+            MessageBody::Order(order) => order.what.is_for_the_execution(),
+        }
+    }
+
+    /// Returns the order, if it is one.
+    #[must_use]
+    pub fn order(&self) -> Option<&Order> {
+        match self {
+            MessageBody::Order(order) => Some(order),
+            _ => None,
         }
     }
 

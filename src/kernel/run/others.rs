@@ -4,7 +4,7 @@ use super::{Run, turning::Turning};
 use crate::kernel::{
     event::{CURRENT_RUN, Command, MessageBody, OUR_MESSAGES, OnClose, Outcome, Parent, Tell, child_message},
     id::{Position, RunId},
-    state::OpenChild,
+    state::{OpenChild, State},
 };
 
 impl Tell {
@@ -25,6 +25,14 @@ impl Tell {
     }
 }
 
+/// What a run says to others when it ends, while its children are still open.
+pub(super) fn tells_at_end(id: &RunId, state: &State, outcome: &Outcome) -> Vec<Tell> {
+    let stops = state.children().filter_map(|(position, child)| Tell::stop(id, position, child));
+    // Whoever waits hears of the end of the last run of a chain.
+    let parent = state.started.parent.as_deref().filter(|_| *outcome != Outcome::Continued);
+    stops.chain(parent.map(|parent| Tell::ended(parent, outcome))).collect()
+}
+
 impl Run {
     /// What a command does to other runs, seen before it is folded in.
     pub(super) fn concerns_others(&self, command: &Command, turn: &mut Turning) {
@@ -35,11 +43,7 @@ impl Run {
                 turn.tells.extend(self.state.child(*position).and_then(|child| unwanted(position, child)));
             }
             Command::End { outcome } => {
-                turn.tells.extend(self.state.children().filter_map(|(position, child)| unwanted(&position, child)));
-                // Whoever waits hears of the end of the last run of a chain.
-                let over = **outcome != Outcome::Continued;
-                let parent = self.state.started.parent.as_deref().filter(|_| over);
-                turn.tells.extend(parent.map(|parent| Tell::ended(parent, outcome)));
+                turn.tells.extend(tells_at_end(&self.id, &self.state, outcome));
             }
             _ => {}
         }

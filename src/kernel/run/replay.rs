@@ -56,6 +56,10 @@ impl Run {
                         return Err(self.differs(commit, index, &describe_event(event), &describe(&command)));
                     }
                     self.state.fact(fact, &self.limits);
+                    if let Some(end) = self.stopped_by(fact) {
+                        asked = VecDeque::from([end]);
+                        continue;
+                    }
                     let patches = patches_behind(&commit.events[index + 1..]);
                     if let Some(twin) = &mut self.twin {
                         let _ = twin.apply_again(fact, commit.time, patches.clone());

@@ -63,7 +63,8 @@ fn every_way_to_end_is_heard_as_itself() {
     assert!(ends(Outcome::Failed(Failure::new("panic", "boom"))).starts_with("Broken("));
     assert_eq!(ends(Outcome::Cancelled { reason: "enough".into() }), r#"Stopped { reason: "enough" }"#);
     assert_eq!(ends(Outcome::TimedOut), "TimedOut");
-    assert_eq!(ends(Outcome::Terminated { reason: "odd".into() }), r#"Terminated { reason: "odd" }"#);
+    let terminated = Outcome::Terminated { reason: "odd".into(), by: "ada".into(), skipped: Vec::new() };
+    assert_eq!(ends(terminated), r#"Terminated { reason: "odd", by: "ada" }"#);
     let taken = Failure::new(crate::kernel::failure::KIND_ID_IN_USE, "taken");
     assert_eq!(ends(Outcome::Failed(taken)), r#"IdInUse("x/1/1")"#);
 }

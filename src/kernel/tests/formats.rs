@@ -3,7 +3,7 @@
 use super::{
     super::{
         chain::{Inherited, Signalled},
-        event::{Call, CallOptions, Commit, Compensation, Ignored, Next, Reply},
+        event::{Call, CallOptions, Commit, Compensation, Ignored, Next, Order, Ordered, Reply, Skipped},
         failure::Origin,
         id::{Digest, RunId},
         published::{Kept, Shown},
@@ -51,7 +51,7 @@ fn compensation(dice: &mut Dice) -> Box<Compensation> {
 fn event(dice: &mut Dice) -> Event {
     let (position, attempt, scope) = (number(dice), number(dice), number(dice));
     let message = text(dice);
-    let fact = match dice.below(12) {
+    let fact = match dice.below(13) {
         0 => Fact::Claimed { by: Incarnation(uuid::Uuid::from_u128(9)), epoch: u64::MAX },
         1 => Fact::Completed { position, attempt, output: payload(dice) },
         2 => Fact::Failed { position, attempt, failure: Box::new(failure(dice)), next: next(dice) },
@@ -73,11 +73,15 @@ fn event(dice: &mut Dice) -> Event {
                 .map(|what| Kept { key: text(dice), version: u64::MAX, what })
                 .collect(),
         })),
+        11 => {
+            let order = Order { by: text(dice), reason: text(dice), what: Ordered::Terminate };
+            Fact::Received { message, body: MessageBody::Order(Box::new(order)) }
+        }
         _ => Fact::DeadlinePassed,
     };
     let options =
         || Some(Box::new(CallOptions { schedule_to_close: Some(secs(3)), queue: "q".into(), ..CallOptions::default() }));
-    let command = match dice.below(15) {
+    let command = match dice.below(16) {
         0 => Command::Call(Box::new(Call {
             position,
             activity: text(dice),
@@ -105,6 +109,13 @@ fn event(dice: &mut Dice) -> Event {
         10 => Command::Count { key: text(dice), by: [i64::MIN, -1, 7, i64::MAX][dice.below(4)] },
         11 => Command::Answered { message: text(dice), reply: Box::new(Reply::Done(payload(dice))) },
         12 => Command::Answered { message: text(dice), reply: Box::new(Reply::Failed(failure(dice))) },
+        14 => Command::End {
+            outcome: Box::new(Outcome::Terminated {
+                reason: text(dice),
+                by: text(dice),
+                skipped: vec![Skipped { position, activity: text(dice) }],
+            }),
+        },
         _ => Command::End { outcome: Box::new(Outcome::Failed(failure(dice))) },
     };
     if dice.below(2) == 0 { Event::Fact(fact) } else { Event::Command(command) }

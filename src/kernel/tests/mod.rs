@@ -38,6 +38,8 @@ mod children;
 mod drops;
 mod formats;
 mod maps;
+#[cfg(feature = "actors")]
+mod operated;
 mod orders;
 mod patches;
 mod published;

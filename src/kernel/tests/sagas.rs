@@ -9,15 +9,15 @@ use crate::{CallError, Cx, Retry, cx::Saga};
 /// What is taken and not given back, and the order in which it was given back. Taking and giving are idempotent, as
 /// activities must be.
 #[derive(Default)]
-struct Bank {
-    taken: BTreeSet<String>,
-    given: Vec<String>,
+pub(super) struct Bank {
+    pub(super) taken: BTreeSet<String>,
+    pub(super) given: Vec<String>,
 }
 
-type Books = Rc<RefCell<Bank>>;
+pub(super) type Books = Rc<RefCell<Bank>>;
 
 /// Each `take` acts; one that is called `… badly` says that it failed although it acted.
-fn banker(books: &Books) -> impl FnMut(&str, Attempt) -> Ended + 'static {
+pub(super) fn banker(books: &Books) -> impl FnMut(&str, Attempt) -> Ended + 'static {
     let books = books.clone();
     move |what, _| {
         let mut books = books.borrow_mut();
@@ -38,7 +38,7 @@ fn banker(books: &Books) -> impl FnMut(&str, Attempt) -> Ended + 'static {
 }
 
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Debug)]
-enum Death {
+pub(super) enum Death {
     Lives,
     Error,
     MaybeDone,
@@ -53,7 +53,7 @@ enum Death {
 use Death::*;
 
 #[derive(Serialize, Deserialize)]
-struct Transfer(Death);
+pub(super) struct Transfer(pub(super) Death);
 
 impl Workflow for Transfer {
     const NAME: &'static str = "transfer";

@@ -1,0 +1,113 @@
+//! What an operator may do to one execution. Each order is recorded in its log with the operator's name, the reason and the time, and
+//! has an id of its own: sent again under it, it is carried out once.
+
+use actix::{Handler, Message, ResponseFuture};
+
+use super::{handle::Stent, supervisor::Supervisor};
+use crate::{
+    error::{Error, SendError},
+    kernel::event::{Order, Ordered},
+};
+
+/// The longest name of an operator, and the longest reason, in bytes.
+const LONGEST_NAME: usize = 255;
+const LONGEST_REASON: usize = 4_096;
+
+/// An order without its type: for whom it is, its id, and what it says.
+#[derive(Debug, Clone)]
+pub(crate) struct Addressed {
+    pub(crate) to: String,
+    pub(crate) message: String,
+    by: String,
+    reason: String,
+}
+
+impl Addressed {
+    fn new(to: impl Into<String>, by: impl Into<String>) -> Addressed {
+        let message = uuid::Uuid::now_v7().to_string();
+        Addressed { to: to.into(), message, by: by.into(), reason: String::new() }
+    }
+
+    /// Returns the id of the execution, that of the message, and the order.
+    fn order(self, what: Ordered) -> Result<(String, String, Order), SendError> {
+        let Addressed { to, message, by, reason } = self;
+        if by.is_empty() || by.len() > LONGEST_NAME || by.contains('\0') {
+            return Err(SendError::Invalid(format!(
+                "an operator's name has 1 to {LONGEST_NAME} bytes and no NUL; say who orders this"
+            )));
+        }
+        if reason.len() > LONGEST_REASON {
+            let size = reason.len();
+            return Err(SendError::Invalid(format!(
+                "the reason has {size} bytes, the limit is {LONGEST_REASON}; say it shorter"
+            )));
+        }
+        Ok((to, message, Order { by, reason, what }))
+    }
+}
+
+/// Writes the methods that all orders have.
+macro_rules! addressed {
+    ($order:ident) => {
+        impl $order {
+            /// Says why, for the record; at most 4,096 bytes.
+            #[must_use]
+            pub fn reason(mut self, reason: impl Into<String>) -> $order {
+                self.order.reason = reason.into();
+                self
+            }
+
+            /// Sets the order's own id, 1 to 255 bytes: the same id again is carried out once, and answered alike. Messages of all kinds to
+            /// an execution share their ids.
+            #[must_use]
+            pub fn message_id(mut self, id: impl Into<String>) -> $order {
+                self.order.message = id.into();
+                self
+            }
+        }
+    };
+}
+
+/// Ends an execution at once, in whatever state it is: running, asleep, parked, blocked, quarantined, or without any node that has its code.
+/// None of its code runs any more. What would undo its acts is *not* run: the record names each compensation that was skipped. Acts
+/// that are under way are told to stop; children that were not abandoned are asked to stop; a parent that waits hears of it.
+///
+/// It is answered when the end is recorded. An execution that has ended stays as it ended: that is
+/// [`SendError::AlreadyEnded`], unless it was ended by this very order.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<(), Error>")]
+pub struct Terminate {
+    order: Addressed,
+}
+
+impl Terminate {
+    /// Makes an order for the current run of an id, in the name of an operator (1 to 255 bytes).
+    #[must_use]
+    pub fn new(id: impl Into<String>, by: impl Into<String>) -> Terminate {
+        Terminate { order: Addressed::new(id, by) }
+    }
+}
+
+addressed!(Terminate);
+
+impl Handler<Terminate> for Supervisor {
+    type Result = ResponseFuture<Result<(), Error>>;
+
+    fn handle(&mut self, Terminate { order }: Terminate, _: &mut actix::Context<Self>) -> Self::Result {
+        let door = self.door.clone();
+        Box::pin(async move {
+            let (to, message, order) = order.order(Ordered::Terminate)?;
+            door.terminate(to, message, order).await
+        })
+    }
+}
+
+impl Stent {
+    /// Ends an execution at once, without its code; see [`Terminate`].
+    ///
+    /// # Errors
+    /// [`Error::Send`] when there is no such execution, or it has ended otherwise.
+    pub async fn terminate(&self, terminate: Terminate) -> Result<(), Error> {
+        self.asked(self.supervisor().send(terminate).await)
+    }
+}

@@ -1,0 +1,61 @@
+//! What an operator orders about one run, as data: who, why and what. It reaches the run as a message, so it is taken once by its id,
+//! in order with everything else, and the fact that it was received is its record.
+
+use serde::{Deserialize, Serialize};
+
+use super::super::id::Position;
+
+/// An order of an operator's about one run.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Order {
+    /// Who orders it.
+    pub by: String,
+    /// Why, in the operator's words; may be empty.
+    pub reason: String,
+    /// What.
+    pub what: Ordered,
+}
+
+/// What is ordered.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum Ordered {
+    /// To end at once: no code of the run's runs any more, and what would undo its acts is skipped and named.
+    #[serde(rename = "t")]
+    Terminate,
+}
+
+/// A compensation that did not run because its run was terminated.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Skipped {
+    /// Where it was recorded.
+    pub position: Position,
+    /// The activity's stored name.
+    pub activity: String,
+}
+
+impl Ordered {
+    /// Tells whether it is about the execution, whichever its run. What names a place is for the one run that has it.
+    pub(super) fn is_for_the_execution(&self) -> bool {
+        match self {
+            Ordered::Terminate => true,
+        }
+    }
+
+    /// Returns it in a word, for people.
+    #[must_use]
+    pub fn in_a_word(&self) -> &'static str {
+        match self {
+            Ordered::Terminate => "terminate",
+        }
+    }
+}
+
+impl Order {
+    /// Returns it in words, for people.
+    #[must_use]
+    pub fn in_words(&self) -> String {
+        let Order { by, reason, what } = self;
+        let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+        format!("{} by {by}{why}", what.in_a_word())
+    }
+}

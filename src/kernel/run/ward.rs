@@ -1,0 +1,111 @@
+//! A run as its log alone tells it. What an operator orders is decided by that where no node has the run in memory, or none can: its
+//! code may not be here, may not fit its log any more, or may be what kills nodes. No code of the run's is touched.
+
+use super::{Decision, Effect, Writer, others::tells_at_end};
+use crate::kernel::{
+    event::{Command, Commit, Event, Fact, MessageBody, Order, Outcome, Skipped},
+    id::{CommitNo, Digest, Epoch, RunId},
+    state::{Rest, State},
+    time::Timestamp,
+};
+
+/// One run, without its code.
+pub(crate) struct Ward {
+    id: RunId,
+    /// The log, summed up as far as it can be read.
+    pub(crate) state: Option<State>,
+    /// Why not further.
+    pub(crate) unreadable: Option<String>,
+    /// The last row of the log, readable or not.
+    tail: Option<(CommitNo, Digest)>,
+    last_time: Timestamp,
+    last_epoch: Epoch,
+}
+
+impl State {
+    /// Folds a commit of a run's log in; the first one begins it.
+    pub(crate) fn fold(state: &mut Option<State>, commit: &Commit, run_no: u32) {
+        for event in &commit.events {
+            match (event, &mut *state) {
+                (Event::Fact(Fact::Started(started)), None) => *state = Some(State::new((**started).clone(), run_no)),
+                (Event::Fact(fact), Some(state)) => {
+                    let limits = state.started.limits();
+                    state.fact(fact, &limits);
+                }
+                (Event::Command(command), Some(state)) => state.command(command, commit.time),
+                (_, None) => {}
+            }
+        }
+    }
+}
+
+impl Ward {
+    /// Knows nothing but how its log ends, until the log is folded in from its beginning.
+    pub(crate) fn new(id: RunId, epoch: Epoch, tail: Option<(CommitNo, Digest)>) -> Ward {
+        Ward { id, state: None, unreadable: None, tail, last_time: Timestamp(i64::MIN), last_epoch: epoch }
+    }
+
+    /// Folds the next commit of its log in.
+    pub(crate) fn fold(&mut self, commit: &Commit) {
+        State::fold(&mut self.state, commit, self.id.run_no);
+        self.last_time = commit.time;
+        self.last_epoch = self.last_epoch.max(commit.epoch);
+    }
+
+    /// Decides the end of the run, as an operator orders it: the same that the run itself would decide.
+    pub(crate) fn terminate(&self, message: &str, order: &Order, at: Timestamp, writer: Writer<'_>) -> Decision {
+        let received = Fact::Received { message: message.to_owned(), body: MessageBody::Order(Box::new(order.clone())) };
+        let (state, lost) = (self.state.as_ref(), self.unreadable.as_ref());
+        let mut end = state.and_then(|state| state.terminates(&received)).unwrap_or_else(|| without_a_log(order));
+        // What cannot be read may have had more to undo, and must not look as if it had not.
+        if let (Command::End { outcome }, Some(why)) = (&mut end, lost)
+            && let Outcome::Terminated { skipped, .. } = &mut **outcome
+        {
+            skipped.push(Skipped { position: 0, activity: format!("(what cannot be read of the log: {why})") });
+        }
+        let tells = match (&end, state) {
+            (Command::End { outcome }, Some(state)) => tells_at_end(&self.id, state, outcome),
+            _ => Vec::new(),
+        };
+        let open = || state.into_iter().flat_map(|state| state.open.keys().copied());
+        let left = state.into_iter().flat_map(State::transactions);
+        let events = vec![Event::Fact(received), Event::Command(end)];
+        Decision {
+            effects: open().map(|position| Effect::Withdraw { position }).collect(),
+            settled: open().chain(left).collect(),
+            tells,
+            rest: Rest::Ended,
+            ..self.decision(events, at, writer)
+        }
+    }
+
+    fn decision(&self, events: Vec<Event>, at: Timestamp, writer: Writer<'_>) -> Decision {
+        let (commit_no, prev) = self.tail.map_or((0, None), |(last, digest)| (last + 1, Some(digest)));
+        let commit = Commit {
+            commit_no,
+            prev,
+            incarnation: writer.incarnation,
+            epoch: writer.epoch.max(self.last_epoch),
+            build: writer.build,
+            time: at.max(self.last_time),
+            events,
+        };
+        Decision {
+            commit,
+            effects: Vec::new(),
+            consumed: Vec::new(),
+            settled: Vec::new(),
+            starts: Vec::new(),
+            tells: Vec::new(),
+            published: Vec::new(),
+            onward: None,
+            rest: Rest::Waits { next: None },
+        }
+    }
+}
+
+fn without_a_log(order: &Order) -> Command {
+    let Order { by, reason, .. } = order;
+    let outcome = Outcome::Terminated { reason: reason.clone(), by: by.clone(), skipped: Vec::new() };
+    Command::End { outcome: Box::new(outcome) }
+}

@@ -1,0 +1,110 @@
+//! What an operator orders, in the kernel: recorded with who and why, the same whether the run takes it itself or is not in anybody's
+//! memory, and the same again in replay.
+
+use super::{
+    sagas::{Bank, Books, Death, Transfer, banker},
+    *,
+};
+use crate::kernel::{
+    event::{Order, Ordered, Skipped},
+    run::Ward,
+};
+
+fn order(what: Ordered) -> MessageBody {
+    MessageBody::Order(Box::new(Order { by: "ada".into(), reason: "because".into(), what }))
+}
+
+/// The run as its log tells it.
+fn ward(world: &World) -> Ward {
+    let commits = world.log.iter().enumerate().map(|(n, record)| {
+        let n = u32::try_from(n).unwrap();
+        (n, codec::decode(&world.id, n, record).unwrap(), record.digest)
+    });
+    let commits: Vec<_> = commits.collect();
+    let tail = commits.last().map(|(n, _, digest)| (*n, *digest));
+    let mut ward = Ward::new(world.id.clone(), world.epoch, tail);
+    commits.iter().for_each(|(_, commit, _)| ward.fold(commit));
+    ward
+}
+
+/// Terminates a run before one of its steps, and says what was not undone; `None` if it has ended by then.
+fn terminated(death: Death, seed: u64, at: usize) -> Option<(Books, Vec<Skipped>)> {
+    let _named = Named(seed);
+    let books = Books::new(Bank::default().into());
+    let mut world = World::new(&Transfer(death)).handle(banker(&books));
+    let mut dice = Dice::new(seed);
+    for step in 0..at {
+        if death == Death::Cancel && step == at / 2 {
+            world.cancel();
+        }
+        if !world.step(&mut dice) {
+            return None;
+        }
+    }
+    world.ack();
+    if world.outcome().is_some() {
+        return None;
+    }
+    // What has arrived and is not recorded comes to nothing.
+    world.arrived.clear();
+    let MessageBody::Order(said) = order(Ordered::Terminate) else { unreachable!() };
+    let without = ward(&world).terminate("kill", &said, world.now, writer(world.epoch));
+    world.send("kill", order(Ordered::Terminate));
+    world.turn();
+    let with = world.in_flight.as_ref().unwrap();
+    assert_eq!(without.commit, with.commit, "whoever decides it");
+    assert_eq!(without.tells, with.tells);
+    assert!(with.settled.iter().all(|position| without.settled.contains(position)), "{:?} {:?}", with.settled, without.settled);
+    world.ack();
+    let begun = world.acts.len();
+    world.settle();
+    assert_eq!(world.acts.len(), begun, "nothing of it runs any more");
+    world.evict();
+    world.word("too late");
+    world.turn();
+    assert!(world.in_flight.is_none());
+    match world.outcome() {
+        Some(Outcome::Terminated { by, reason, skipped }) => {
+            assert_eq!((&*by, &*reason), ("ada", "because"));
+            Some((books, skipped))
+        }
+        other => panic!("{death:?} at {at}: {other:?}"),
+    }
+}
+
+#[test]
+fn a_run_is_terminated_at_any_point_alike_with_and_without_its_code_and_names_what_was_not_undone() {
+    for seed in seeds(3) {
+        for death in [Death::Lives, Death::Error, Death::Cancel, Death::Race, Death::NestedRace] {
+            let mut named = 0;
+            for at in 0.. {
+                let Some((books, skipped)) = terminated(death, seed, at) else { break };
+                let books = books.borrow();
+                // `undo` after the fact may not be recorded yet when its act is done; `undo_with` always is.
+                let unsaid = usize::from(death != Death::Cancel);
+                assert!(skipped.len() + unsaid >= books.taken.len(), "{death:?} at {at}: {skipped:?}, taken: {:?}", books.taken);
+                // One that has acted and is not recorded is named as well.
+                assert!(skipped.len() + books.given.len() <= 4, "{death:?} at {at}: {skipped:?}, given back: {:?}", books.given);
+                assert!(skipped.is_sorted_by_key(|skipped| skipped.position));
+                named = named.max(skipped.len());
+            }
+            assert!(named >= 2, "{death:?}: {named}");
+        }
+    }
+}
+
+#[test]
+fn a_terminated_run_tells_its_parent_and_its_children_in_the_commit_of_its_end() {
+    flow!(Mother, |cx| -> u64 {
+        let child = cx.child(orders::Leaf(1));
+        let abandoned = cx.child(orders::Leaf(2)).on_close(crate::OnClose::Abandon);
+        futures::future::join(child, abandoned).await.0.map_err(|e| AppError::new(e.to_string()))
+    });
+    let mut world = World::new(&Mother);
+    world.ack();
+    world.send("kill", order(Ordered::Terminate));
+    world.turn_or_ack();
+    assert_eq!(world.told.len(), 1, "{:?}", world.told);
+    assert!(matches!(&world.told[0].body, MessageBody::Stop { .. }));
+    assert_eq!(world.told[0].to.id, "x/1/1");
+}
