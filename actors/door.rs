@@ -25,7 +25,7 @@ use super::{
     loading,
     messages::{Description, IfInUse},
     monitor::Exit,
-    persistence::{self, Affair, Persistence, Read, Submit, Whom},
+    persistence::{Affair, Persistence, Read, Submit, Whom},
     queues::Queues,
     scheduler::{Nudge, Scheduler},
     stats::{Counters, Stats},
@@ -40,6 +40,7 @@ use crate::{
         codec::{self, Record},
         event::{Command, Event, MessageBody, Outcome as RunEnd},
         id::{CommitNo, Incarnation, RunId, RunKey},
+        state::State,
     },
     registry::Workflows,
     store::{Filter, Item, Message, NewRun, Outcome, QueueState, Reader, Status, StoreError, Summary, TaskRow},
@@ -383,29 +384,6 @@ impl Door {
         }
     }
 
-    /// Lets a quarantined or blocked run be claimed again.
-    pub(crate) async fn resume(&self, id: String) -> Result<(), Error> {
-        loop {
-            let links = self.links().await?;
-            let resume = persistence::Resume { id: id.clone(), now: self.time.now() };
-            return match links.persistence.send(resume).await {
-                Ok(Ok(Outcome::Unknown)) => Err(SendError::Unknown(id).into()),
-                Ok(Ok(Outcome::Ended(summary))) => {
-                    Err(SendError::AlreadyEnded { id, status: summary.status.as_str().to_owned() }.into())
-                }
-                Ok(Ok(_)) => {
-                    links.scheduler.do_send(Nudge);
-                    Ok(())
-                }
-                Ok(Err(StoreError::Closed)) | Err(_) => {
-                    self.breathe().await;
-                    continue;
-                }
-                Ok(Err(error)) => Err(error.into()),
-            };
-        }
-    }
-
     // ---- questions ---------------------------------------------------------------------------------------------
 
     pub(crate) async fn list(&self, filter: Filter) -> Result<Vec<Summary>, Error> {
@@ -451,6 +429,13 @@ impl Door {
         let Some(loaded) = loaded else { return Ok(None) };
         let commits = u32::try_from(loaded.log.len()).unwrap_or(u32::MAX);
         let state = loading::fold(&loaded.summary.id, &loaded.log);
+        // It is said from the moment on at which it is recorded, also while something of it still runs.
+        let paused = match &state {
+            Ok(Some(State { paused: Some(order), .. })) => {
+                Some(order.pauses(loading::ward(&loaded).paused_at.unwrap_or_default()))
+            }
+            _ => None,
+        };
         let summary = loaded.summary;
         let (mut waits_for, outcome) = match &state {
             Ok(Some(state)) => (state.waits(), state.outcome.as_ref().map(in_words)),
@@ -468,7 +453,10 @@ impl Door {
         if !loaded.inbox.unread.is_empty() && !summary.status.is_end() {
             waits_for.push(format!("{} unread messages", loaded.inbox.unread.len()));
         }
-        let moved_by = self.moved_by(&summary, &loaded.tasks);
+        let moved_by = match paused.filter(|_| summary.status != Status::Paused) {
+            Some(paused) => format!("an operator: it is {paused}; what is under way comes to its end"),
+            None => self.moved_by(&summary, &loaded.tasks),
+        };
         Ok(Some(Description { summary, waits_for, moved_by, commits, outcome }))
     }
 
@@ -480,7 +468,9 @@ impl Door {
             (Status::Quarantined, ..) => {
                 format!("an operator: it is quarantined: {}", summary.reason.as_deref().unwrap_or("no reason was kept"))
             }
-            (Status::Paused, ..) => "an operator: it is paused".to_owned(),
+            (Status::Paused, ..) => {
+                format!("an operator: it is {}", summary.reason.as_deref().unwrap_or("paused"))
+            }
             (_, Some(owner), ..) => format!("node {owner}, which runs it"),
             _ if !known => {
                 let (name, version) = (&summary.workflow, summary.version);

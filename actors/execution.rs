@@ -42,7 +42,7 @@ use crate::{
         state::Rest,
         time::Timestamp,
     },
-    store::{Inbox, Item, NewRun, Outcome, Status, Then, Turn, Unread, Yield, YieldReason},
+    store::{Inbox, Item, NOT_BEGUN, NewRun, Outcome, Status, Then, Turn, Unread, Yield, YieldReason},
 };
 
 /// How long a commit that somebody else stands in the way of waits before it is tried again: at first, and at last.
@@ -59,6 +59,7 @@ mod cold;
 mod details;
 mod inquiries;
 mod messages;
+mod paused;
 mod reopen;
 mod rest;
 mod transaction;
@@ -145,6 +146,8 @@ pub(crate) struct Execution {
     breath: Duration,
     /// The boot time of its last turn.
     turned_at: Duration,
+    /// An operator has paused it.
+    halted: paused::Halted,
     /// Over for this memory: nothing more may leave.
     sealed: bool,
 }
@@ -212,6 +215,7 @@ impl Execution {
             cooling: false,
             breath: BREATH,
             turned_at: Duration::ZERO,
+            halted: paused::Halted::default(),
             sealed: false,
         }
     }
@@ -259,6 +263,10 @@ impl Execution {
             {
                 self.stale.push((*position, *attempt));
                 self.stopped(*position);
+            } else if arrival.goes_first() {
+                // But for the claim: whatever is recorded says who lost what.
+                let behind = usize::from(matches!(self.waiting.front(), Some(Arrival::Taken { .. })));
+                self.waiting.insert(behind, arrival);
             } else {
                 self.waiting.push_back(arrival);
             }
@@ -340,8 +348,8 @@ impl Execution {
             then: self.then(&decision),
             consumed: std::mem::take(&mut decision.consumed),
             settled: self.settled_rows(&decision),
-            tasks: self.tasks_of(&decision.effects),
-            withdrawn: withdrawn.collect(),
+            tasks: if self.is_paused() { Vec::new() } else { self.tasks_of(&decision.effects) },
+            withdrawn: withdrawn.chain(self.is_paused().then_some(NOT_BEGUN)).collect(),
             starts: Vec::new(),
             tells: std::mem::take(&mut decision.tells),
             published: std::mem::take(&mut decision.published),
@@ -384,6 +392,7 @@ impl Execution {
 
     fn then(&self, decision: &Decision) -> Then {
         match decision.rest {
+            _ if self.is_paused() => Then::Hold,
             Rest::Ended => Then::End { status: self.run.outcome().map_or(Status::Failed, status_of), seen: Some(self.seen) },
             Rest::Waits { next } if self.waiting.is_empty() && self.may_sleep(next, decision) => {
                 Then::Passivate { wake_at: next, seen: self.seen }
@@ -396,7 +405,9 @@ impl Execution {
         if self.sealed || self.recording.is_some() {
             return;
         }
-        if !self.waiting.is_empty() {
+        if self.is_paused() {
+            self.idle_paused(ctx);
+        } else if !self.waiting.is_empty() {
             self.turn(ctx);
         } else if self.departs() {
             self.depart(ctx);
@@ -473,6 +484,7 @@ impl Execution {
                 self.slept(wake_at, decision.commit.time);
                 self.leave(LeftHow::Passive { wake_at }, ctx);
             }
+            Then::Hold if self.halts(&decision.effects, decision.commit.time, ctx) => {}
             Then::Hold if self.departs() => {
                 // Intents of this commit are begun by whoever takes the run up; what nobody wants any more is stopped here.
                 let aborts = decision.effects.into_iter().filter(|effect| matches!(effect, Effect::Abort { .. }));
@@ -591,7 +603,7 @@ impl Execution {
 
     /// Leaves for another node if nothing of this run is under way here; else the end of what is brings it here again.
     fn depart(&mut self, ctx: &mut Context<Self>) {
-        if self.sealed || self.recording.is_some() || !self.waiting.is_empty() {
+        if self.sealed || self.recording.is_some() || self.is_paused() || !self.waiting.is_empty() {
             return;
         }
         self.engine.withdraw_all(self.key);

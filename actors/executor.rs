@@ -535,6 +535,7 @@ impl Executor {
                 self.give_back(yielded, ctx);
                 return wake_at;
             }
+            LeftHow::Anew { by_force } => self.fall(run, Ticket { forced: by_force, falls: 0, ..ticket }, ctx),
             LeftHow::Refused => self.fall(run, Ticket { falls: ticket.falls + 1, ..ticket }, ctx),
             LeftHow::Crashed(panic) => {
                 tracing::error!(

@@ -9,7 +9,7 @@ use super::{
     builder::Builder,
     door::{Door, Found, Standing},
     messages::{
-        Ask, Cancel, Describe, Description, Dispatch, List, ListQueues, PauseQueue, Resume, ResumeQueue, RetryParked, SendSignal,
+        Ask, Cancel, Describe, Description, Dispatch, List, ListQueues, PauseQueue, ResumeQueue, RetryParked, SendSignal,
         SendUpdate, Shutdown, Whose,
     },
     stats::Stats,
@@ -248,14 +248,6 @@ impl Stent {
     /// [`Error::Send`] says why it was not taken.
     pub async fn retry_parked(&self, retry: RetryParked) -> Result<(), Error> {
         self.asked(self.supervisor.send(retry).await)
-    }
-
-    /// Lets a quarantined or blocked execution be claimed again; see [`Resume`].
-    ///
-    /// # Errors
-    /// [`Error::Send`] when there is no such execution, or it has ended.
-    pub async fn resume(&self, id: impl Into<String>) -> Result<(), Error> {
-        self.asked(self.supervisor.send(Resume::new(id)).await)
     }
 
     /// Returns what is known of an execution: its state, what it waits for, who will move it on.

@@ -315,21 +315,6 @@ impl RetryParked {
     }
 }
 
-/// Lets a quarantined or blocked execution be claimed again, as after a crash: its open attempts count as lost.
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<(), Error>")]
-pub struct Resume {
-    pub(crate) id: String,
-}
-
-impl Resume {
-    /// Resumes the current run of an id. One that is neither quarantined nor blocked goes on as it is.
-    #[must_use]
-    pub fn new(id: impl Into<String>) -> Resume {
-        Resume { id: id.into() }
-    }
-}
-
 /// Asks what is known of an execution.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<Option<Description>, Error>")]

@@ -97,12 +97,110 @@ impl Handler<Terminate> for Supervisor {
         let door = self.door.clone();
         Box::pin(async move {
             let (to, message, order) = order.order(Ordered::Terminate)?;
-            door.terminate(to, message, order).await
+            door.operate(to, message, order).await
+        })
+    }
+}
+
+/// Pauses an execution until it is let go on ([`Resume`]), in whatever state it is. From its record on it takes no turn and begins no attempt, also
+/// none that waits in a queue. What is under way comes to its end, and its result is kept, with the messages and timers that come meanwhile:
+/// all of it happens when the execution goes on.
+///
+/// Time goes on: a deadline that passes, or a request to stop, takes effect when the execution goes on, and so do limits that run out
+/// meanwhile. [`Terminate`] works at once. A delayed execution that was paused before it began, begins when it is let go on.
+///
+/// It is answered when it is recorded. To pause what is paused changes nothing: the first pause stays.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<(), Error>")]
+pub struct PauseExecution {
+    order: Addressed,
+}
+
+impl PauseExecution {
+    /// Makes an order for the current run of an id, in the name of an operator (1 to 255 bytes).
+    #[must_use]
+    pub fn new(id: impl Into<String>, by: impl Into<String>) -> PauseExecution {
+        PauseExecution { order: Addressed::new(id, by) }
+    }
+}
+
+addressed!(PauseExecution);
+
+impl Handler<PauseExecution> for Supervisor {
+    type Result = ResponseFuture<Result<(), Error>>;
+
+    fn handle(&mut self, PauseExecution { order }: PauseExecution, _: &mut actix::Context<Self>) -> Self::Result {
+        let door = self.door.clone();
+        Box::pin(async move {
+            let (to, message, order) = order.order(Ordered::Pause)?;
+            door.operate(to, message, order).await
+        })
+    }
+}
+
+/// Lets an execution go on that is paused, with all that has come meanwhile; or be claimed again if it is quarantined or blocked, as after a
+/// crash: its open attempts count as lost then.
+///
+/// It is answered when it is recorded that a pause is over. An execution that is neither goes on as it is, and nothing is recorded.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<(), Error>")]
+pub struct Resume {
+    order: Addressed,
+}
+
+impl Resume {
+    /// Resumes the current run of an id, in nobody's name.
+    #[must_use]
+    pub fn new(id: impl Into<String>) -> Resume {
+        Resume { order: Addressed::new(id, "unnamed") }
+    }
+
+    /// Says who orders it, 1 to 255 bytes, for the record.
+    #[must_use]
+    pub fn by(mut self, by: impl Into<String>) -> Resume {
+        self.order.by = by.into();
+        self
+    }
+}
+
+addressed!(Resume);
+
+impl<Id: Into<String>> From<Id> for Resume {
+    fn from(id: Id) -> Resume {
+        Resume::new(id)
+    }
+}
+
+impl Handler<Resume> for Supervisor {
+    type Result = ResponseFuture<Result<(), Error>>;
+
+    fn handle(&mut self, Resume { order }: Resume, _: &mut actix::Context<Self>) -> Self::Result {
+        let door = self.door.clone();
+        Box::pin(async move {
+            let (to, message, order) = order.order(Ordered::GoOn)?;
+            door.operate(to, message, order).await
         })
     }
 }
 
 impl Stent {
+    /// Pauses an execution; see [`PauseExecution`].
+    ///
+    /// # Errors
+    /// [`Error::Send`] when there is no such execution, it has ended, or its node has not taken the order in time: then it is in its inbox, and
+    /// is carried out as soon as it is.
+    pub async fn pause(&self, pause: PauseExecution) -> Result<(), Error> {
+        self.asked(self.supervisor().send(pause).await)
+    }
+
+    /// Lets a paused, quarantined or blocked execution go on: by its id, or with who and why; see [`Resume`].
+    ///
+    /// # Errors
+    /// As for [`pause`](Stent::pause).
+    pub async fn resume(&self, resume: impl Into<Resume>) -> Result<(), Error> {
+        self.asked(self.supervisor().send(resume.into()).await)
+    }
+
     /// Ends an execution at once, without its code; see [`Terminate`].
     ///
     /// # Errors

@@ -384,8 +384,9 @@ impl Persistence {
         let Some(mut store) = self.store.take() else { return };
         let chores = std::mem::take(&mut self.chores);
         let done = async move {
-            let mut broken = None;
+            let (mut broken, mut due) = (None, false);
             for chore in chores {
+                due |= matches!(chore, Chore::Resume(..));
                 let error = match chore {
                     Chore::Reserve(count, reply) => answer(reply, store.reserve_keys(count).await),
                     Chore::Resume(Resume { id, now }, reply) => answer(reply, store.resume(&id, now).await),
@@ -393,10 +394,13 @@ impl Persistence {
                 };
                 broken = broken.or(error);
             }
-            (store, broken)
+            (store, broken, due)
         };
-        ctx.spawn(done.into_actor(self).map(|(store, broken), this, ctx| {
+        ctx.spawn(done.into_actor(self).map(|(store, broken, due), this, ctx| {
             this.store = Some(store);
+            if due {
+                this.hint_due();
+            }
             match broken {
                 Some(error) => this.give_up(&error, false),
                 None => this.kick(ctx),

@@ -369,6 +369,11 @@ impl Pool {
         }
     }
 
+    /// Takes back what a run has in the line: it was never begun, and is begun again by whoever starts it anew.
+    pub(crate) fn take_back(&self, run: RunKey) {
+        self.forget(self.shared.attempts.of(run));
+    }
+
     /// Asks an attempt to stop. In the line it ends at once; under way it is dropped after the grace.
     pub(crate) fn cancel(&self, run: RunKey, position: Position) {
         if let Some(cx) = self.shared.attempts.get(run, position) {

@@ -17,7 +17,7 @@ use super::{
     handle::Handle,
     incarnation::{Exited, Incarnation},
     messages::{
-        Ask, Cancel, Describe, Description, Dispatch, Escalated, List, ListQueues, PauseQueue, Resume, ResumeQueue, RetryParked,
+        Ask, Cancel, Describe, Description, Dispatch, Escalated, List, ListQueues, PauseQueue, ResumeQueue, RetryParked,
         SendSignal, SendUpdate, Shutdown,
     },
     persistence::{Blame, CannotGoOn},
@@ -369,15 +369,6 @@ impl Handler<RetryParked> for Supervisor {
     fn handle(&mut self, RetryParked { to, position }: RetryParked, _: &mut Context<Self>) -> Self::Result {
         let door = self.door.clone();
         Box::pin(async move { door.send(to, uuid::Uuid::now_v7().to_string(), MessageBody::Retry { position }).await })
-    }
-}
-
-impl Handler<Resume> for Supervisor {
-    type Result = ResponseFuture<Result<(), Error>>;
-
-    fn handle(&mut self, Resume { id }: Resume, _: &mut Context<Self>) -> Self::Result {
-        let door = self.door.clone();
-        Box::pin(async move { door.resume(id).await })
     }
 }
 

@@ -97,10 +97,10 @@ pub use actors::{
     handle::{Handle, Stent},
     handlers::{ActivityHandler, Answer, InlineHandler},
     messages::{
-        Ask, Cancel, Describe, Description, Dispatch, Escalated, IfInUse, List, ListQueues, PauseQueue, Resume, ResumeQueue,
-        RetryParked, SendSignal, SendUpdate, Shutdown,
+        Ask, Cancel, Describe, Description, Dispatch, Escalated, IfInUse, List, ListQueues, PauseQueue, ResumeQueue, RetryParked,
+        SendSignal, SendUpdate, Shutdown,
     },
-    orders::Terminate,
+    orders::{PauseExecution, Resume, Terminate},
     schedules::{
         BackfillSchedule, CreateSchedule, DeleteSchedule, DescribeSchedule, ListSchedules, PauseSchedule, TriggerSchedule,
         UnpauseSchedule, UpdateSchedule,

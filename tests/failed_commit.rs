@@ -161,6 +161,10 @@ impl Store for Faulty {
         self.inner.resume(id, now)
     }
 
+    fn halt(&mut self, run: RunKey, reason: &str) -> Answer<'_, ()> {
+        self.inner.halt(run, reason)
+    }
+
     fn commit<'a>(&'a mut self, batch: &'a Batch) -> Answer<'a, BatchAnswer> {
         let Some((index, how)) = (self.faults.pick.lock())(batch) else { return self.inner.commit(batch) };
         self.faults.fired.lock().push(how);

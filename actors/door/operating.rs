@@ -13,20 +13,24 @@ use crate::{
         bells::Rung,
         executor::Overruled,
         loading,
-        persistence::{Submit, Whom},
+        persistence::{self, Affair, Submit, Whom},
+        scheduler::Nudge,
     },
     error::{Error, SendError},
     kernel::{
         codec,
-        event::{Command, Event, Fact, MessageBody, Order, Outcome as RunEnd},
+        event::{Command, Event, Fact, MessageBody, Order, Ordered, Outcome as RunEnd},
         id::RunKey,
-        run::{Decision, Effect, Writer},
+        run::{Decision, Effect, Ward, Writer},
     },
-    store::{Item, Outcome, Status, Stored, Summary, Then, Turn},
+    store::{Item, NOT_BEGUN, Outcome, Status, StoreError, Stored, Summary, Then, Turn},
 };
 
 /// How long the owner of a run has to carry an order out, before it is carried out over its head: a thread of it may be blocked.
 const OWNERS: Duration = Duration::from_secs(2);
+
+/// How long the sender of an order waits until it is taken.
+const LONGEST: Duration = Duration::from_secs(30);
 
 /// How often it is looked whether it has: at first, and at last.
 const LOOK: Duration = Duration::from_millis(5);
@@ -36,8 +40,8 @@ const LONGEST_LOOK: Duration = Duration::from_millis(200);
 const MOST_REFUSED: u32 = 20;
 
 impl Door {
-    /// Ends the current run of an id, whoever has it.
-    pub(crate) async fn terminate(&self, to: String, message: String, order: Order) -> Result<(), Error> {
+    /// Has an order carried out about the current run of an id as such: to end, to pause, to go on.
+    pub(crate) async fn operate(&self, to: String, message: String, order: Order) -> Result<(), Error> {
         let body = MessageBody::Order(Box::new(order.clone()));
         asked::check_message(&message, &body, &self.config.limits)?;
         let (since, mut pause, mut sent, mut refused) = (Instant::now(), LOOK, None, 0);
@@ -51,59 +55,140 @@ impl Door {
             if row.status.is_end() {
                 return self.ended_by(row, &message).await;
             }
-            let full = sent == Some((row.run, false));
-            if row.owner.is_none() || full || since.elapsed() > OWNERS {
-                match self.end_without_code(&row, &message, &order).await? {
-                    Outcome::Done => return Ok(()),
+            let run = row.run;
+            let stored = self.read(move |reader| async move { reader.run(run).await }).await?;
+            let Some(stored) = stored.filter(|stored| !stored.summary.status.is_end()) else { continue };
+            let ward = loading::ward(&stored);
+            if self.is_carried_out(&ward, &stored.summary, &message, &order).await? {
+                return Ok(());
+            }
+            let patience = since.elapsed();
+            if Self::goes_without_owner(&stored.summary, &order, patience, sent == Some((run, false))) {
+                match self.without_code(&stored, &ward, &message, &order).await? {
                     Outcome::Refused(why) if refused == MOST_REFUSED => return Err(SendError::Unavailable(why).into()),
                     Outcome::Refused(_) => refused += 1,
+                    // What has come of it is seen at the next look.
+                    Outcome::Done => continue,
                     _ => {}
                 }
-            } else if sent.is_none_or(|(run, _)| run != row.run) {
+            } else if sent.is_none_or(|(to, _)| to != run) {
                 match self.send(to.clone(), message.clone(), body.clone()).await {
-                    Ok(()) => sent = Some((row.run, true)),
+                    Ok(()) => sent = Some((run, true)),
                     Err(Error::Send(SendError::AlreadyEnded { .. })) => continue,
-                    Err(Error::Send(SendError::InboxFull(_))) => sent = Some((row.run, false)),
+                    Err(Error::Send(SendError::InboxFull(_))) => sent = Some((run, false)),
                     Err(error) => return Err(error),
                 }
+            } else if patience > LONGEST {
+                let why = format!("it is in the inbox of {to}, whose node has not taken it within {LONGEST:?}");
+                return Err(SendError::Unavailable(why).into());
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_LOOK);
         }
     }
 
-    /// Answers for a run that has ended: well, if it was ended by this message.
+    /// Tells whether an order is carried out already, or there is nothing to do; and sees that the run's row says so.
+    async fn is_carried_out(&self, ward: &Ward, row: &Summary, message: &str, order: &Order) -> Result<bool, Error> {
+        let Some(state) = ward.state.as_ref().filter(|_| order.what != Ordered::Terminate) else {
+            // Of a run whose log cannot be read nothing can be paused; and it may well be tried again.
+            let why = ward.unreadable.clone().unwrap_or_else(|| "it has no log".to_owned());
+            return match order.what {
+                Ordered::Pause => Err(SendError::Unavailable(why).into()),
+                Ordered::GoOn => self.lift(&row.id.id).await,
+                _ => Ok(false),
+            };
+        };
+        match (&order.what, &state.paused) {
+            (Ordered::Pause, Some(paused)) => {
+                if row.owner.is_none() && row.status != Status::Paused {
+                    let (run, reason) = (row.run, paused.pauses(ward.paused_at.unwrap_or_default()));
+                    let links = self.links().await?;
+                    let halt = Affair::new(move |store| Box::pin(async move { store.halt(run, &reason).await }));
+                    if !matches!(links.persistence.send(halt).await, Ok(Ok(()))) {
+                        self.breathe().await;
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            }
+            (Ordered::Pause, None) => Ok(state.knows(message)),
+            (Ordered::GoOn, None) => self.lift(&row.id.id).await,
+            _ => Ok(false),
+        }
+    }
+
+    /// Lets a run be claimed again that is quarantined, blocked or marked as paused; `false` if it has ended meanwhile.
+    async fn lift(&self, id: &str) -> Result<bool, Error> {
+        loop {
+            let links = self.links().await?;
+            let resume = persistence::Resume { id: id.to_owned(), now: self.time.now() };
+            match links.persistence.send(resume).await {
+                Ok(Ok(Outcome::Unknown)) => return Err(SendError::Unknown(id.to_owned()).into()),
+                Ok(Ok(Outcome::Ended(_))) => return Ok(false),
+                Ok(Ok(_)) => {
+                    links.scheduler.do_send(Nudge);
+                    return Ok(true);
+                }
+                Ok(Err(StoreError::Closed)) | Err(_) => self.breathe().await,
+                Ok(Err(error)) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Tells whether an order is to be carried out without the owner of the run, or its code.
+    fn goes_without_owner(row: &Summary, order: &Order, patience: Duration, full: bool) -> bool {
+        match (&order.what, row.owner) {
+            (Ordered::Terminate, owner) => owner.is_none() || full || patience > OWNERS,
+            // Nobody takes it up.
+            (Ordered::GoOn, None) => row.status == Status::Paused || full || patience > OWNERS,
+            (_, None) => row.status != Status::Active || full || patience > OWNERS,
+            (_, Some(_)) => false,
+        }
+    }
+
+    /// Answers for a run that has ended: well, if it has taken this order before.
     async fn ended_by(&self, row: Summary, message: &str) -> Result<(), Error> {
         let run = row.run;
-        let tail = self.read(move |reader| async move { reader.tail(run).await }).await?;
-        let last = tail.and_then(|(commit_no, record)| codec::decode(&row.id, commit_no, &record).ok());
-        let events = last.map(|commit| commit.events).unwrap_or_default();
-        let is_it = |event: &Event| matches!(event, Event::Fact(Fact::Received { message: of, .. }) if of == message);
-        if row.status == Status::Terminated && events.iter().any(is_it) {
-            return Ok(());
+        let stored = self.read(move |reader| async move { reader.run(run).await }).await?;
+        let log = stored.map(|stored| stored.log).unwrap_or_default();
+        let commits = log.iter().filter_map(|(commit_no, record)| codec::decode(&row.id, *commit_no, record).ok());
+        let mut status = row.status.as_str().to_owned();
+        for event in commits.flat_map(|commit| commit.events) {
+            match event {
+                Event::Fact(Fact::Received { message: of, body: MessageBody::Order(_) }) if of == message => return Ok(()),
+                Event::Fact(Fact::Ignored { message: of, .. }) if of == message => return Ok(()),
+                Event::Command(Command::End { outcome }) => status = in_words(&outcome),
+                _ => {}
+            }
         }
-        let status = match events.last() {
-            Some(Event::Command(Command::End { outcome })) => in_words(outcome),
-            _ => row.status.as_str().to_owned(),
-        };
         Err(SendError::AlreadyEnded { id: row.id.id, status }.into())
     }
 
-    /// Records the end of a run as its log alone tells it, and whatever belongs to an end.
-    async fn end_without_code(&self, row: &Summary, message: &str, order: &Order) -> Result<Outcome, Error> {
-        let run = row.run;
-        let stored = self.read(move |reader| async move { reader.run(run).await }).await?;
-        let Some(stored) = stored.filter(|stored| !stored.summary.status.is_end()) else { return Ok(Outcome::Conflict) };
-        let links = self.links().await?;
-        let ward = loading::ward(&stored);
-        let decision = ward.terminate(message, order, self.time.now(), self.writer(&links, stored.summary.epoch));
-        let end = decision.commit.events.last().cloned();
-        let then = Then::End { status: Status::Terminated, seen: None };
-        let outcome = self.record(&links, &stored, message, decision, then).await?;
-        if let (Outcome::Done, Some(Event::Command(Command::End { outcome }))) = (&outcome, end) {
-            self.over(&links, run, *outcome).await;
+    /// Records what comes of an order as the run's log alone tells it.
+    async fn without_code(&self, stored: &Stored, ward: &Ward, message: &str, order: &Order) -> Result<Outcome, Error> {
+        let (links, now, seen) = (self.links().await?, self.time.now(), stored.inbox.seq);
+        let writer = self.writer(&links, stored.summary.epoch);
+        match order.what {
+            Ordered::Terminate => {
+                let decision = ward.terminate(message, order, now, writer);
+                let end = decision.commit.events.last().cloned();
+                let then = Then::End { status: Status::Terminated, seen: None };
+                let outcome = self.record(&links, stored, message, decision, then).await?;
+                if let (Outcome::Done, Some(Event::Command(Command::End { outcome }))) = (&outcome, end) {
+                    self.over(&links, stored.summary.run, *outcome).await;
+                }
+                Ok(outcome)
+            }
+            Ordered::Pause => {
+                let mut decision = ward.take(message, order, now, writer);
+                decision.effects.push(Effect::Withdraw { position: NOT_BEGUN });
+                self.record(&links, stored, message, decision, Then::Passivate { wake_at: None, seen }).await
+            }
+            _ => {
+                let decision = ward.take(message, order, now, writer);
+                self.record(&links, stored, message, decision, Then::Passivate { wake_at: Some(now), seen }).await
+            }
         }
-        Ok(outcome)
     }
 
     fn writer(&self, links: &Links, epoch: u64) -> Writer<'_> {

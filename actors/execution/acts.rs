@@ -150,6 +150,9 @@ impl Execution {
     /// activity returned at once waits for the next turn.
     pub(super) fn start_attempt(&mut self, position: Position, attempt: Attempt) -> bool {
         let Some(call) = self.run.state().call(position) else { return false };
+        if self.is_paused() {
+            return false;
+        }
         if call.compensating && !self.stopping.is_empty() {
             self.held_back.push((position, attempt));
             return false;

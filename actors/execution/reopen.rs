@@ -42,6 +42,10 @@ impl Execution {
                 }
             }
         }
+        self.halted.by_force = taken;
+        if self.is_paused() {
+            self.found_paused();
+        }
         let mut first = Vec::new();
         // One that went to sleep has no intent open. One that was given back cleanly may have, but none that was begun: they
         // are begun below. Who gave a run back in the middle says so, and then it was taken by force.
@@ -62,7 +66,7 @@ impl Execution {
         // The deadline is among the arrivals: one that has not come yet is armed by the turn.
         self.reopened = true;
         self.arrive(arrivals, ctx);
-        if self.recording.is_none() && !self.sealed {
+        if self.recording.is_none() && !self.sealed && !self.is_paused() {
             self.stay_or_sleep(ctx);
         }
     }

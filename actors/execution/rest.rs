@@ -112,6 +112,7 @@ impl Execution {
         match self.run.rest(now) {
             Rest::Waits { next }
                 if self.recording.is_none()
+                    && !self.is_paused()
                     && self.waiting.is_empty()
                     && self.unstored.is_empty()
                     && !self.storing

@@ -53,6 +53,14 @@ impl Persistence {
         }
     }
 
+    /// Tells the other nodes that something may be due now which was not before.
+    pub(super) fn hint_due(&self) {
+        let notifier = self.links.as_ref().and_then(|links| links.notifier.as_ref());
+        if let Some(notifier) = notifier.filter(|_| !self.counters.is_alone()) {
+            notifier.do_send(Tell(vec![Hint::Due]));
+        }
+    }
+
     pub(super) fn tell(&mut self, told: UnderWay, answer: BatchAnswer) {
         failpoint!("persistence.before_acks");
         let mut acks = Vec::with_capacity(told.whoms.len());

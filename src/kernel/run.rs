@@ -192,15 +192,17 @@ impl Run {
         let at = at.max(self.last_time);
         let mut turn = Turning::new(at, self.state.published.version());
         while self.state.outcome.is_none() && !turn.is_full(&self.limits) {
-            let hurries = self.state.begins_at().is_some() && arrived.front().is_some_and(|next| self.cannot_wait(next, at));
+            let may_begin = self.state.paused.is_none() && self.state.begins_at().is_some();
+            let hurries = may_begin && arrived.front().is_some_and(|next| self.cannot_wait(next, at));
             if hurries {
                 // With what it has by now it may come to its end: then the rest is for the next run.
                 self.apply(Fact::Begun, &mut turn)?;
                 continue;
             }
-            let Some(arrival) = arrived.pop_front() else {
+            let Some(arrival) = self.next_of(arrived) else {
                 break;
             };
+            let paused = self.state.paused.is_some();
             if let Arrival::Message { seq, body, .. } = &arrival {
                 turn.consumed.push(*seq);
                 turn.told += usize::from(self.is_told(body));
@@ -211,6 +213,10 @@ impl Run {
                 if !stale {
                     self.apply(fact, &mut turn)?;
                 }
+            }
+            // What is asked of the world behind this is another matter than before.
+            if paused != self.state.paused.is_some() {
+                break;
             }
         }
         if self.state.outcome.is_some() {
@@ -268,7 +274,11 @@ impl Run {
             }
             // What is not held by the node that owned the run all along was never begun, and is begun now. Inline steps are
             // different: they live and die with the run's memory.
-            Arrival::Reopened { held } => self.losses(at, &held, |call| call.place == Some(StepPlace::Inline)),
+            Arrival::Reopened { mut held } => {
+                // The ends of those that came in while it was paused are in the inbox.
+                held.extend(&self.queued);
+                self.losses(at, &held, |call| call.place == Some(StepPlace::Inline))
+            }
         }
     }
 

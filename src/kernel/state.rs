@@ -36,6 +36,8 @@ pub(crate) struct State {
     /// It goes on for a run before it.
     goes_on: bool,
     known: HashSet<String>,
+    /// The order by which it is paused.
+    pub(crate) paused: Option<Box<Order>>,
     /// What undoes its acts.
     undone: Undone,
     /// Transactional steps that were given up: what they left in the store goes with the run's end.
@@ -118,6 +120,7 @@ impl State {
             continuing: None,
             goes_on: false,
             known: HashSet::new(),
+            paused: None,
             undone: Undone::default(),
             given_up: Vec::new(),
             just_served: None,
@@ -168,8 +171,12 @@ impl State {
                     }
                     // The facts of the one follow, the code has the other.
                     MessageBody::Task { .. } | MessageBody::Update { .. } => {}
-                    // The end follows.
-                    MessageBody::Order(_) => {}
+                    MessageBody::Order(order) => match order.what {
+                        Ordered::Pause => self.paused = Some(order.clone()),
+                        Ordered::GoOn => self.paused = None,
+                        // The end follows.
+                        Ordered::Terminate => self.paused = None,
+                    },
                 }
             }
             Fact::Ignored { message, .. } | Fact::Refused { message, .. } => self.remember(message, limits),
@@ -342,7 +349,7 @@ impl State {
     /// Returns the end that a fact is by itself, without any code: an operator's order to end the run.
     pub(crate) fn terminates(&self, fact: &Fact) -> Option<Command> {
         let Fact::Received { body: MessageBody::Order(order), .. } = fact else { return None };
-        let Order { by, reason, what: Ordered::Terminate } = &**order;
+        let Order { by, reason, what: Ordered::Terminate } = &**order else { return None };
         let outcome = Outcome::Terminated { reason: reason.clone(), by: by.clone(), skipped: self.undone.open() };
         Some(Command::End { outcome: Box::new(outcome) })
     }
@@ -389,6 +396,9 @@ impl State {
     pub(crate) fn rest(&self, now: Timestamp, queued: &BTreeSet<Position>) -> Rest {
         if self.outcome.is_some() {
             return Rest::Ended;
+        }
+        if self.paused.is_some() {
+            return Rest::Waits { next: None };
         }
         let deadline = self.started.deadline.filter(|_| !self.deadline_passed);
         let mut next = deadline.into_iter().chain(self.begins_at()).min();

@@ -280,16 +280,29 @@ impl Store for MemoryStore {
             if run.summary.status.is_end() {
                 return Ok(Outcome::Ended(Box::new(run.summary.clone())));
             }
-            let held = run.summary.status == Status::Quarantined || run.summary.blocked_build.is_some();
+            let paused = run.summary.status == Status::Paused;
+            let held = paused || run.summary.status == Status::Quarantined || run.summary.blocked_build.is_some();
             if held && run.summary.owner.is_none() {
                 run.summary.status = Status::Active;
                 run.summary.blocked_build = None;
                 run.summary.reason = None;
                 run.summary.wake_at = Some(now);
                 run.claims = 0;
-                run.forced = true;
+                run.forced |= !paused;
             }
             Ok(Outcome::Done)
+        })
+    }
+
+    fn halt(&mut self, run: RunKey, reason: &str) -> Answer<'_, ()> {
+        self.answer(|data| {
+            let run = data.runs.get_mut(&run).map(|run| &mut run.summary);
+            if let Some(row) = run.filter(|row| row.owner.is_none() && !row.status.is_end()) {
+                row.status = Status::Paused;
+                row.wake_at = None;
+                row.reason = Some(reason.replace('\0', "\u{fffd}"));
+            }
+            Ok(())
         })
     }
 

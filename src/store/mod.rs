@@ -49,7 +49,7 @@ mod summary;
 #[cfg_attr(not(any(feature = "sqlite", feature = "postgres")), allow(dead_code))]
 mod transactions;
 
-pub use queue::{EndTask, NewTask, Queue, QueueState, StaleTask, TakenTasks, Task, TaskKey, TaskRequest, TaskRow};
+pub use queue::{EndTask, NOT_BEGUN, NewTask, Queue, QueueState, StaleTask, TakenTasks, Task, TaskKey, TaskRequest, TaskRow};
 
 pub use crate::kernel::published::Publication;
 pub use error::StoreError;
@@ -91,9 +91,14 @@ pub trait Store: Warden + 'static {
     /// could not be stopped: they stay with it until its process is gone, or for another lease at most.
     fn retire(&mut self, incarnation: Incarnation, free: bool, keep: &[RunKey]) -> Answer<'_, u64>;
 
-    /// Lets a quarantined or blocked run be claimed again, as after a crash: due now, by force, with no claim counted. The
-    /// answer is `Done` (also when there was nothing to lift), `Unknown` or `Ended`.
+    /// Lets a quarantined or blocked run be claimed again, as after a crash: due now, by force, with no claim counted. One that is paused
+    /// is active again and due now, by force only if it was left so. The answer is `Done` (also when there was nothing to lift), `Unknown`
+    /// or `Ended`.
     fn resume(&mut self, id: &str, now: Timestamp) -> Answer<'_, Outcome>;
+
+    /// Marks a run as paused that nobody owns and whose log says so already, in one line for people; if it has ended, or somebody has
+    /// it, nothing is changed.
+    fn halt(&mut self, run: RunKey, reason: &str) -> Answer<'_, ()>;
 
     /// Reserves `count` run keys, ascending and never given before; returns the first.
     fn reserve_keys(&mut self, count: u32) -> Answer<'_, RunKey>;
@@ -348,7 +353,7 @@ pub struct Turn {
     /// Attempts that go into shared queues.
     pub tasks: Vec<NewTask>,
     /// Calls whose attempts in shared queues nobody wants any more: what nobody has begun goes at once, what somebody holds
-    /// once that one lets go.
+    /// once that one lets go. [`NOT_BEGUN`] stands for all of the run that nobody has begun, and for nothing that somebody holds.
     pub withdrawn: Vec<u32>,
     /// Runs that this one begins as its children; `NewChild` says when and how.
     pub starts: Vec<NewChild>,
@@ -503,6 +508,13 @@ pub enum YieldReason {
     Quarantined {
         /// The whole report.
         reason: String,
+    },
+    /// An operator has paused it, as its log says: nobody may claim it until one lets it go on. What is unread stays so.
+    Paused {
+        /// Who, when and why, in one line.
+        reason: String,
+        /// Whether its attempts may still have been running, so that the next owner must write a `Claimed` event.
+        forced: bool,
     },
     /// Due again then; at once if a message is unread.
     Released {

@@ -221,6 +221,11 @@ impl Store for PostgresStore {
         .boxed_local()
     }
 
+    fn halt(&mut self, run: RunKey, reason: &str) -> Answer<'_, ()> {
+        let values = Values::default().with(run.0).with(reason.replace('\0', "\u{fffd}").as_str());
+        async move { self.on_session(async move |session| session.again(sql::HALT, values).await.map(drop)).await }.boxed_local()
+    }
+
     fn reserve_keys(&mut self, count: u32) -> Answer<'_, RunKey> {
         self.on_session(async move |session| {
             // What a lost answer had reserved stays unused.

@@ -359,12 +359,17 @@ impl Line {
     }
 }
 
+/// In place of a position, among the calls that a turn withdraws: whatever of the run nobody has begun. Positions begin at 1.
+pub const NOT_BEGUN: Position = 0;
+
 /// What the items of a batch do to tasks, for stores that read and write sets of rows: `found` is read first, the rest is
 /// written in the order of the fields.
 #[derive(Default)]
 pub(crate) struct TaskPlan<'a> {
     pub(crate) found: HashMap<TaskKey, Found>,
     pub(crate) withdrawn: Vec<(RunKey, Position)>,
+    /// Runs whose tasks go as far as nobody has begun them.
+    pub(crate) unqueued: Vec<RunKey>,
     pub(crate) placed: Vec<&'a NewTask>,
     pub(crate) ended: Vec<TaskKey>,
     pub(crate) beats: Vec<(TaskKey, &'a Bytes)>,
@@ -394,16 +399,23 @@ pub(crate) fn asked_for<'a>(items: impl Iterator<Item = &'a super::Item>) -> Vec
 impl<'a> TaskPlan<'a> {
     #[cfg(feature = "sqlite")]
     pub(crate) fn is_empty(&self) -> bool {
-        self.withdrawn.is_empty() && self.placed.is_empty() && self.ended.is_empty() && self.beats.is_empty()
+        self.withdrawn.is_empty()
+            && self.unqueued.is_empty()
+            && self.placed.is_empty()
+            && self.ended.is_empty()
+            && self.beats.is_empty()
     }
 
     /// Takes what an accepted turn does.
     pub(crate) fn turn(&mut self, turn: &'a super::Turn) {
-        self.withdrawn.extend(turn.withdrawn.iter().map(|position| (turn.run, *position)));
+        let named = turn.withdrawn.iter().filter(|position| **position != NOT_BEGUN);
+        self.withdrawn.extend(named.map(|position| (turn.run, *position)));
+        let unqueues = turn.withdrawn.contains(&NOT_BEGUN);
+        self.unqueued.extend(unqueues.then_some(turn.run));
         self.found.retain(|key, found| {
             let withdrawn = key.run == turn.run && turn.withdrawn.contains(&key.position);
             found.dropped |= withdrawn;
-            !withdrawn || found.worker.is_some()
+            found.worker.is_some() || !(withdrawn || unqueues && key.run == turn.run)
         });
         self.place(&turn.tasks);
     }

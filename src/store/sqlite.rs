@@ -325,6 +325,15 @@ impl Store for SqliteStore {
         .boxed_local()
     }
 
+    fn halt(&mut self, run: RunKey, reason: &str) -> Answer<'_, ()> {
+        let reason = reason.replace('\0', "\u{fffd}");
+        async move {
+            let result = read::halt(self.writer()?, run, reason).await;
+            self.judge(result)
+        }
+        .boxed_local()
+    }
+
     fn reserve_keys(&mut self, count: u32) -> Answer<'_, RunKey> {
         async move {
             let result = read::reserve(self.writer()?, count).await;

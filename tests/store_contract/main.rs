@@ -18,6 +18,7 @@ mod known;
 mod messages;
 mod nodes;
 mod others;
+mod paused;
 #[cfg(feature = "postgres")]
 mod plans;
 #[cfg(feature = "sqlite")]

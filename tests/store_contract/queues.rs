@@ -60,7 +60,7 @@ impl World {
         taken.tasks.iter().map(|task| task.key.position).collect()
     }
 
-    async fn take(&mut self, limit: u32) -> Vec<u32> {
+    pub(crate) async fn take(&mut self, limit: u32) -> Vec<u32> {
         self.take_by(self.wish(limit)).await
     }
 }

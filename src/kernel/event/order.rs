@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::super::id::Position;
+use super::super::{id::Position, time::Timestamp};
 
 /// An order of an operator's about one run.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -22,6 +22,12 @@ pub enum Ordered {
     /// To end at once: no code of the run's runs any more, and what would undo its acts is skipped and named.
     #[serde(rename = "t")]
     Terminate,
+    /// To take no turn and begin no attempt until it is let go on.
+    #[serde(rename = "p")]
+    Pause,
+    /// To go on.
+    #[serde(rename = "g")]
+    GoOn,
 }
 
 /// A compensation that did not run because its run was terminated.
@@ -37,7 +43,7 @@ impl Ordered {
     /// Tells whether it is about the execution, whichever its run. What names a place is for the one run that has it.
     pub(super) fn is_for_the_execution(&self) -> bool {
         match self {
-            Ordered::Terminate => true,
+            Ordered::Terminate | Ordered::Pause | Ordered::GoOn => true,
         }
     }
 
@@ -46,11 +52,28 @@ impl Ordered {
     pub fn in_a_word(&self) -> &'static str {
         match self {
             Ordered::Terminate => "terminate",
+            Ordered::Pause => "pause",
+            Ordered::GoOn => "resume",
+        }
+    }
+
+    /// Tells whether it is about the run as such, so that no code of the run's has to hear of it, and it is taken before whatever waits.
+    pub(crate) fn is_about_the_run(&self) -> bool {
+        match self {
+            Ordered::Terminate | Ordered::Pause | Ordered::GoOn => true,
         }
     }
 }
 
 impl Order {
+    /// Says that a run is paused by this, for people.
+    #[must_use]
+    pub fn pauses(&self, at: Timestamp) -> String {
+        let Order { by, reason, .. } = self;
+        let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+        format!("paused by {by} at {at}{why}")
+    }
+
     /// Returns it in words, for people.
     #[must_use]
     pub fn in_words(&self) -> String {

@@ -20,6 +20,8 @@ pub(crate) struct Ward {
     tail: Option<(CommitNo, Digest)>,
     last_time: Timestamp,
     last_epoch: Epoch,
+    /// Since when it is paused.
+    pub(crate) paused_at: Option<Timestamp>,
 }
 
 impl State {
@@ -42,12 +44,14 @@ impl State {
 impl Ward {
     /// Knows nothing but how its log ends, until the log is folded in from its beginning.
     pub(crate) fn new(id: RunId, epoch: Epoch, tail: Option<(CommitNo, Digest)>) -> Ward {
-        Ward { id, state: None, unreadable: None, tail, last_time: Timestamp(i64::MIN), last_epoch: epoch }
+        Ward { id, state: None, unreadable: None, tail, last_time: Timestamp(i64::MIN), last_epoch: epoch, paused_at: None }
     }
 
     /// Folds the next commit of its log in.
     pub(crate) fn fold(&mut self, commit: &Commit) {
         State::fold(&mut self.state, commit, self.id.run_no);
+        let paused = self.state.as_ref().is_some_and(|state| state.paused.is_some());
+        self.paused_at = if paused { self.paused_at.or(Some(commit.time)) } else { None };
         self.last_time = commit.time;
         self.last_epoch = self.last_epoch.max(commit.epoch);
     }
@@ -77,6 +81,12 @@ impl Ward {
             rest: Rest::Ended,
             ..self.decision(events, at, writer)
         }
+    }
+
+    /// Decides that the run is paused, or goes on, as an operator orders it.
+    pub(crate) fn take(&self, message: &str, order: &Order, at: Timestamp, writer: Writer<'_>) -> Decision {
+        let received = Fact::Received { message: message.to_owned(), body: MessageBody::Order(Box::new(order.clone())) };
+        self.decision(vec![Event::Fact(received)], at, writer)
     }
 
     fn decision(&self, events: Vec<Event>, at: Timestamp, writer: Writer<'_>) -> Decision {

@@ -74,7 +74,11 @@ fn event(dice: &mut Dice) -> Event {
                 .collect(),
         })),
         11 => {
-            let order = Order { by: text(dice), reason: text(dice), what: Ordered::Terminate };
+            let order = Order {
+                by: text(dice),
+                reason: text(dice),
+                what: [Ordered::Terminate, Ordered::Pause, Ordered::GoOn][dice.below(3)].clone(),
+            };
             Fact::Received { message, body: MessageBody::Order(Box::new(order)) }
         }
         _ => Fact::DeadlinePassed,

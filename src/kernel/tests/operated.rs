@@ -108,3 +108,49 @@ fn a_terminated_run_tells_its_parent_and_its_children_in_the_commit_of_its_end()
     assert!(matches!(&world.told[0].body, MessageBody::Stop { .. }));
     assert_eq!(world.told[0].to.id, "x/1/1");
 }
+
+#[test]
+fn a_run_that_is_paused_at_any_point_keeps_still_and_ends_as_it_would_have() {
+    for seed in seeds(5) {
+        for at in 0..40 {
+            let _named = Named(seed);
+            let books = Books::new(Bank::default().into());
+            let mut world = World::new(&Transfer(Death::Cancel)).handle(banker(&books));
+            let mut dice = Dice::new(seed);
+            let over = !(0..at).all(|_| world.step(&mut dice));
+            world.ack();
+            if over || world.outcome().is_some() {
+                break;
+            }
+            // As a host does: orders go before what waits.
+            let waiting = std::mem::take(&mut world.arrived);
+            world.send("stay", order(Ordered::Pause));
+            world.arrived.extend(waiting);
+            world.turn();
+            let facts = world.in_flight.as_ref().unwrap().commit.events.len();
+            assert_eq!(facts, 1, "nothing but the pause");
+            world.ack();
+            // What comes is kept, in this memory and over a replay of the log.
+            world.word("meanwhile");
+            world.send("stay again", order(Ordered::Pause));
+            world.turn();
+            let ignored = world.in_flight.take().unwrap().commit.events;
+            assert!(matches!(&ignored[..], [Event::Fact(Fact::Ignored { .. })]), "{ignored:?}");
+            let acts = world.acts.len();
+            world.crash(false);
+            assert!(world.run().state().paused.is_some());
+            assert_eq!(world.acts.len(), acts);
+            // Its next owner asks for everything that is open once it goes on.
+            world.send("go", order(Ordered::GoOn));
+            world.turn_or_ack();
+            assert!(world.run().state().paused.is_none());
+            world.turn_or_ack();
+            world.to_start.clear();
+            let effects = world.run().open_effects(writer(1).is_shared);
+            world.act(effects);
+            world.settle_by(&mut dice);
+            assert!(matches!(world.outcome(), Some(Outcome::Completed(_))), "{:?}", world.outcome());
+            assert_eq!(books.borrow().taken.len(), 3);
+        }
+    }
+}

@@ -255,6 +255,11 @@ impl Data {
                 row.wake_at = None;
                 run.forced = true;
             }
+            YieldReason::Paused { forced, .. } => {
+                row.status = Status::Paused;
+                row.wake_at = None;
+                run.forced = forced;
+            }
             YieldReason::Released { wake_at, forced } => {
                 // Nobody is left who would see what is unread, and only a message would wake it: so it is due.
                 row.wake_at = if run.inbox.is_empty() { wake_at } else { Some(writer.now) };

@@ -147,7 +147,9 @@ fn body(bytes: usize) -> Option<String> {
 /// Returns the report of a yield as it is stored: for people, so a NUL is replaced and not refused.
 pub(crate) fn report(why: &YieldReason) -> Option<String> {
     match why {
-        YieldReason::Blocked { reason, .. } | YieldReason::Quarantined { reason } => Some(reason.replace('\0', "\u{fffd}")),
+        YieldReason::Blocked { reason, .. } | YieldReason::Quarantined { reason } | YieldReason::Paused { reason, .. } => {
+            Some(reason.replace('\0', "\u{fffd}"))
+        }
         YieldReason::Released { .. } => None,
     }
 }

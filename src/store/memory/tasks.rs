@@ -9,7 +9,8 @@ use crate::{
         time::Timestamp,
     },
     store::{
-        EndTask, NewTask, NodeState, Outcome, Queue, QueueState, StaleTask, TakenTasks, Task, TaskKey, TaskRequest, TaskRow,
+        EndTask, NOT_BEGUN, NewTask, NodeState, Outcome, Queue, QueueState, StaleTask, TakenTasks, Task, TaskKey, TaskRequest,
+        TaskRow,
         queue::{Head, Line, MOST_KEYS},
     },
 };
@@ -71,7 +72,7 @@ impl Data {
         self.tasks.retain(|key, cell| {
             let wanted = key.run != run || !positions.contains(&key.position);
             cell.dropped |= !wanted;
-            wanted || cell.worker.is_some()
+            cell.worker.is_some() || wanted && (key.run != run || !positions.contains(&NOT_BEGUN))
         });
     }
 

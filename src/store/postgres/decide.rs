@@ -275,6 +275,11 @@ impl<'a> Plan<'a> {
                 row.status = Status::Quarantined;
                 row.wake_at = None;
             }
+            YieldReason::Paused { forced, .. } => {
+                known.beside.forced = forced;
+                row.status = Status::Paused;
+                row.wake_at = None;
+            }
             YieldReason::Released { wake_at, forced } => {
                 known.beside.forced = forced;
                 // Nobody is left who would see what is unread, and only a message would wake it: so it is due.

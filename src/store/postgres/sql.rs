@@ -474,9 +474,14 @@ pub(super) const SWEEP: &str = concat!(
 
 /// $1 id, $2 now.
 pub(super) const RESUME: &str = "UPDATE executions
-    SET status = 1, blocked_build = NULL, reason = NULL, wake_at = $2, claims = 0, forced = true
+    SET status = 1, blocked_build = NULL, reason = NULL, wake_at = $2, claims = 0,
+           forced = CASE WHEN status = 3 THEN forced ELSE true END
     WHERE run = (SELECT x.run FROM executions x WHERE x.id = $1 ORDER BY x.run_no DESC LIMIT 1)
-      AND owner IS NULL AND (status = 2 OR status = 1 AND blocked_build IS NOT NULL)";
+      AND owner IS NULL AND (status = 2 OR status = 3 OR status = 1 AND blocked_build IS NOT NULL)";
+
+/// $1 run, $2 reason.
+pub(super) const HALT: &str = "UPDATE executions SET status = 3, reason = $2, wake_at = NULL
+    WHERE run = $1 AND owner IS NULL AND status < 4";
 
 /// $1 how many.
 pub(super) const RESERVE: &str = "UPDATE meta SET value = value + $1 WHERE key = 'next_run' RETURNING value - $1";

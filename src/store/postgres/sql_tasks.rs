@@ -54,6 +54,10 @@ pub(super) const WITHDRAW: &str = "UPDATE tasks t SET dropped = true FROM unnest
 pub(super) const REMOVE: &str = "DELETE FROM tasks t USING unnest($1::bigint[], $2::bigint[]) AS k(run, position)
     WHERE t.run = k.run AND t.position = k.position AND t.dropped AND t.worker IS NULL";
 
+/// $1 runs. Who is about to take one is waited for, and then it is his.
+pub(super) const UNQUEUE: &str =
+    "DELETE FROM tasks t USING unnest($1::bigint[]) AS k(run) WHERE t.run = k.run AND t.worker IS NULL";
+
 /// What somebody holds stays with him: the attempt is the same. $1 run, $2 position, $3 attempt, $4 queue, $5 lane, $6 rank, $7 due, $8 start by, $9 activity, $10 needs, $11 body.
 pub(super) const PLACE: &str =
     "INSERT INTO tasks (run, position, attempt, queue, lane, rank, due_at, start_by, activity, needs, body)

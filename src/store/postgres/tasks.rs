@@ -142,6 +142,10 @@ pub(super) async fn write(session: &mut Session, plan: &TaskPlan<'_>) -> Result<
         session.rows(sql::WITHDRAW, values()).await?;
         session.rows(sql::REMOVE, values()).await?;
     }
+    if !plan.unqueued.is_empty() {
+        let runs = plan.unqueued.iter().map(|run| run.0).collect::<Vec<_>>();
+        session.rows(sql::UNQUEUE, Values::default().with(runs)).await?;
+    }
     if !plan.placed.is_empty() {
         let placed = || plan.placed.iter();
         let values = with_keys(Values::default(), placed().map(|task| &task.key))

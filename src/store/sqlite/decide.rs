@@ -347,6 +347,11 @@ impl<'a> Plan<'a> {
                 row.status = Status::Quarantined;
                 row.wake_at = None;
             }
+            YieldReason::Paused { forced, .. } => {
+                by_force = forced;
+                row.status = Status::Paused;
+                row.wake_at = None;
+            }
             YieldReason::Released { wake_at, forced } => {
                 by_force = forced;
                 // Nobody is left who would see what is unread, and only a message would wake it: so it is due.

@@ -24,6 +24,11 @@ pub(super) async fn resume(writer: &mut Writer, id: String, now: Timestamp) -> R
     writer.transaction(sql::RESUME, values.map_err(encoding)?).await.map(drop)
 }
 
+pub(super) async fn halt(writer: &mut Writer, run: RunKey, reason: String) -> Result<(), StoreError> {
+    let values = Values::default().with(run.0).and_then(|values| values.with(reason));
+    writer.transaction(sql::HALT, values.map_err(encoding)?).await.map(drop)
+}
+
 pub(super) async fn reserve(writer: &mut Writer, count: u32) -> Result<RunKey, StoreError> {
     let values = Values::default().with(i64::from(count)).map_err(encoding)?;
     let answers = writer.reserve(values).await?;

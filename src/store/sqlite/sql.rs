@@ -385,9 +385,14 @@ pub(super) const SWEEP: &str = "UPDATE executions SET owner = NULL, forced = 1, 
 
 /// $1 id, $2 now.
 pub(super) const RESUME: &str = "UPDATE executions
-    SET status = 1, blocked_build = NULL, reason = NULL, wake_at = $2, claims = 0, forced = 1
+    SET status = 1, blocked_build = NULL, reason = NULL, wake_at = $2, claims = 0,
+           forced = CASE WHEN status = 3 THEN forced ELSE 1 END
     WHERE run = (SELECT run FROM executions WHERE id = $1 ORDER BY run_no DESC LIMIT 1)
-      AND owner IS NULL AND (status = 2 OR status = 1 AND blocked_build IS NOT NULL);";
+      AND owner IS NULL AND (status = 2 OR status = 3 OR status = 1 AND blocked_build IS NOT NULL);";
+
+/// $1 run, $2 reason.
+pub(super) const HALT: &str = "UPDATE executions SET status = 3, reason = $2, wake_at = NULL
+    WHERE run = $1 AND owner IS NULL AND status < 4;";
 
 pub(super) const RESERVE: &str = "UPDATE meta SET value = value + $1 WHERE key = 'next_run' RETURNING value - $1;";
 
@@ -594,6 +599,7 @@ pub(super) const ALL: &[(&str, &str)] = &[
     ("retire_and_free", RETIRE_AND_FREE),
     ("reserve", RESERVE),
     ("resume", RESUME),
+    ("halt", HALT),
     ("history", HISTORY),
     ("tail", TAIL),
     ("newest", NEWEST),

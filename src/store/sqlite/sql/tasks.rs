@@ -21,6 +21,10 @@ pub(in crate::store::sqlite) const WRITE: &str = "UPDATE tasks SET dropped = 1 F
     UPDATE tasks SET details = substr($1, k.value ->> 3, k.value ->> 4) FROM json_each($5) k
     WHERE run = k.value ->> 0 AND position = k.value ->> 1 AND attempt = k.value ->> 2;";
 
+/// $1 runs.
+pub(in crate::store::sqlite) const UNQUEUE: &str =
+    "DELETE FROM tasks WHERE worker IS NULL AND run IN (SELECT value FROM json_each($1));";
+
 /// The queues that have something waiting, by name.
 pub(in crate::store::sqlite) const WAITING: &str = "WITH RECURSIVE q(queue) AS (
         SELECT min(queue) FROM tasks WHERE worker IS NULL
@@ -138,6 +142,7 @@ pub(in crate::store::sqlite) const SNAPSHOT: &str =
 pub(in crate::store::sqlite) const ALL: &[(&str, &str)] = &[
     ("found", FOUND),
     ("write", WRITE),
+    ("unqueue", UNQUEUE),
     ("waiting", WAITING),
     ("may_take", MAY_TAKE),
     ("line", LINE),

@@ -1,0 +1,217 @@
+//! Pausing a run: it keeps still, and what comes meanwhile is kept.
+
+use super::*;
+
+fn pause(id: &str) -> PauseExecution {
+    PauseExecution::new(id, "ada").reason("a look").message_id(format!("pause {id}"))
+}
+
+fn resume(id: &str) -> Resume {
+    Resume::new(id).by("bob").message_id(format!("resume {id}"))
+}
+
+/// Waits until a paused run is with nobody, and sees that its row and its description say so.
+async fn rests(stent: &Stent, id: &str) {
+    eventually(&format!("{id} is paused"), secs(20), async || {
+        stent.describe(id).await.unwrap().is_some_and(|told| told.summary.status == Status::Paused)
+    })
+    .await;
+    let told = stent.describe(id).await.unwrap().unwrap();
+    assert!(told.moved_by.starts_with("an operator: it is paused by ada at 2"), "{}", told.moved_by);
+    assert!(told.moved_by.ends_with(": a look"), "{}", told.moved_by);
+    let listed = stent.list(List::new().status(Status::Paused)).await.unwrap();
+    let row = listed.iter().find(|row| row.id.id == id).unwrap();
+    assert!(row.reason.as_deref().unwrap().starts_with("paused by ada at 2"), "{:?}", row.reason);
+    assert_eq!((row.owner, row.wake_at), (None, None));
+}
+
+#[test]
+fn a_paused_run_takes_no_turn_and_what_came_meanwhile_happens_when_it_goes_on() {
+    system(async {
+        for home in Home::all() {
+            let world = World::default();
+            let stent = world.start(&home).await;
+            for then in [Then::Works, Then::Naps, Then::Listens] {
+                dispatch(&stent, then).await;
+            }
+            says(&stent, "Listens", "operate.word").await;
+            says(&stent, "Naps", "sleep #3").await;
+            eventually("it works", secs(10), async || world.begun.load(SeqCst) == 1).await;
+            for id in ["Works", "Naps", "Listens"] {
+                stent.pause(pause(id)).await.unwrap();
+                stent.pause(pause(id)).await.expect("the same order again");
+                stent.pause(PauseExecution::new(id, "eve")).await.expect("it is paused");
+            }
+            let told = stent.describe("Works").await.unwrap().unwrap();
+            assert!(told.moved_by.contains("paused by ada") && told.moved_by.contains("under way"), "{}", told.moved_by);
+            world.good.store(true, SeqCst);
+            for id in ["Works", "Naps", "Listens"] {
+                rests(&stent, id).await;
+            }
+            stent.signal(SendSignal::new("Listens", &Word(2))).await.unwrap();
+            tokio::time::sleep(millis(400)).await;
+            for id in ["Works", "Naps", "Listens"] {
+                rests(&stent, id).await;
+            }
+            stop(stent).await;
+
+            let stent = world.start(&home).await;
+            for id in ["Works", "Naps", "Listens"] {
+                rests(&stent, id).await;
+                let handle = stent.handle::<Trip>(id).await.unwrap().unwrap();
+                stent.resume(resume(id)).await.unwrap();
+                stent.resume(resume(id)).await.expect("the same order again");
+                assert_eq!(handle.result().await.unwrap(), 42, "{id}");
+                assert_eq!(ordered(&stent, id).await, ["pause by ada: a look", "resume by bob"], "{id}");
+            }
+            assert_eq!(world.begun.load(SeqCst), 1, "the act that ended in the pause is not repeated");
+            stent.pause(pause("Works")).await.expect("it was carried out");
+            let late = stent.pause(pause("Works").message_id("late")).await;
+            assert!(matches!(late, Err(Error::Send(SendError::AlreadyEnded { .. }))), "{late:?}");
+            stop(stent).await;
+        }
+    });
+}
+
+#[test]
+fn a_paused_run_begins_no_attempt_neither_a_next_one_nor_one_of_a_queue() {
+    system(async {
+        for home in Home::all() {
+            let world = World::default();
+            let stent = world.start(&home).await;
+            stent.pause_queue("line").await.unwrap();
+            dispatch(&stent, Then::Retries).await;
+            dispatch(&stent, Then::Queues).await;
+            says(&stent, "Retries", "attempt 2").await;
+            says(&stent, "Queues", "waits in queue").await;
+            for id in ["Retries", "Queues"] {
+                stent.pause(pause(id)).await.unwrap();
+                rests(&stent, id).await;
+            }
+            stent.resume_queue("line").await.unwrap();
+            let tried = world.tried.load(SeqCst);
+            world.good.store(true, SeqCst);
+            tokio::time::sleep(millis(500)).await;
+            assert_eq!((world.tried.load(SeqCst), world.begun.load(SeqCst)), (tried, 0));
+            for id in ["Retries", "Queues"] {
+                let handle = stent.handle::<Trip>(id).await.unwrap().unwrap();
+                stent.resume(id).await.unwrap();
+                assert_eq!(handle.result().await.unwrap(), 42, "{id}");
+            }
+            assert_eq!((world.tried.load(SeqCst), world.begun.load(SeqCst)), (tried + 1, 1));
+            stop(stent).await;
+        }
+    });
+}
+
+#[test]
+fn a_cancel_and_a_deadline_wait_for_the_end_of_a_pause_and_a_termination_does_not() {
+    system(async {
+        for home in Home::all() {
+            let world = World::default();
+            let stent = world.start(&home).await;
+            for id in ["cancelled", "late", "terminated", "delayed"] {
+                let mut trip = Dispatch::new(Trip { then: Then::Listens }).id(id);
+                if id == "late" {
+                    trip = trip.deadline(millis(600));
+                }
+                if id == "delayed" {
+                    trip = trip.delay(hours(1));
+                }
+                stent.dispatch(trip).await.unwrap();
+                stent.pause(pause(id)).await.unwrap();
+                rests(&stent, id).await;
+            }
+            stent.cancel(Cancel::new("cancelled").reason("enough")).await.unwrap();
+            tokio::time::sleep(millis(700)).await;
+            for id in ["cancelled", "late", "delayed"] {
+                rests(&stent, id).await;
+            }
+            stent.terminate(order("terminated")).await.unwrap();
+            for id in ["cancelled", "late", "terminated"] {
+                let handle = stent.handle::<Trip>(id).await.unwrap().unwrap();
+                if id != "terminated" {
+                    stent.resume(resume(id)).await.unwrap();
+                }
+                match (id, handle.result().await) {
+                    ("cancelled", Err(RunError::Cancelled { .. }))
+                    | ("late", Err(RunError::TimedOut))
+                    | ("terminated", Err(RunError::Terminated { .. })) => {}
+                    (id, other) => panic!("{id}: {other:?}"),
+                }
+            }
+            let handle = stent.handle::<Trip>("delayed").await.unwrap().unwrap();
+            stent.resume(resume("delayed")).await.unwrap();
+            stent.signal(SendSignal::new("delayed", &Word(2))).await.unwrap();
+            assert_eq!(handle.result().await.unwrap(), 42);
+            stop(stent).await;
+        }
+    });
+}
+
+#[test]
+fn any_node_pauses_and_lets_go_on_what_another_has_or_none_can_run() {
+    system(async {
+        for home in Home::shared() {
+            let world = World::default();
+            let owner = world.start(&home).await;
+            let other = world.acts(home.open()).workflow::<Parent>().spawn().await.unwrap();
+            dispatch(&owner, Then::Works).await;
+            dispatch(&owner, Then::Listens).await;
+            eventually("it works", secs(10), async || world.begun.load(SeqCst) == 1).await;
+            other.pause(pause("Works")).await.unwrap();
+            // Before what is under way has ended: its owner goes on with it in place.
+            other.resume(resume("Works")).await.unwrap();
+            other.pause(pause("Works").message_id("again")).await.unwrap();
+            world.good.store(true, SeqCst);
+            rests(&other, "Works").await;
+            says(&owner, "Listens", "operate.word").await;
+            is_alone(&owner, "Listens").await;
+            stop(owner).await;
+
+            says(&other, "Listens", "this one has not").await;
+            other.pause(pause("Listens")).await.unwrap();
+            rests(&other, "Listens").await;
+            let again = world.start(&home).await;
+            rests(&again, "Listens").await;
+            other.signal(SendSignal::new("Listens", &Word(2))).await.unwrap();
+            for id in ["Works", "Listens"] {
+                let handle = other.handle::<Trip>(id).await.unwrap().unwrap();
+                other.resume(resume(id).message_id("on")).await.unwrap();
+                assert_eq!(handle.result().await.unwrap(), 42, "{id}");
+            }
+            assert_eq!(world.begun.load(SeqCst), 1, "{:?}", events(&other, "Works").await);
+            stop(again).await;
+            stop(other).await;
+        }
+    });
+}
+
+#[cfg(feature = "failpoints")]
+#[test]
+fn a_pause_that_meets_a_crash_at_any_point_holds_until_the_run_is_let_go_on() {
+    use stent::failpoints::{self, Action};
+    let points = ["persistence.before_commit", "persistence.after_commit", "persistence.before_acks", "execution.before_effects"];
+    alone(async {
+        for home in Home::both() {
+            for (point, hit) in points.into_iter().flat_map(|point| [(point, 1), (point, 2), (point, 3)]) {
+                let world = World::default();
+                let stent = world.start(&home).await;
+                let id = format!("{point} {hit}");
+                let handle = stent.dispatch(Dispatch::new(Trip { then: Then::Works }).id(&id)).await.unwrap();
+                eventually("it works", secs(10), async || world.begun.load(SeqCst) == 1).await;
+                failpoints::set(point, Action::Panic, hit);
+                stent.pause(pause(&id)).await.unwrap();
+                world.good.store(true, SeqCst);
+                rests(&stent, &id).await;
+                failpoints::clear();
+                failpoints::set(point, Action::Panic, hit);
+                stent.resume(resume(&id)).await.unwrap();
+                assert_eq!(handle.result().await.unwrap(), 42, "{id}");
+                failpoints::clear();
+                assert_eq!(ordered(&stent, &id).await, ["pause by ada: a look", "resume by bob"], "{id}");
+                stop(stent).await;
+            }
+        }
+    });
+}

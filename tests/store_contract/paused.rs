@@ -1,0 +1,69 @@
+//! Runs that an operator has paused: nobody claims them, nothing wakes them, and they come back as they were left.
+
+use std::sync::Arc;
+
+use stent::{
+    kernel::id::RunKey,
+    store::{Item, NOT_BEGUN, Outcome, Status, Then, Turn, Yield, YieldReason},
+};
+
+use crate::{kit::*, queues::task};
+
+fn paused(run: RunKey, forced: bool) -> Item {
+    let why = YieldReason::Paused { reason: "paused by ada".into(), forced };
+    Item::Yield(Yield { run, epoch: 1, why })
+}
+
+#[test]
+fn a_paused_run_keeps_messages_is_claimed_by_nobody_and_goes_on_as_it_was_left() {
+    on_each_store(async |world| {
+        for (id, forced) in [("a", false), ("b", true)] {
+            let run = world.started(id).await;
+            world.done(paused(run, forced)).await;
+            assert_eq!(world.one(paused(run, forced)).await, Outcome::NotOwned);
+            assert_eq!(world.send(id, "x").await, Outcome::Sent { seq: 1, run, owner: None });
+            let row = world.summary(id).await;
+            assert_eq!((row.status, row.owner, row.wake_at), (Status::Paused, None, None));
+            assert_eq!(row.reason.as_deref(), Some("paused by ada"));
+            assert_eq!(world.claim(9, 9).await.claimed, vec![]);
+            assert_eq!(world.store.resume(id, stent::kernel::time::Timestamp(world.now)).await.unwrap(), Outcome::Done);
+            let row = world.summary(id).await;
+            assert_eq!((row.status, row.reason), (Status::Active, None));
+            let claimed = world.claim(9, 9).await.claimed;
+            assert_eq!(claimed.iter().map(|claimed| (claimed.summary.run, claimed.forced)).collect::<Vec<_>>(), [(run, forced)]);
+        }
+    });
+}
+
+#[test]
+fn only_a_run_that_nobody_has_and_that_has_not_ended_is_marked_as_paused() {
+    on_each_store(async |world| {
+        let held = world.started("held").await;
+        let asleep = world.started("asleep").await;
+        world.done(sleep(asleep, 1, Some(5_000), 0)).await;
+        let over = world.started("over").await;
+        world.done(end(over, 1, 0)).await;
+        for run in [held, asleep, over, RunKey(999_999)] {
+            world.store.halt(run, "paused by ada").await.unwrap();
+        }
+        assert_eq!(world.summary("held").await.status, Status::Active);
+        assert_eq!(world.summary("over").await.status, Status::Completed);
+        let row = world.summary("asleep").await;
+        assert_eq!((row.status, row.wake_at, row.reason.as_deref()), (Status::Paused, None, Some("paused by ada")));
+    });
+}
+
+#[test]
+fn what_nobody_has_begun_leaves_its_queue_and_what_somebody_holds_stays_his() {
+    on_each_store(async |world| {
+        let (run, other) = (world.started("a").await, world.started("b").await);
+        let tasks = vec![task(run, 1, "q"), task(run, 2, "q"), task(run, 3, "q")];
+        world.done(Item::Turn(Arc::new(Turn { tasks, ..turn(run, 1, Then::Hold) }))).await;
+        world.done(Item::Turn(Arc::new(Turn { tasks: vec![task(other, 4, "q")], ..turn(other, 1, Then::Hold) }))).await;
+        assert_eq!(world.take(1).await, [1]);
+        world.done(Item::Turn(Arc::new(Turn { withdrawn: vec![NOT_BEGUN], ..turn(run, 2, Then::Hold) }))).await;
+        let left = world.store.reader().tasks(run).await.unwrap();
+        assert_eq!(left.iter().map(|row| (row.key.position, row.dropped)).collect::<Vec<_>>(), [(1, false)]);
+        assert_eq!(world.take(9).await, [4], "that of another run");
+    });
+}
