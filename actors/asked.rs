@@ -9,7 +9,7 @@ use crate::{
     kernel::{
         chain::Inherited,
         codec::{self, Record},
-        event::{Commit, Event, Fact, MessageBody, OUR_MESSAGES, RunRetry, Started},
+        event::{Commit, Event, Fact, MessageBody, OUR_MESSAGES, Ordered, RunRetry, Started},
         id::{Digest, RunId, RunKey},
         limits::Limits,
         payload::Payload,
@@ -94,6 +94,12 @@ pub(crate) fn check_message(message: &str, body: &MessageBody, limits: &Limits) 
     {
         let (size, most) = (payload.bytes.len(), limits.payload_bytes);
         return Err(SendError::Invalid(format!("the value of {name} has {size} bytes, the limit is {most}")));
+    }
+    if let Some(Ordered::Complete { end, .. }) = body.order().map(|order| &order.what) {
+        let (size, most) = (end.bytes(), limits.payload_bytes);
+        if size > most {
+            return Err(SendError::Invalid(format!("what the call is to end with has {size} bytes, the limit is {most}")));
+        }
     }
     if message.is_empty() || message.len() > 255 || message.contains('\0') {
         return Err(SendError::Invalid("a message id has 1 to 255 bytes and no NUL".to_owned()));

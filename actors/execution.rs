@@ -146,6 +146,8 @@ pub(crate) struct Execution {
     breath: Duration,
     /// The boot time of its last turn.
     turned_at: Duration,
+    /// Attempts of inline steps that were begun ahead of their time: their timers come and mean nothing.
+    hurried: BTreeSet<(Position, Attempt)>,
     /// An operator has paused it.
     halted: paused::Halted,
     /// Over for this memory: nothing more may leave.
@@ -215,6 +217,7 @@ impl Execution {
             cooling: false,
             breath: BREATH,
             turned_at: Duration::ZERO,
+            hurried: BTreeSet::new(),
             halted: paused::Halted::default(),
             sealed: false,
         }
@@ -475,6 +478,9 @@ impl Execution {
             }
         }
         self.forget_stale();
+        if !turn.consumed.is_empty() {
+            self.note_hurried(&decision);
+        }
         self.tell_answers(&decision.commit.events);
         self.answer_inquiries();
         failpoint!("execution.before_effects");

@@ -19,7 +19,7 @@
 //!
 //! | message | from | to |
 //! |---|---|---|
-//! | `Dispatch` `SendSignal` `SendUpdate` `Ask` `Cancel` `Terminate` `PauseExecution` `RetryParked` `Resume` `Describe` `List` `Find` `PauseQueue` `ResumeQueue` `ListQueues` `ReadValue` `AwaitValue` `Subscribe` `FollowingRows` `Shutdown` | application, its streams | Supervisor |
+//! | `Dispatch` `SendSignal` `SendUpdate` `Ask` `Cancel` `Terminate` `PauseExecution` `RetryNow` `SkipWait` `CompleteCall` `RetryParked` `Resume` `Describe` `List` `Find` `PauseQueue` `ResumeQueue` `ListQueues` `ReadValue` `AwaitValue` `Subscribe` `FollowingRows` `Shutdown` | application, its streams | Supervisor |
 //! | `CreateSchedule` `UpdateSchedule` `PauseSchedule` `UnpauseSchedule` `TriggerSchedule` `BackfillSchedule` `DeleteSchedule` `DescribeSchedule` `ListSchedules` | application | Supervisor |
 //! | `Open` `GetDoor` | builder, handles | Supervisor |
 //! | `Exited` `CannotGoOn` | core actors and their watchers | Supervisor |

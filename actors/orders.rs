@@ -5,8 +5,13 @@ use actix::{Handler, Message, ResponseFuture};
 
 use super::{handle::Stent, supervisor::Supervisor};
 use crate::{
+    activity::{Activity, failure_of},
     error::{Error, SendError},
-    kernel::event::{Order, Ordered},
+    kernel::{
+        event::{Order, Ordered, TaskEnd},
+        id::Position,
+        payload::{CodecError, Payload},
+    },
 };
 
 /// The longest name of an operator, and the longest reason, in bytes.
@@ -183,7 +188,159 @@ impl Handler<Resume> for Supervisor {
     }
 }
 
+/// Tries calls of an execution at once that wait for their next attempt, and parked ones with a new budget of attempts.
+///
+/// It is answered when it is durable; [`SendError::NotThere`] when nothing waits so. What has gone on by the time it is taken is recorded as
+/// ignored. Of a paused execution it is carried out when that goes on.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<(), Error>")]
+pub struct RetryNow {
+    order: Addressed,
+    position: Option<Position>,
+}
+
+impl RetryNow {
+    /// Retries every such call of the current run of an id, in the name of an operator (1 to 255 bytes).
+    #[must_use]
+    pub fn new(id: impl Into<String>, by: impl Into<String>) -> RetryNow {
+        RetryNow { order: Addressed::new(id, by), position: None }
+    }
+
+    /// Retries only the call at this position.
+    #[must_use]
+    pub fn position(mut self, position: Position) -> RetryNow {
+        self.position = Some(position);
+        self
+    }
+}
+
+addressed!(RetryNow);
+
+impl Handler<RetryNow> for Supervisor {
+    type Result = ResponseFuture<Result<(), Error>>;
+
+    fn handle(&mut self, RetryNow { order, position }: RetryNow, _: &mut actix::Context<Self>) -> Self::Result {
+        let door = self.door.clone();
+        Box::pin(async move {
+            let (to, message, order) = order.order(Ordered::Retry { position })?;
+            door.order_within(to, message, order, None).await
+        })
+    }
+}
+
+/// Ends a sleep of an execution now, as if its time had come. The limit of a wait (`within`) is a sleep too.
+///
+/// It is answered as [`RetryNow`] is.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<(), Error>")]
+pub struct SkipWait {
+    order: Addressed,
+    position: Position,
+}
+
+impl SkipWait {
+    /// Ends the sleep at a position of the current run of an id, in the name of an operator (1 to 255 bytes).
+    #[must_use]
+    pub fn new(id: impl Into<String>, by: impl Into<String>, position: Position) -> SkipWait {
+        SkipWait { order: Addressed::new(id, by), position }
+    }
+}
+
+addressed!(SkipWait);
+
+impl Handler<SkipWait> for Supervisor {
+    type Result = ResponseFuture<Result<(), Error>>;
+
+    fn handle(&mut self, SkipWait { order, position }: SkipWait, _: &mut actix::Context<Self>) -> Self::Result {
+        let door = self.door.clone();
+        Box::pin(async move {
+            let (to, message, order) = order.order(Ordered::Skip { position })?;
+            door.order_within(to, message, order, None).await
+        })
+    }
+}
+
+/// Ends an open call of an activity from outside, with a value or an error of its type, wherever the call is: running, waiting for its next attempt,
+/// in a queue or parked. An attempt that runs is told to stop, and what it returns is not heard any more. What undoes an act can only be ended
+/// well.
+///
+/// It is answered as [`RetryNow`] is.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<(), Error>")]
+pub struct CompleteCall {
+    order: Addressed,
+    position: Position,
+    activity: &'static str,
+    end: Result<TaskEnd, CodecError>,
+}
+
+impl CompleteCall {
+    /// Ends the call at a position of the current run of an id with what it is to return, in the name of an operator (1 to 255 bytes).
+    #[must_use]
+    pub fn with<A: Activity>(
+        id: impl Into<String>,
+        by: impl Into<String>,
+        position: Position,
+        output: &A::Output,
+    ) -> CompleteCall {
+        let end = Payload::encode(output, format_args!("the output of {}", A::NAME)).map(TaskEnd::Done);
+        CompleteCall { order: Addressed::new(id, by), position, activity: A::NAME, end }
+    }
+
+    /// Ends the call at a position with an error, which the code hears as the end of the last attempt.
+    #[must_use]
+    pub fn failed<A: Activity>(
+        id: impl Into<String>,
+        by: impl Into<String>,
+        position: Position,
+        error: &A::Error,
+    ) -> CompleteCall {
+        let failure = failure_of(error, A::advice(error), format_args!("the error of {}", A::NAME)).into_final();
+        let end = Ok(TaskEnd::Failed(Box::new(failure)));
+        CompleteCall { order: Addressed::new(id, by), position, activity: A::NAME, end }
+    }
+}
+
+addressed!(CompleteCall);
+
+impl Handler<CompleteCall> for Supervisor {
+    type Result = ResponseFuture<Result<(), Error>>;
+
+    fn handle(&mut self, complete: CompleteCall, _: &mut actix::Context<Self>) -> Self::Result {
+        let (door, CompleteCall { order, position, activity, end }) = (self.door.clone(), complete);
+        Box::pin(async move {
+            let end = Box::new(end.map_err(|error| SendError::Invalid(error.to_string()))?);
+            let (to, message, order) = order.order(Ordered::Complete { position, end })?;
+            door.order_within(to, message, order, Some(activity)).await
+        })
+    }
+}
+
 impl Stent {
+    /// Tries waiting and parked calls at once; see [`RetryNow`].
+    ///
+    /// # Errors
+    /// [`Error::Send`] when there is no such execution or call, or the execution has ended.
+    pub async fn retry_now(&self, retry: RetryNow) -> Result<(), Error> {
+        self.asked(self.supervisor().send(retry).await)
+    }
+
+    /// Ends a sleep now; see [`SkipWait`].
+    ///
+    /// # Errors
+    /// [`Error::Send`] when there is no such execution or sleep, or the execution has ended.
+    pub async fn skip_wait(&self, skip: SkipWait) -> Result<(), Error> {
+        self.asked(self.supervisor().send(skip).await)
+    }
+
+    /// Ends an open call from outside; see [`CompleteCall`].
+    ///
+    /// # Errors
+    /// [`Error::Send`] when there is no such execution or call, the execution has ended, or the value is too large.
+    pub async fn complete_call(&self, complete: CompleteCall) -> Result<(), Error> {
+        self.asked(self.supervisor().send(complete).await)
+    }
+
     /// Pauses an execution; see [`PauseExecution`].
     ///
     /// # Errors

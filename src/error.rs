@@ -150,6 +150,14 @@ pub enum SendError {
         /// How.
         status: String,
     },
+    /// Nothing of the execution is as the order supposes; it may have gone on since. Nothing was recorded.
+    #[error("{id:?}: {what}; `describe` says what it waits for")]
+    NotThere {
+        /// The execution's id.
+        id: String,
+        /// What is not there, and where.
+        what: String,
+    },
     /// Too many unread messages.
     #[error("the inbox of {0:?} is full; the execution must read first")]
     InboxFull(String),

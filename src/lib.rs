@@ -100,7 +100,7 @@ pub use actors::{
         Ask, Cancel, Describe, Description, Dispatch, Escalated, IfInUse, List, ListQueues, PauseQueue, ResumeQueue, RetryParked,
         SendSignal, SendUpdate, Shutdown,
     },
-    orders::{PauseExecution, Resume, Terminate},
+    orders::{CompleteCall, PauseExecution, Resume, RetryNow, SkipWait, Terminate},
     schedules::{
         BackfillSchedule, CreateSchedule, DeleteSchedule, DescribeSchedule, ListSchedules, PauseSchedule, TriggerSchedule,
         UnpauseSchedule, UpdateSchedule,

@@ -12,8 +12,9 @@ pub use crate::{
 };
 #[cfg(feature = "actors")]
 pub use crate::{
-    Ask, AwaitValue, Builder, Call, Cancel, Describe, Dispatch, Handle, IfInUse, List, ListQueues, PauseExecution, PauseQueue,
-    ReadValue, Resume, ResumeQueue, RetryParked, SendSignal, SendUpdate, Shutdown, Stent, Supervisor, Terminate,
+    Ask, AwaitValue, Builder, Call, Cancel, CompleteCall, Describe, Dispatch, Handle, IfInUse, List, ListQueues, PauseExecution,
+    PauseQueue, ReadValue, Resume, ResumeQueue, RetryNow, RetryParked, SendSignal, SendUpdate, Shutdown, SkipWait, Stent,
+    Supervisor, Terminate,
 };
 #[cfg(feature = "actors")]
 pub use crate::{

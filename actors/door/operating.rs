@@ -22,6 +22,7 @@ use crate::{
         event::{Command, Event, Fact, MessageBody, Order, Ordered, Outcome as RunEnd},
         id::RunKey,
         run::{Decision, Effect, Ward, Writer},
+        state::State,
     },
     store::{Item, NOT_BEGUN, Outcome, Status, StoreError, Stored, Summary, Then, Turn},
 };
@@ -38,6 +39,29 @@ const LONGEST_LOOK: Duration = Duration::from_millis(200);
 
 /// So often the store may refuse the record for a reason of its own.
 const MOST_REFUSED: u32 = 20;
+
+/// What an order supposes and is not there.
+fn missing(state: &State, what: &Ordered, activity: Option<&str>) -> Option<String> {
+    match what {
+        Ordered::Retry { position } => {
+            let there = state.delayed(*position).chain(state.parked(*position)).next().is_some();
+            let which = position.map_or_else(|| "no call".to_owned(), |position| format!("no call #{position}"));
+            (!there).then(|| format!("{which} waits for its next attempt or is parked"))
+        }
+        Ordered::Skip { position } => state.due_of(*position).is_none().then(|| format!("no sleep #{position} is open")),
+        Ordered::Complete { position, end } => match state.call(*position) {
+            Some(call) if call.input.is_some() && activity.is_some_and(|name| name != call.name) => {
+                Some(format!("the call #{position} is one of {:?}, and not of {:?}", call.name, activity.unwrap_or_default()))
+            }
+            Some(call) if call.compensating && call.input.is_some() && !state.may_complete(*position, end) => {
+                Some(format!("#{position} undoes an act, and can only be ended well"))
+            }
+            _ if state.may_complete(*position, end) => None,
+            _ => Some(format!("no call #{position} of an activity is open")),
+        },
+        Ordered::Terminate | Ordered::Pause | Ordered::GoOn => None,
+    }
+}
 
 impl Door {
     /// Has an order carried out about the current run of an id as such: to end, to pause, to go on.
@@ -84,6 +108,36 @@ impl Door {
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_LOOK);
+        }
+    }
+
+    /// Sends an order about something within the current run of an id, if that is there. What is over when the run takes it is recorded
+    /// as ignored. `activity` is the name of the one whose call is to be ended.
+    pub(crate) async fn order_within(
+        &self,
+        to: String,
+        message: String,
+        order: Order,
+        activity: Option<&'static str>,
+    ) -> Result<(), Error> {
+        let row = self.current(&to).await?;
+        if row.status.is_end() && row.status != Status::Continued {
+            return self.ended_by(row, &message).await;
+        }
+        let run = row.run;
+        let stored = self.read(move |reader| async move { reader.run(run).await }).await?;
+        let ward = stored.as_ref().map(loading::ward);
+        let unread = stored.iter().flat_map(|stored| &stored.inbox.unread).any(|unread| unread.message == message);
+        if let Some(state) = ward.and_then(|ward| ward.state).filter(|state| !unread && !state.knows(&message)) {
+            let missing = missing(&state, &order.what, activity);
+            if let Some(what) = missing {
+                return Err(SendError::NotThere { id: to, what }.into());
+            }
+        }
+        match self.send(to.clone(), message.clone(), MessageBody::Order(Box::new(order))).await {
+            // It may have been this that has ended it.
+            Err(Error::Send(SendError::AlreadyEnded { .. })) => self.ended_by(self.current(&to).await?, &message).await,
+            sent => sent,
         }
     }
 

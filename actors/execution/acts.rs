@@ -14,9 +14,9 @@ use crate::{
         scheduler::{Timer, What},
     },
     kernel::{
-        event::{CallOptions, Route, StepPlace},
+        event::{CallOptions, Event, Fact, MessageBody, Ordered, Route, StepPlace},
         id::{Attempt, Position},
-        run::{Arrival, Effect},
+        run::{Arrival, Decision, Effect},
         tape::StepWork,
         time::Timestamp,
     },
@@ -50,6 +50,25 @@ impl Execution {
         }
         if granted {
             self.poll_steps(ctx);
+        }
+    }
+
+    /// Takes note of inline steps that an order has begun ahead of their time. Granted twice, one could run twice; of any other attempt
+    /// the pool's table knows that it was begun.
+    pub(super) fn note_hurried(&mut self, decision: &Decision) {
+        let ordered = |event: &Event| match event {
+            Event::Fact(Fact::Received { body: MessageBody::Order(order), .. }) => matches!(order.what, Ordered::Retry { .. }),
+            _ => false,
+        };
+        if !decision.commit.events.iter().any(ordered) {
+            return;
+        }
+        for effect in &decision.effects {
+            if let Effect::Start { position, attempt: attempt @ 2.., at: None } = effect
+                && self.run.state().call(*position).is_some_and(|call| call.place == Some(StepPlace::Inline))
+            {
+                self.hurried.insert((*position, *attempt));
+            }
         }
     }
 

@@ -161,9 +161,13 @@ impl Handler<Due> for Execution {
             What::Deadline => self.arrive([Arrival::Deadline], ctx),
             What::Begin => self.arrive([Arrival::Begin], ctx),
             What::Retry(position, attempt) => {
-                let current =
-                    self.run.state().call(position).is_some_and(|call| call.attempt == attempt && call.phase != Phase::Parked);
-                if current && self.start_attempt(position, attempt) {
+                // Of a call that was tried ahead of its time, by an order, the timer is still there.
+                let waits = |phase| phase != Phase::Parked && !self.hurried.remove(&(position, attempt));
+                let current = match self.run.state().call(position) {
+                    Some(call) if call.attempt == attempt => Some(call.phase),
+                    _ => None,
+                };
+                if current.is_some_and(waits) && self.start_attempt(position, attempt) {
                     self.poll_steps(ctx);
                 }
                 self.take_ready(ctx);

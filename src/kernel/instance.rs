@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     chain::{History, Signalled},
-    event::{Command, Fact, MessageBody, Next, Outcome, RunRetry, Started},
+    event::{Command, Fact, MessageBody, Next, Ordered, Outcome, RunRetry, Started},
     failure::{Failure, KIND_LIMIT, KIND_LOST, KIND_MAYBE_DONE, KIND_PANIC, KIND_UNANSWERED},
     id::{Attempt, Position, RunId},
     invariant::uphold,
@@ -194,12 +194,17 @@ impl Instance {
                     self.tape.cancel();
                 }
             }
+            Fact::Received { body: MessageBody::Order(order), .. } => {
+                if let Ordered::Skip { position } = order.what {
+                    self.tape.answer(position, Answer::Fired);
+                }
+            }
             Fact::Started(_)
             | Fact::Begun
             | Fact::Claimed { .. }
             | Fact::Ignored { .. }
             | Fact::Refused { .. }
-            | Fact::Received { body: MessageBody::Retry { .. } | MessageBody::Task { .. } | MessageBody::Order(_), .. } => {}
+            | Fact::Received { body: MessageBody::Retry { .. } | MessageBody::Task { .. }, .. } => {}
         }
     }
 

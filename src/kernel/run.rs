@@ -258,7 +258,7 @@ impl Run {
                     TaskEnd::Failed(failure) => self.facts_of(Arrival::Ended { position, attempt, result: Err(*failure) }, at),
                 }
             }
-            Arrival::Message { message, body, .. } => vec![self.fact_of_message(message, body)],
+            Arrival::Message { message, body, .. } => self.facts_of_message(message, body),
             Arrival::Deadline => match self.state.started.deadline {
                 Some(deadline) if deadline <= at && !self.state.deadline_passed => {
                     vec![Fact::DeadlinePassed]
@@ -369,6 +369,7 @@ impl Run {
         if let Fact::Received { body: MessageBody::Retry { position }, .. } = &fact {
             turn.touched.extend(self.state.parked(*position));
         }
+        self.concerns_calls(&fact, turn);
         self.state.fact(&fact, &self.limits);
         let commands = self.instance.apply(&fact, turn.at).map_err(|misuse| self.misuse(misuse))?;
         if let Some(twin) = &mut self.twin {

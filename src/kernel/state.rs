@@ -176,6 +176,10 @@ impl State {
                         Ordered::GoOn => self.paused = None,
                         // The end follows.
                         Ordered::Terminate => self.paused = None,
+                        Ordered::Retry { position } => self.hurry(position),
+                        Ordered::Skip { position } => _ = self.open.remove(&position),
+                        // So does that of the call.
+                        Ordered::Complete { .. } => {}
                     },
                 }
             }
@@ -218,6 +222,24 @@ impl State {
                 call.lost = 0;
             }
         }
+    }
+
+    /// What waits for its next attempt does not wait any more.
+    fn hurry(&mut self, position: Option<Position>) {
+        for at in self.delayed(position).collect::<Vec<_>>() {
+            if let Some(Open::Call(call)) = self.open.get_mut(&at) {
+                call.phase = Phase::Intended;
+            }
+        }
+        self.unpark(position);
+    }
+
+    /// The calls whose next attempts wait for a moment, this one or all.
+    pub(crate) fn delayed(&self, wanted: Option<Position>) -> impl Iterator<Item = Position> {
+        self.open.iter().filter_map(move |(&at, open)| match open {
+            Open::Call(OpenCall { phase: Phase::Waiting { .. }, .. }) if wanted.is_none_or(|wanted| wanted == at) => Some(at),
+            _ => None,
+        })
     }
 
     /// The parked calls that a retry of this one, or of all, is for.

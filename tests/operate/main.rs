@@ -15,6 +15,7 @@ mod pause;
 #[path = "../support/mod.rs"]
 mod support;
 mod terminate;
+mod within;
 
 /// Books something and can be told to do anything behind it.
 #[derive(Serialize, Deserialize, Clone)]
@@ -40,6 +41,8 @@ enum Then {
     Naps,
     /// An act that fails, and is tried again soon.
     Retries,
+    /// A step that fails, and is tried again in an hour.
+    Steps,
     /// A step that blocks the thread under all executions of its node.
     Blocks,
 }
@@ -89,6 +92,10 @@ impl Signal for Word {
     const NAME: &'static str = "operate.word";
 }
 
+/// How often the step of `Then::Steps` was tried, and whether it is to go well: it has nothing but the process to ask.
+static STEPPED: AtomicU32 = AtomicU32::new(0);
+static STEPS_WELL: AtomicBool = AtomicBool::new(false);
+
 impl Workflow for Trip {
     const NAME: &'static str = "operate.trip";
     type Output = u32;
@@ -112,6 +119,13 @@ impl Workflow for Trip {
                 Then::Retries => cx.call(Fail).retry(Retry::fixed(millis(150)).jitter_percent(0)).await?,
                 Then::Listens => cx.signal::<Word>().await?.0,
                 Then::Queues => cx.call(Work).queue("line").await?,
+                Then::Steps => {
+                    let step = cx.step("tries", async || {
+                        STEPPED.fetch_add(1, SeqCst);
+                        if STEPS_WELL.load(SeqCst) { Ok(2) } else { Err(AppError::new("not today")) }
+                    });
+                    step.retry(Retry::fixed(hours(1))).await?
+                }
                 Then::Blocks => {
                     cx.step("blocks", async || {
                         std::thread::sleep(secs(4));

@@ -158,6 +158,18 @@ pub enum TaskEnd {
     Lost,
 }
 
+impl TaskEnd {
+    /// How many bytes of payload it has.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            TaskEnd::Done(output) => output.bytes.len(),
+            TaskEnd::Failed(failure) => failure.bytes(),
+            TaskEnd::Lost => 0,
+        }
+    }
+}
+
 /// How the ids of messages begin that runs send each other. Nobody else may use it: a message that is in an inbox already is not put in
 /// again, and the end of a child must never be taken for one that somebody made up.
 pub const OUR_MESSAGES: &str = "stent:";

@@ -3,7 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::super::{id::Position, time::Timestamp};
+use super::{
+    super::{id::Position, time::Timestamp},
+    TaskEnd,
+};
 
 /// An order of an operator's about one run.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -28,6 +31,26 @@ pub enum Ordered {
     /// To go on.
     #[serde(rename = "g")]
     GoOn,
+    /// To try calls at once that wait for their next attempt, and parked ones with a new budget.
+    #[serde(rename = "r")]
+    Retry {
+        /// Which one; `None` means all of them.
+        position: Option<Position>,
+    },
+    /// To end a sleep now.
+    #[serde(rename = "w")]
+    Skip {
+        /// Which one.
+        position: Position,
+    },
+    /// To end a call of an activity, whatever becomes of its attempt.
+    #[serde(rename = "c")]
+    Complete {
+        /// Which one.
+        position: Position,
+        /// How.
+        end: Box<TaskEnd>,
+    },
 }
 
 /// A compensation that did not run because its run was terminated.
@@ -44,6 +67,18 @@ impl Ordered {
     pub(super) fn is_for_the_execution(&self) -> bool {
         match self {
             Ordered::Terminate | Ordered::Pause | Ordered::GoOn => true,
+            Ordered::Retry { position } => position.is_none(),
+            Ordered::Skip { .. } | Ordered::Complete { .. } => false,
+        }
+    }
+
+    /// Returns the place that it names.
+    #[must_use]
+    pub fn position(&self) -> Option<Position> {
+        match self {
+            Ordered::Terminate | Ordered::Pause | Ordered::GoOn => None,
+            Ordered::Retry { position } => *position,
+            Ordered::Skip { position } | Ordered::Complete { position, .. } => Some(*position),
         }
     }
 
@@ -54,6 +89,12 @@ impl Ordered {
             Ordered::Terminate => "terminate",
             Ordered::Pause => "pause",
             Ordered::GoOn => "resume",
+            Ordered::Retry { .. } => "retry now",
+            Ordered::Skip { .. } => "skip the wait",
+            Ordered::Complete { end, .. } => match **end {
+                TaskEnd::Done(_) => "complete with a value",
+                TaskEnd::Failed(_) | TaskEnd::Lost => "complete with a failure",
+            },
         }
     }
 
@@ -61,6 +102,7 @@ impl Ordered {
     pub(crate) fn is_about_the_run(&self) -> bool {
         match self {
             Ordered::Terminate | Ordered::Pause | Ordered::GoOn => true,
+            Ordered::Retry { .. } | Ordered::Skip { .. } | Ordered::Complete { .. } => false,
         }
     }
 }
@@ -79,6 +121,7 @@ impl Order {
     pub fn in_words(&self) -> String {
         let Order { by, reason, what } = self;
         let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
-        format!("{} by {by}{why}", what.in_a_word())
+        let place = what.position().map_or_else(String::new, |position| format!(" #{position}"));
+        format!("{}{place} by {by}{why}", what.in_a_word())
     }
 }

@@ -4,14 +4,23 @@ use std::collections::VecDeque;
 
 use super::{Arrival, Run, turning::Turning};
 use crate::kernel::{
-    event::{Command, Event, Fact, MessageBody, Order, Ordered},
+    event::{Command, Event, Fact, MessageBody, Next, Order, Ordered, TaskEnd},
+    id::Position,
     instance::Instance,
+    state::State,
 };
 
 impl Arrival {
     /// Tells whether it is an order about the run as such, which goes before all else.
     pub(crate) fn goes_first(&self) -> bool {
         matches!(self, Arrival::Message { body: MessageBody::Order(order), .. } if order.what.is_about_the_run())
+    }
+}
+
+impl State {
+    /// Tells whether a call may be ended from outside: one of an activity that is open; and what undoes an act must not have failed.
+    pub(crate) fn may_complete(&self, position: Position, end: &TaskEnd) -> bool {
+        self.call(position).is_some_and(|call| call.input.is_some() && (!call.compensating || matches!(end, TaskEnd::Done(_))))
     }
 }
 
@@ -30,6 +39,47 @@ impl Run {
             Ordered::Terminate => self.state.outcome.is_some(),
             Ordered::Pause => self.state.paused.is_some(),
             Ordered::GoOn => self.state.paused.is_none(),
+            Ordered::Retry { position } => self.state.delayed(*position).chain(self.state.parked(*position)).next().is_none(),
+            Ordered::Skip { position } => self.state.due_of(*position).is_none(),
+            Ordered::Complete { position, end } => !self.state.may_complete(*position, end),
+        }
+    }
+
+    /// What a message means beside that it was received: an order to end a call is followed by that end.
+    pub(super) fn facts_of_message(&self, message: String, body: MessageBody) -> Vec<Fact> {
+        let fact = self.fact_of_message(message, body);
+        let end = match &fact {
+            Fact::Received { body: MessageBody::Order(order), .. } => match &order.what {
+                Ordered::Complete { position, end } => self.completed(*position, (**end).clone()),
+                _ => None,
+            },
+            _ => None,
+        };
+        std::iter::once(fact).chain(end).collect()
+    }
+
+    fn completed(&self, position: Position, end: TaskEnd) -> Option<Fact> {
+        let attempt = self.state.call(position)?.attempt;
+        let result = match end {
+            TaskEnd::Done(output) => Ok(output),
+            TaskEnd::Failed(failure) => Err(*failure),
+            TaskEnd::Lost => return None,
+        };
+        Some(match self.within_limits(result) {
+            Ok(output) => Fact::Completed { position, attempt, output },
+            Err(failure) => Fact::Failed { position, attempt, failure: Box::new(failure), next: Next::GiveUp },
+        })
+    }
+
+    /// What an order touches, seen before it is folded in: calls that it has tried now, and one that is not wanted any more.
+    pub(super) fn concerns_calls(&self, fact: &Fact, turn: &mut Turning) {
+        let Fact::Received { body: MessageBody::Order(order), .. } = fact else { return };
+        match &order.what {
+            Ordered::Retry { position } => {
+                turn.touched.extend(self.state.delayed(*position).chain(self.state.parked(*position)));
+            }
+            Ordered::Complete { position, .. } => turn.aborted.push(*position),
+            _ => {}
         }
     }
 

@@ -1,6 +1,7 @@
 //! A turn while it is being made: what was applied so far, and what that asks of the world.
 
 use super::{Child, Event, Fact, Limits, MessageBody, Onward, Outcome, Position, Tell, Timestamp};
+use crate::kernel::event::Ordered;
 
 /// A turn in the making.
 pub(super) struct Turning {
@@ -81,6 +82,10 @@ pub(super) fn weight_of(fact: &Fact) -> usize {
         Fact::Received { body: MessageBody::Signal { payload, .. } | MessageBody::Update { payload, .. }, .. } => {
             payload.bytes.len()
         }
+        Fact::Received { body: MessageBody::Order(order), .. } => match &order.what {
+            Ordered::Complete { end, .. } => end.bytes(),
+            _ => 0,
+        },
         Fact::Received { body: MessageBody::Child { end, .. }, .. } => match &**end {
             Outcome::Completed(output) => output.bytes.len(),
             Outcome::Failed(failure) => failure.bytes(),

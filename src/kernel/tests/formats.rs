@@ -48,6 +48,22 @@ fn compensation(dice: &mut Dice) -> Box<Compensation> {
     Box::new(Compensation { activity: text(dice), input: payload(dice), options: None })
 }
 
+fn ordered(dice: &mut Dice) -> Ordered {
+    let position = number(dice);
+    match dice.below(6) {
+        0 => Ordered::Terminate,
+        1 => Ordered::Pause,
+        2 => Ordered::GoOn,
+        3 => Ordered::Retry { position: (dice.below(2) == 0).then_some(position) },
+        4 => Ordered::Skip { position },
+        _ => {
+            let failed = dice.below(2) == 0;
+            let end = if failed { TaskEnd::Failed(Box::new(failure(dice))) } else { TaskEnd::Done(payload(dice)) };
+            Ordered::Complete { position, end: Box::new(end) }
+        }
+    }
+}
+
 fn event(dice: &mut Dice) -> Event {
     let (position, attempt, scope) = (number(dice), number(dice), number(dice));
     let message = text(dice);
@@ -74,11 +90,7 @@ fn event(dice: &mut Dice) -> Event {
                 .collect(),
         })),
         11 => {
-            let order = Order {
-                by: text(dice),
-                reason: text(dice),
-                what: [Ordered::Terminate, Ordered::Pause, Ordered::GoOn][dice.below(3)].clone(),
-            };
+            let order = Order { by: text(dice), reason: text(dice), what: ordered(dice) };
             Fact::Received { message, body: MessageBody::Order(Box::new(order)) }
         }
         _ => Fact::DeadlinePassed,

@@ -154,3 +154,55 @@ fn a_run_that_is_paused_at_any_point_keeps_still_and_ends_as_it_would_have() {
         }
     }
 }
+
+#[test]
+fn a_call_that_is_ended_from_outside_is_over_once_and_its_attempt_is_stopped_and_not_heard() {
+    flow!(Calls, |cx| -> u64 {
+        let first = cx.call(act("slow")).await?;
+        cx.sleep(secs(3_600)).await?;
+        Ok(first + cx.call(act("next")).retry(crate::Retry::fixed(secs(3_600))).await?)
+    });
+    for crashes in [false, true] {
+        let mut world = World::new(&Calls).handle(|what, attempt| match (what, attempt) {
+            ("next", 1) => broken("not yet"),
+            _ => value(1),
+        });
+        world.ack();
+        world.start(1);
+        let complete = |end| order(Ordered::Complete { position: 1, end: Box::new(end) });
+        let seven = TaskEnd::Done(value(7).unwrap());
+        world.send("done", complete(seven.clone()));
+        world.send("done again", complete(seven));
+        let late = world.running[&1].clone();
+        world.turn_or_ack();
+        assert_eq!(world.aborted, [1]);
+        assert_eq!(world.facts(|fact| matches!(fact, Fact::Completed { position: 1, attempt: 1, .. })), 1);
+        assert_eq!(world.facts(|fact| matches!(fact, Fact::Ignored { .. })), 1, "the second comes too late");
+        world.arrived.push_back(Arrival::Ended { position: 1, attempt: late.0, result: late.1 });
+        world.turn();
+        assert!(world.in_flight.is_none(), "what its attempt returned is not heard");
+        if crashes {
+            world.crash(false);
+        }
+        // An hour of sleep, and one of back-off, in no time.
+        world.send("skip", order(Ordered::Skip { position: 2 }));
+        world.turn_or_ack();
+        world.start(3);
+        world.deliver(3);
+        world.turn_or_ack();
+        assert_eq!(world.to_start[&3].0, 2);
+        assert!(world.to_start[&3].1 > world.now);
+        if crashes {
+            world.crash(false);
+        }
+        world.send("now", order(Ordered::Retry { position: None }));
+        world.turn_or_ack();
+        let (_, at) = world.to_start[&3];
+        assert!(at <= world.now, "{at}");
+        world.start(3);
+        world.deliver(3);
+        world.turn_or_ack();
+        assert_eq!(world.output::<u64>(), 8);
+        world.evict();
+    }
+}
