@@ -260,6 +260,20 @@ impl Handler<SkipWait> for Supervisor {
     }
 }
 
+/// The names that calls of an activity may have in a log.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Named {
+    pub(crate) name: &'static str,
+    pub(crate) aliases: &'static [&'static str],
+}
+
+impl Named {
+    /// Tells whether a call of that name is one of it.
+    pub(crate) fn is(&self, name: &str) -> bool {
+        self.name == name || self.aliases.contains(&name)
+    }
+}
+
 /// Ends an open call of an activity from outside, with a value or an error of its type, wherever the call is: running, waiting for its next attempt,
 /// in a queue or parked. An attempt that runs is told to stop, and what it returns is not heard any more. What undoes an act can only be ended
 /// well.
@@ -270,7 +284,7 @@ impl Handler<SkipWait> for Supervisor {
 pub struct CompleteCall {
     order: Addressed,
     position: Position,
-    activity: &'static str,
+    activity: Named,
     end: Result<TaskEnd, CodecError>,
 }
 
@@ -284,7 +298,7 @@ impl CompleteCall {
         output: &A::Output,
     ) -> CompleteCall {
         let end = Payload::encode(output, format_args!("the output of {}", A::NAME)).map(TaskEnd::Done);
-        CompleteCall { order: Addressed::new(id, by), position, activity: A::NAME, end }
+        CompleteCall { order: Addressed::new(id, by), position, activity: Named { name: A::NAME, aliases: A::ALIASES }, end }
     }
 
     /// Ends the call at a position with an error, which the code hears as the end of the last attempt.
@@ -297,7 +311,7 @@ impl CompleteCall {
     ) -> CompleteCall {
         let failure = failure_of(error, A::advice(error), format_args!("the error of {}", A::NAME)).into_final();
         let end = Ok(TaskEnd::Failed(Box::new(failure)));
-        CompleteCall { order: Addressed::new(id, by), position, activity: A::NAME, end }
+        CompleteCall { order: Addressed::new(id, by), position, activity: Named { name: A::NAME, aliases: A::ALIASES }, end }
     }
 }
 

@@ -13,6 +13,7 @@ use crate::{
         bells::Rung,
         executor::Overruled,
         loading,
+        orders::Named,
         persistence::{self, Affair, Submit, Whom},
         scheduler::Nudge,
     },
@@ -41,7 +42,7 @@ const LONGEST_LOOK: Duration = Duration::from_millis(200);
 const MOST_REFUSED: u32 = 20;
 
 /// What an order supposes and is not there.
-fn missing(state: &State, what: &Ordered, activity: Option<&str>) -> Option<String> {
+fn missing(state: &State, what: &Ordered, activity: Option<Named>) -> Option<String> {
     match what {
         Ordered::Retry { position } => {
             let there = state.delayed(*position).chain(state.parked(*position)).next().is_some();
@@ -50,8 +51,9 @@ fn missing(state: &State, what: &Ordered, activity: Option<&str>) -> Option<Stri
         }
         Ordered::Skip { position } => state.due_of(*position).is_none().then(|| format!("no sleep #{position} is open")),
         Ordered::Complete { position, end } => match state.call(*position) {
-            Some(call) if call.input.is_some() && activity.is_some_and(|name| name != call.name) => {
-                Some(format!("the call #{position} is one of {:?}, and not of {:?}", call.name, activity.unwrap_or_default()))
+            Some(call) if call.input.is_some() && activity.is_some_and(|activity| !activity.is(&call.name)) => {
+                let named = activity.map(|activity| activity.name).unwrap_or_default();
+                Some(format!("the call #{position} is one of {:?}, and not of {named:?}", call.name))
             }
             Some(call) if call.compensating && call.input.is_some() && !state.may_complete(*position, end) => {
                 Some(format!("#{position} undoes an act, and can only be ended well"))
@@ -118,7 +120,7 @@ impl Door {
         to: String,
         message: String,
         order: Order,
-        activity: Option<&'static str>,
+        activity: Option<Named>,
     ) -> Result<(), Error> {
         let row = self.current(&to).await?;
         if row.status.is_end() && row.status != Status::Continued {

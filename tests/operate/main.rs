@@ -9,7 +9,7 @@ use std::sync::{
 };
 
 use stent::{Builder, ChildError, Error, Happening, Queue, SendError, Stent, kernel::limits::Limits, prelude::*, store::Status};
-use support::{Home, alone, eventually, system};
+use support::{Home, alone, eventually};
 
 mod pause;
 #[path = "../support/mod.rs"]

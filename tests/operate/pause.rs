@@ -27,7 +27,7 @@ async fn rests(stent: &Stent, id: &str) {
 
 #[test]
 fn a_paused_run_takes_no_turn_and_what_came_meanwhile_happens_when_it_goes_on() {
-    system(async {
+    alone(async {
         for home in Home::all() {
             let world = World::default();
             let stent = world.start(&home).await;
@@ -75,7 +75,7 @@ fn a_paused_run_takes_no_turn_and_what_came_meanwhile_happens_when_it_goes_on() 
 
 #[test]
 fn a_paused_run_begins_no_attempt_neither_a_next_one_nor_one_of_a_queue() {
-    system(async {
+    alone(async {
         for home in Home::all() {
             let world = World::default();
             let stent = world.start(&home).await;
@@ -106,7 +106,7 @@ fn a_paused_run_begins_no_attempt_neither_a_next_one_nor_one_of_a_queue() {
 
 #[test]
 fn a_cancel_and_a_deadline_wait_for_the_end_of_a_pause_and_a_termination_does_not() {
-    system(async {
+    alone(async {
         for home in Home::all() {
             let world = World::default();
             let stent = world.start(&home).await;
@@ -151,7 +151,7 @@ fn a_cancel_and_a_deadline_wait_for_the_end_of_a_pause_and_a_termination_does_no
 
 #[test]
 fn any_node_pauses_and_lets_go_on_what_another_has_or_none_can_run() {
-    system(async {
+    alone(async {
         for home in Home::shared() {
             let world = World::default();
             let owner = world.start(&home).await;

@@ -33,7 +33,7 @@ const UNBOOK: &str = "; not undone: operate.unbook (#2)";
 
 #[test]
 fn a_run_is_terminated_in_whatever_state_it_is_and_what_was_not_undone_is_named() {
-    system(async {
+    alone(async {
         for home in Home::all() {
             let world = World::default();
             let stent = world.start(&home).await;
@@ -74,7 +74,7 @@ fn a_run_is_terminated_in_whatever_state_it_is_and_what_was_not_undone_is_named(
 
 #[test]
 fn a_run_that_no_node_can_run_is_terminated_by_any() {
-    system(async {
+    alone(async {
         for home in Home::all() {
             let world = World::default();
             let stent = world.start(&home).await;
@@ -110,7 +110,7 @@ fn a_run_that_no_node_can_run_is_terminated_by_any() {
 
 #[test]
 fn a_terminated_parent_stops_its_children_and_a_terminated_child_is_heard_of() {
-    system(async {
+    alone(async {
         for home in Home::all() {
             let world = World::default();
             let stent = world.start(&home).await;
@@ -133,7 +133,7 @@ fn a_terminated_parent_stops_its_children_and_a_terminated_child_is_heard_of() {
 
 #[test]
 fn a_run_of_another_node_is_terminated_and_its_acts_stop_there() {
-    system(async {
+    alone(async {
         for home in Home::shared() {
             let (here, there) = (World::default(), World::default());
             let owner = here.start(&home).await;

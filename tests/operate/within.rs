@@ -19,7 +19,7 @@ async fn not_there(answer: Result<(), Error>, what: &str) {
 
 #[test]
 fn a_call_that_waits_is_tried_at_once_and_a_parked_one_with_a_new_budget() {
-    system(async {
+    alone(async {
         for home in Home::all() {
             let world = World::default();
             STEPS_WELL.store(false, SeqCst);
@@ -56,7 +56,7 @@ fn a_call_that_waits_is_tried_at_once_and_a_parked_one_with_a_new_budget() {
 
 #[test]
 fn a_sleep_is_over_when_an_operator_says_so_also_over_a_restart() {
-    system(async {
+    alone(async {
         for home in Home::all() {
             let world = World::default();
             let stent = world.start(&home).await;
@@ -78,7 +78,7 @@ fn a_sleep_is_over_when_an_operator_says_so_also_over_a_restart() {
 
 #[test]
 fn a_call_is_ended_from_outside_wherever_it_is_and_what_its_attempt_returns_is_not_heard() {
-    system(async {
+    alone(async {
         for home in Home::all() {
             let world = World::default();
             let stent = world.start(&home).await;
