@@ -88,6 +88,7 @@ fn a_paused_run_begins_no_attempt_neither_a_next_one_nor_one_of_a_queue() {
                 stent.pause(pause(id)).await.unwrap();
                 rests(&stent, id).await;
             }
+            assert!(stent.queues().await.unwrap().iter().all(|queue| queue.waiting == 0), "it stands in no line");
             stent.resume_queue("line").await.unwrap();
             let tried = world.tried.load(SeqCst);
             world.good.store(true, SeqCst);
