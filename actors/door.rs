@@ -28,6 +28,7 @@ use super::{
     queues::Queues,
     scheduler::{Nudge, Scheduler},
     stats::{Counters, Stats},
+    steward::Steward,
     timekeeper::Timekeeper,
     waiters::{End, Waiters},
 };
@@ -57,6 +58,7 @@ pub(crate) struct Links {
     pub(crate) scheduler: Addr<Scheduler>,
     pub(crate) executor: Addr<Executor>,
     pub(crate) timekeeper: Addr<Timekeeper>,
+    pub(crate) steward: Addr<Steward>,
 }
 
 /// Whether calls can be served.

@@ -20,6 +20,7 @@ use crate::{
         codec::{self, Record},
         event::{Command, Commit, Event, Fact, MessageBody, Next, Outcome},
         id::{CommitNo, Position, RunId, RunKey},
+        memo::MemoWord,
     },
 };
 
@@ -75,6 +76,8 @@ pub enum Happening {
     Awake,
     /// A message was taken: a signal or an update, by its name, or what the text says.
     Received,
+    /// A call took the result of another run's, by its memo; the text says whose.
+    Shared,
     /// An update was refused when it was taken; the text says why.
     Refused,
     /// An update was made, and has its answer.
@@ -208,6 +211,15 @@ impl Events {
                 MessageBody::Retry { position } => (Happening::Received, position, None, Some("retried by hand".to_owned())),
                 MessageBody::Task { position, attempt, .. } => {
                     about(Happening::Received, position, None, Some(format!("the end of attempt {attempt}")))
+                }
+                MessageBody::Memo { position, word: MemoWord::Value(kept), .. } => {
+                    let text = format!("the result of {}/{}", kept.run, kept.position);
+                    about(Happening::Shared, position, self.names.remove(&position), Some(text))
+                }
+                MessageBody::Memo { position, word, .. } => {
+                    let text =
+                        if word == MemoWord::Granted { "its memo is for it to fill" } else { "its memo is another's to fill" };
+                    about(Happening::Received, position, self.names.get(&position).cloned(), Some(text.to_owned()))
                 }
                 body => (Happening::Received, None, None, body.stops().map(|why| format!("asked to stop: {why}"))),
             },

@@ -345,6 +345,7 @@ impl Execution {
             starts: Vec::new(),
             tells: std::mem::take(&mut decision.tells),
             published: std::mem::take(&mut decision.published),
+            memos: std::mem::take(&mut decision.memos),
         };
         self.turned_at = self.engine.config.clock.boot();
         self.engine.resting.forget(self.key);
@@ -435,6 +436,9 @@ impl Execution {
     fn on_recorded(&mut self, recording: Recording, ctx: &mut Context<Self>) {
         let Recording { decision, turn, .. } = recording;
         turn.tasks.iter().for_each(|task| self.engine.queued(&task.queue));
+        if !turn.memos.is_empty() {
+            self.engine.shared(turn.memos.iter().map(|entry| entry.key));
+        }
         if !turn.starts.is_empty() || turn.successor().is_some() {
             let next = turn.successor().filter(|_| turn.starts.is_empty()).and_then(|next| next.due);
             self.engine.scheduler.do_send(Room { due: Some(next.unwrap_or(decision.commit.time)), wake: None });

@@ -43,6 +43,9 @@ pub enum Error {
     /// Something was wrong with a schedule.
     #[error(transparent)]
     Schedule(#[from] ScheduleError),
+    /// What a result is to be shared by cannot be that: its key cannot be encoded, or its scope is too long.
+    #[error("{0}")]
+    Memo(String),
     /// An update was not made; [`UpdateError`] is the typed form.
     #[error("{0}")]
     Update(String),

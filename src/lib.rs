@@ -96,6 +96,7 @@ pub use actors::{
     events::{Events, Happened, Happening, Subscribe},
     handle::{Handle, Stent},
     handlers::{ActivityHandler, Answer, InlineHandler},
+    memos::ForgetMemo,
     messages::{
         Ask, Cancel, Describe, Description, Dispatch, Escalated, IfInUse, List, ListQueues, PauseQueue, Resume, ResumeQueue,
         RetryParked, SendSignal, SendUpdate, Shutdown,
@@ -108,7 +109,7 @@ pub use actors::{
     supervisor::Supervisor,
     values::{AwaitValue, Published, ReadValue},
 };
-pub use cx::{Cx, OnExhausted, Progress};
+pub use cx::{Cx, Memo, OnExhausted, Progress};
 pub use error::{
     AppError, CallError, Cancelled, ChildError, ContinueError, DispatchError, Error, QueryError, Result, RunError, ScheduleError,
     SendError, UpdateError, ValueError,

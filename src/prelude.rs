@@ -7,13 +7,13 @@ pub use actix::{Actor, Addr, Context, Handler, Recipient, ResponseFuture};
 pub use serde::{Deserialize, Serialize};
 
 pub use crate::{
-    Activity, AppError, CallError, Cancelled, Cx, Durability, OnExhausted, Progress, Query, Retry, RunError, Signal, Update,
-    Workflow, cx::Either,
+    Activity, AppError, CallError, Cancelled, Cx, Durability, Memo, OnExhausted, Progress, Query, Retry, RunError, Signal,
+    Update, Workflow, cx::Either,
 };
 #[cfg(feature = "actors")]
 pub use crate::{
-    Ask, AwaitValue, Builder, Call, Cancel, Describe, Dispatch, Handle, IfInUse, List, ListQueues, PauseQueue, ReadValue, Resume,
-    ResumeQueue, RetryParked, SendSignal, SendUpdate, Shutdown, Stent, Supervisor,
+    Ask, AwaitValue, Builder, Call, Cancel, Describe, Dispatch, ForgetMemo, Handle, IfInUse, List, ListQueues, PauseQueue,
+    ReadValue, Resume, ResumeQueue, RetryParked, SendSignal, SendUpdate, Shutdown, Stent, Supervisor,
 };
 #[cfg(feature = "actors")]
 pub use crate::{

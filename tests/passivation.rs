@@ -81,6 +81,7 @@ fn item(of: Move, run: RunKey) -> Item {
         starts: Vec::new(),
         tells: Vec::new(),
         published: Vec::new(),
+        memos: Vec::new(),
     }))
 }
 
@@ -129,6 +130,7 @@ async fn play(mut store: Box<dyn Store>, order: &[Move], cuts: u32) {
         starts: Vec::new(),
         tells: Vec::new(),
         published: Vec::new(),
+        memos: Vec::new(),
     }));
     assert_eq!(store.commit(&batch(vec![first])).await.unwrap().outcomes, [Outcome::Done]);
     let mut outcomes = Vec::new();

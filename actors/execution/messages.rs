@@ -9,7 +9,6 @@ use crate::{
     kernel::{
         failure::{Failure, KIND_TIMEOUT},
         run::Arrival,
-        state::Phase,
     },
     store::{Inbox, Outcome, Unread},
 };
@@ -151,8 +150,7 @@ impl Handler<Due> for Execution {
             What::Deadline => self.arrive([Arrival::Deadline], ctx),
             What::Begin => self.arrive([Arrival::Begin], ctx),
             What::Retry(position, attempt) => {
-                let current =
-                    self.run.state().call(position).is_some_and(|call| call.attempt == attempt && call.phase != Phase::Parked);
+                let current = self.run.state().call(position).is_some_and(|call| call.attempt == attempt && call.is_begun());
                 if current && self.start_attempt(position, attempt) {
                     self.poll_steps(ctx);
                 }

@@ -17,6 +17,7 @@ use super::{
     id::{Attempt, Position, RunId},
     invariant::uphold,
     limits::Limits,
+    memo::MemoWord,
     payload::{CodecError, Payload},
     tape::{Answer, Grant, Misuse, StepWork, Tape},
     time::Timestamp,
@@ -170,6 +171,9 @@ impl Instance {
             Fact::Received { body: MessageBody::Child { position, end }, .. } => {
                 self.tape.answer(*position, Answer::Child(end.clone()));
             }
+            Fact::Received { body: MessageBody::Memo { position, word: MemoWord::Value(kept), .. }, .. } => {
+                self.tape.answer(*position, Answer::Ended(Ok(kept.output.clone())));
+            }
             Fact::Received { body: body @ (MessageBody::Cancel { .. } | MessageBody::Stop { .. }), .. } => {
                 // The log's order decides why it stops.
                 if !self.deadline_passed {
@@ -195,7 +199,7 @@ impl Instance {
             | Fact::Claimed { .. }
             | Fact::Ignored { .. }
             | Fact::Refused { .. }
-            | Fact::Received { body: MessageBody::Retry { .. } | MessageBody::Task { .. }, .. } => {}
+            | Fact::Received { body: MessageBody::Retry { .. } | MessageBody::Task { .. } | MessageBody::Memo { .. }, .. } => {}
         }
     }
 

@@ -4,6 +4,7 @@
 //! (a turn: arrivals in, one commit and its effects out), [`codec`] (a commit as bytes).
 
 mod blocked;
+pub(crate) mod canonical;
 pub mod chain;
 pub mod codec;
 mod compare;
@@ -13,6 +14,7 @@ pub mod id;
 pub(crate) mod instance;
 pub(crate) mod invariant;
 pub mod limits;
+pub mod memo;
 pub mod payload;
 pub(crate) mod published;
 pub mod random;

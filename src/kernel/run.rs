@@ -23,6 +23,7 @@ use super::{
     instance::{Begin, Instance, StepResult},
     invariant::uphold,
     limits::Limits,
+    memo::{self, MemoEntry, MemoWord},
     payload::Payload,
     published::Publication,
     state::{Open, OpenCall, Phase, Rest, State},
@@ -97,6 +98,8 @@ pub(crate) struct Decision {
     pub(crate) starts: Vec<Child>,
     /// What it tells other runs, in the same commit.
     pub(crate) tells: Vec<Tell>,
+    /// What it does about the keys under which results are shared, in the same commit.
+    pub(crate) memos: Vec<MemoEntry>,
     /// What it shows outside from this commit on, each key once.
     pub(crate) published: Vec<Publication>,
     /// How the execution goes on, if this is the end of a run that continues: in the same commit.
@@ -149,7 +152,7 @@ impl Run {
         writer: Writer<'_>,
     ) -> Result<(Box<Run>, Box<Decision>), Blocked> {
         let mut run = Run::new(id, started.clone(), begin, twin, at)?;
-        let mut turn = Turning::new(at, run.state.published.version());
+        let mut turn = Turning::new(at, &run.state);
         run.apply(Fact::Started(Box::new(started)), &mut turn)?;
         let decision = run.decide(turn, writer);
         Ok((run, decision))
@@ -184,7 +187,7 @@ impl Run {
         writer: Writer<'_>,
     ) -> Result<Option<Box<Decision>>, Blocked> {
         let at = at.max(self.last_time);
-        let mut turn = Turning::new(at, self.state.published.version());
+        let mut turn = Turning::new(at, &self.state);
         while self.state.outcome.is_none() && !turn.is_full(&self.limits) {
             let hurries = self.state.begins_at().is_some() && arrived.front().is_some_and(|next| self.cannot_wait(next, at));
             if hurries {
@@ -277,7 +280,7 @@ impl Run {
 
     /// Tells whether this attempt is the one whose result counts.
     fn is_current(&self, position: Position, attempt: Attempt) -> bool {
-        self.state.call(position).is_some_and(|call| call.attempt == attempt && call.phase != Phase::Parked)
+        self.state.call(position).is_some_and(|call| call.attempt == attempt && call.is_begun())
     }
 
     /// Tells whether a message is told by the facts that come of it, and not as a message that was received.
@@ -286,7 +289,7 @@ impl Run {
     }
 
     fn fact_of_message(&self, message: String, body: MessageBody) -> Fact {
-        if self.state.knows(&message) && !matches!(body, MessageBody::Child { .. }) {
+        if self.state.knows(&message) && !matches!(body, MessageBody::Child { .. } | MessageBody::Memo { .. }) {
             return Fact::Ignored { message, why: Ignored::Duplicate };
         }
         let late = match &body {
@@ -300,6 +303,9 @@ impl Run {
             MessageBody::Cancel { .. } | MessageBody::Stop { .. } => self.state.cancel.is_some() || self.state.deadline_passed,
             MessageBody::Retry { position } => self.state.parked(*position).next().is_none(),
             MessageBody::Child { position, .. } => self.state.child(*position).is_none(),
+            MessageBody::Memo { position, ask, word } => {
+                !self.state.memos.get(position).is_some_and(|memo| memo.awaits(*ask, word))
+            }
             MessageBody::Task { .. } => true,
         };
         if late { Fact::Ignored { message, why: Ignored::Late } } else { Fact::Received { message, body } }
@@ -310,7 +316,7 @@ impl Run {
         let begun = |phase| match phase {
             Phase::Intended => true,
             Phase::Waiting { at: start } => start <= at,
-            Phase::Parked => false,
+            Phase::Parked | Phase::Asking => false,
         };
         self.state
             .open
@@ -348,6 +354,10 @@ impl Run {
         let before_call = self.state.call(position_of(&fact)).is_some();
         if let Fact::Received { body: MessageBody::Retry { position }, .. } = &fact {
             turn.touched.extend(self.state.parked(*position));
+        }
+        if let Fact::Received { body: MessageBody::Memo { position, word: MemoWord::Revoked, .. }, .. } = &fact {
+            // What it has in a queue is nobody's any more.
+            turn.aborted.push(*position);
         }
         self.state.fact(&fact, &self.limits);
         let commands = self.instance.apply(&fact, turn.at).map_err(|misuse| self.misuse(misuse))?;
@@ -420,6 +430,7 @@ impl Run {
         };
         let mut effects: Vec<Effect> = turn.aborted.iter().map(over).collect();
         self.queued.retain(|position| !touched.contains(position) && self.state.call(*position).is_some());
+        let memos = memo::steps(&self.id, turn.memos, &self.state.memos, &turn.events, turn.at);
         for position in touched {
             effects.extend(self.placed_effect(position, writer.is_shared));
         }
@@ -438,6 +449,7 @@ impl Run {
             settled: turn.settled,
             starts: turn.starts,
             tells: turn.tells,
+            memos,
             published: self.state.published.newer_than(turn.shown),
             onward: turn.onward,
             rest: self.rest(turn.at),
@@ -451,7 +463,7 @@ impl Run {
             Open::Call(call) => match call.phase {
                 Phase::Intended => Some(Effect::Start { position, attempt: call.attempt, at: None }),
                 Phase::Waiting { at } => Some(Effect::Start { position, attempt: call.attempt, at: Some(at) }),
-                Phase::Parked => None,
+                Phase::Parked | Phase::Asking => None,
             },
         }
     }
@@ -486,9 +498,9 @@ impl Run {
         &self.queued
     }
 
-    /// Tells whether it waits for something that others do for it: attempts in shared queues, children.
+    /// Tells whether it waits for something that others do for it: attempts in shared queues, children, results that are shared.
     pub(crate) fn awaits_others(&self) -> bool {
-        !self.queued.is_empty() || self.state.children().next().is_some()
+        !self.queued.is_empty() || self.state.children().next().is_some() || !self.state.memos.is_empty()
     }
 
     /// Returns whether the run has something to do at `now`.
@@ -533,7 +545,7 @@ impl Run {
     /// Lets an inline step run its closure.
     pub(crate) fn grant(&mut self, position: Position, attempt: Attempt) {
         // Only the current attempt has a right to run, however late the word of an older one comes.
-        if self.state.call(position).is_some_and(|call| call.attempt == attempt && call.phase != Phase::Parked) {
+        if self.is_current(position, attempt) {
             self.instance.grant(position, attempt);
         }
     }

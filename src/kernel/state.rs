@@ -12,6 +12,7 @@ use super::{
     id::{Attempt, Position},
     invariant::uphold,
     limits::Limits,
+    memo::{MemoStand, MemoWord, Memos, Stands},
     payload::Payload,
     published::Published,
     time::Timestamp,
@@ -37,6 +38,8 @@ pub(crate) struct State {
     known: HashSet<String>,
     /// Transactional steps that were given up: what they left in the store goes with the run's end.
     given_up: Vec<Position>,
+    /// How its calls stand that share their results.
+    pub(crate) memos: Memos,
     /// The wait that the current fact answered; if it turns out to be dropped, the signal goes to the next one.
     just_served: Option<(Position, String)>,
 }
@@ -85,6 +88,8 @@ pub(crate) enum Phase {
     Waiting { at: Timestamp },
     /// It waits for an operator.
     Parked,
+    /// It waits for the key under which its result is shared, or for the result of who has that.
+    Asking,
 }
 
 /// Whether a run has something to do.
@@ -116,6 +121,7 @@ impl State {
             goes_on: false,
             known: HashSet::new(),
             given_up: Vec::new(),
+            memos: Memos::new(),
             just_served: None,
         }
     }
@@ -126,9 +132,7 @@ impl State {
         match fact {
             Fact::Started(_) | Fact::Claimed { .. } => {}
             Fact::Begun => self.started.deferred = false,
-            Fact::Completed { position, .. } => {
-                self.open.remove(position);
-            }
+            Fact::Completed { position, .. } => self.close(*position),
             Fact::Failed { position, attempt, failure, next } => {
                 if let Some(Open::Call(call)) = self.open.get_mut(position) {
                     call.failed += 1;
@@ -147,8 +151,8 @@ impl State {
                 self.open.remove(position);
             }
             Fact::Received { message, body } => {
-                // The end of a child is known by what is open, and takes nothing of what is remembered for others.
-                if !matches!(body, MessageBody::Child { .. }) {
+                // The end of a child, or a word about a key, is known by what is open, and takes nothing of what is remembered for others.
+                if !matches!(body, MessageBody::Child { .. } | MessageBody::Memo { .. }) {
                     uphold!(ConsumedOnce, !self.knows(message), "message {message} is taken a second time");
                     self.remember(message, limits);
                 }
@@ -161,6 +165,7 @@ impl State {
                     MessageBody::Child { position, .. } => {
                         self.open.remove(position);
                     }
+                    MessageBody::Memo { position, word, .. } => self.told(*position, word),
                     // The facts of the one follow, the code has the other.
                     MessageBody::Task { .. } | MessageBody::Update { .. } => {}
                 }
@@ -187,10 +192,14 @@ impl State {
                 call.attempt = attempt + 1;
                 call.phase = Phase::Waiting { at: *at };
             }
-            Next::Park => call.phase = Phase::Parked,
-            Next::GiveUp => {
-                self.open.remove(&position);
+            Next::Park => {
+                call.phase = Phase::Parked;
+                // Nobody waits for what an operator has to see to first.
+                if let Some(memo) = self.memos.get_mut(&position) {
+                    memo.stands = Stands::Out;
+                }
             }
+            Next::GiveUp => self.close(position),
         }
     }
 
@@ -202,6 +211,34 @@ impl State {
                 call.attempt += 1;
                 call.failed = 0;
                 call.lost = 0;
+                if let Some(memo) = self.memos.get_mut(&at) {
+                    call.phase = Phase::Asking;
+                    memo.ask_again();
+                }
+            }
+        }
+    }
+
+    /// A call is over.
+    fn close(&mut self, position: Position) {
+        self.open.remove(&position);
+        self.memos.remove(&position);
+    }
+
+    /// A call that shares its result hears of its key.
+    fn told(&mut self, position: Position, word: &MemoWord) {
+        let (Some(Open::Call(call)), Some(memo)) = (self.open.get_mut(&position), self.memos.get_mut(&position)) else { return };
+        match word {
+            MemoWord::Granted => {
+                call.phase = Phase::Intended;
+                memo.stands = Stands::Holds;
+            }
+            MemoWord::Value(_) => self.close(position),
+            // Its attempt, if it had begun one, is nobody's any more.
+            MemoWord::Revoked => {
+                call.phase = Phase::Asking;
+                call.attempt += 1;
+                memo.ask_again();
             }
         }
     }
@@ -254,8 +291,12 @@ impl State {
     pub(crate) fn command(&mut self, command: &Command, at: Timestamp) {
         match command {
             Command::Call(call) => {
-                let Call { position, activity, input, options, compensating, .. } = &**call;
-                let call = OpenCall::new(activity, Some(input.clone()), None, options.clone(), *compensating, at);
+                let Call { position, activity, input, options, compensating, memo, .. } = &**call;
+                let mut call = OpenCall::new(activity, Some(input.clone()), None, options.clone(), *compensating, at);
+                if let Some(memo) = memo {
+                    call.phase = Phase::Asking;
+                    self.memos.insert(*position, MemoStand::new((**memo).clone()));
+                }
                 self.open.insert(*position, Open::Call(call));
             }
             Command::Step { position, name, place, options } => {
@@ -279,6 +320,7 @@ impl State {
                 }
             },
             Command::Cancel { position } => {
+                self.memos.remove(position);
                 if self.open.remove(position).is_some_and(|open| open.is_transaction()) {
                     self.given_up.push(*position);
                 }
@@ -289,6 +331,7 @@ impl State {
             }
             Command::End { outcome } => {
                 self.open.clear();
+                self.memos.clear();
                 self.outcome = Some((**outcome).clone());
             }
             Command::Publish { .. } | Command::Count { .. } => self.published.command(command),
@@ -383,7 +426,7 @@ impl State {
                     Phase::Intended => return Rest::Busy,
                     Phase::Waiting { at } if at <= now => return Rest::Busy,
                     Phase::Waiting { at } => Some(at),
-                    Phase::Parked => None,
+                    Phase::Parked | Phase::Asking => None,
                 },
                 Open::Sleep { due } => Some(*due),
                 Open::Receive { .. } | Open::Child(_) => None,
@@ -435,7 +478,7 @@ impl State {
                 Open::Sleep { due } => format!("sleep #{position} until {due}"),
                 Open::Receive { signal } => format!("signal {signal:?} (#{position})"),
                 Open::Child(child) => format!("child {:?} of {} (#{position})", child.id, child.workflow),
-                Open::Call(call) => call.describe(*position),
+                Open::Call(call) => call.describe(*position, self.memos.get(position)),
             })
             .collect();
         if let Some(deadline) = self.started.deadline.filter(|_| !self.deadline_passed && self.outcome.is_none()) {
@@ -480,6 +523,11 @@ impl OpenCall {
         }
     }
 
+    /// Tells whether its current attempt may run.
+    pub(crate) fn is_begun(&self) -> bool {
+        !matches!(self.phase, Phase::Parked | Phase::Asking)
+    }
+
     /// Returns the queue that it belongs to.
     pub(crate) fn queue(&self) -> &str {
         self.options.as_deref().map_or("", |options| &options.queue)
@@ -490,7 +538,7 @@ impl OpenCall {
         limit.map(|limit| self.since.after(limit).since(now))
     }
 
-    fn describe(&self, position: Position) -> String {
+    fn describe(&self, position: Position, memo: Option<&MemoStand>) -> String {
         let what = match (self.compensating, self.place) {
             (true, _) => "compensation",
             (false, Some(_)) => "step",
@@ -507,6 +555,10 @@ impl OpenCall {
             }
             Phase::Parked => {
                 format!("{what} {name} (#{position}) is parked until it is retried by hand{last}")
+            }
+            Phase::Asking => {
+                let key = memo.map_or_else(String::new, |memo| memo.shares.key.to_string());
+                format!("{what} {name} (#{position}) waits for who has its memo (key {key}), or for its turn{last}")
             }
         }
     }

@@ -5,7 +5,7 @@
 use super::NewRun;
 #[cfg(feature = "postgres")]
 use super::ScheduleChange;
-use super::{Item, Turn};
+use super::{Item, MemoChange, Turn};
 use crate::kernel::id::{CommitNo, Digest};
 
 impl Turn {
@@ -39,10 +39,10 @@ impl Item {
         }
     }
 
-    /// Tells whether it is a turn that publishes something.
+    /// Tells whether it is a turn that publishes something, or shares a result.
     #[cfg(feature = "postgres")]
-    pub(crate) fn publishes(&self) -> bool {
-        matches!(self, Item::Turn(turn) if !turn.published.is_empty())
+    pub(crate) fn shares(&self) -> bool {
+        matches!(self, Item::Turn(turn) if !turn.published.is_empty() || !turn.memos.is_empty())
     }
 
     /// Returns where in a batch the kind of this item has its turn.
@@ -58,6 +58,7 @@ impl Item {
             Item::EndTask(_) => 7,
             Item::BeatTask(..) => 8,
             Item::Schedule(_) => 9,
+            Item::Memo(_) => 10,
         }
     }
 
@@ -79,6 +80,14 @@ impl Item {
     pub(crate) fn schedule(&self) -> Option<&ScheduleChange> {
         match self {
             Item::Schedule(change) => Some(change),
+            _ => None,
+        }
+    }
+
+    /// Returns what it does about a shared result, if it is about one.
+    pub(crate) fn memo(&self) -> Option<&MemoChange> {
+        match self {
+            Item::Memo(change) => Some(change),
             _ => None,
         }
     }

@@ -17,13 +17,14 @@ use uuid::Uuid;
 
 use self::tasks::TaskCell;
 use super::{
-    Answer, Batch, BatchAnswer, Filter, Inbox, NewNode, NodeRow, NodeState, Outcome, Publication, Queue, QueueState, Reader,
-    Renewed, ScheduleDue, ScheduleRow, StaleTask, Status, Store, StoreError, Summary, TakenTasks, TaskKey, TaskRequest, TaskRow,
-    Unread, Warden, queue::Line, stored,
+    Answer, Batch, BatchAnswer, Filter, Inbox, MemoFound, MemoRow, NewNode, NodeRow, NodeState, Outcome, Publication, Queue,
+    QueueState, Reader, Renewed, ScheduleDue, ScheduleRow, StaleTask, Status, Store, StoreError, Summary, TakenTasks, TaskKey,
+    TaskRequest, TaskRow, Unread, Warden, queue::Line, stored,
 };
 use crate::kernel::{
     codec::Record,
-    id::{BuildId, CommitNo, Incarnation, RunId, RunKey},
+    id::{BuildId, CommitNo, Incarnation, Position, RunId, RunKey},
+    memo::MemoKey,
     time::Timestamp,
 };
 
@@ -31,6 +32,7 @@ mod apply;
 #[cfg(feature = "actors")]
 mod hints;
 pub(super) mod lines;
+mod memos;
 mod others;
 pub(super) mod refuse;
 mod schedules;
@@ -70,6 +72,9 @@ struct Data {
     tasks: BTreeMap<TaskKey, TaskCell>,
     queues: BTreeMap<String, Line>,
     schedules: BTreeMap<String, ScheduleRow>,
+    memos: BTreeMap<MemoKey, MemoRow>,
+    /// Who asks for a key, by run and position: which one, and which time of its asking it is.
+    memo_asks: BTreeMap<(RunKey, Position), (MemoKey, u32)>,
     runs: BTreeMap<RunKey, Run>,
     /// By id, then by number: the last entry of an id is its current run.
     ids: BTreeMap<(String, u32), RunKey>,
@@ -144,6 +149,8 @@ impl MemoryStore {
             tasks: BTreeMap::new(),
             queues: BTreeMap::new(),
             schedules: BTreeMap::new(),
+            memos: BTreeMap::new(),
+            memo_asks: BTreeMap::new(),
             runs: BTreeMap::new(),
             ids: BTreeMap::new(),
         };
@@ -461,6 +468,18 @@ impl Reader for MemoryStore {
         })
     }
 
+    fn memo(&self, key: MemoKey, asks: u32) -> Answer<'_, MemoFound> {
+        self.answer(|data| Ok(data.find_memo(key, asks)))
+    }
+
+    fn memo_work(&self, now: Timestamp, stuck: Timestamp, most: u32) -> Answer<'_, Vec<MemoKey>> {
+        self.answer(|data| Ok(data.memo_work(now, stuck, most)))
+    }
+
+    fn memo_keys(&self, first: MemoKey, last: MemoKey, most: u32) -> Answer<'_, Vec<(MemoKey, i64)>> {
+        self.answer(|data| Ok(data.memo_keys(first, last, most)))
+    }
+
     fn due_schedules(&self, until: Timestamp, limit: u32) -> Answer<'_, Vec<ScheduleDue>> {
         self.answer(|data| Ok(data.due_schedules(until, limit)))
     }
@@ -468,6 +487,7 @@ impl Reader for MemoryStore {
     fn snapshot(&self) -> Answer<'_, Vec<String>> {
         self.answer(|data| {
             let mut all: Vec<String> = data.schedules.values().map(lines::schedule).collect();
+            all.extend(data.memo_lines());
             for cell in data.tasks.values() {
                 if let Some(run) = data.runs.get(&cell.task.key.run) {
                     all.push(lines::task(&run.summary.id, &cell.line()));

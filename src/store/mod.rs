@@ -18,6 +18,7 @@ use crate::kernel::{
     codec::Record,
     event::MessageBody,
     id::{BuildId, CommitNo, Digest, Epoch, Incarnation, RunId, RunKey},
+    memo::MemoKey,
     time::Timestamp,
 };
 
@@ -26,6 +27,9 @@ mod error;
 mod gathering;
 mod item;
 pub mod memory;
+// Half of it is for databases.
+#[cfg_attr(not(any(feature = "sqlite", feature = "postgres")), allow(dead_code))]
+mod memos;
 mod node;
 mod others;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
@@ -51,8 +55,10 @@ mod transactions;
 
 pub use queue::{EndTask, NewTask, Queue, QueueState, StaleTask, TakenTasks, Task, TaskKey, TaskRequest, TaskRow};
 
+pub use crate::kernel::memo::{MemoEntry, MemoStep};
 pub use crate::kernel::published::Publication;
 pub use error::StoreError;
+pub use memos::{MemoAsk, MemoChange, MemoFound, MemoRow, MemoThen};
 pub use node::{NewNode, NodeRow, NodeState, Renewed, Warden};
 pub use others::{NewChild, Tell, Told};
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
@@ -245,6 +251,16 @@ pub trait Reader {
     /// by due time, then by name.
     fn due_schedules(&self, until: Timestamp, limit: u32) -> Answer<'_, Vec<ScheduleDue>>;
 
+    /// Returns the row of a key under which a result is shared, and who asks for it: the first so many.
+    fn memo(&self, key: MemoKey, asks: u32) -> Answer<'_, MemoFound>;
+
+    /// Returns keys about which there is something to do, at most so many: somebody asks, and the key is not held by a run that
+    /// somebody owns, or that is active and has not been due since before `stuck`; or its value does not count any more at `now`.
+    fn memo_work(&self, now: Timestamp, stuck: Timestamp, most: u32) -> Answer<'_, Vec<MemoKey>>;
+
+    /// Returns the keys from `first` to `last` that have rows, with their stamps, in order, at most so many.
+    fn memo_keys(&self, first: MemoKey, last: MemoKey, most: u32) -> Answer<'_, Vec<(MemoKey, i64)>>;
+
     /// Returns everything as sorted, comparable text lines, without store-internal numbers that may differ between
     /// stores. For the conformance suite.
     fn snapshot(&self) -> Answer<'_, Vec<String>>;
@@ -324,6 +340,8 @@ pub enum Item {
     PlaceTasks(RunKey, Epoch, Vec<NewTask>),
     /// Makes, changes or fires a schedule.
     Schedule(Box<ScheduleChange>),
+    /// Answers those who ask for a key under which a result is shared.
+    Memo(Box<MemoChange>),
 }
 
 /// What one turn records.
@@ -356,6 +374,8 @@ pub struct Turn {
     pub tells: Vec<Tell>,
     /// What it shows outside from now on, in place of what was there under the same keys. It stays when the run has ended.
     pub published: Vec<Publication>,
+    /// What it does about keys under which results are shared: first what it lets go, then what it asks for.
+    pub memos: Vec<MemoEntry>,
 }
 
 /// What becomes of a run behind a commit.

@@ -21,8 +21,8 @@ use self::{
     values::Values,
 };
 use super::{
-    Answer, Batch, BatchAnswer, Filter, Inbox, NewNode, NodeRow, OpenWarden, Outcome, Publication, Queue, QueueState, Reader,
-    Renewed, ScheduleDue, ScheduleRow, StaleTask, Store, StoreError, Stored, Summary, TakenTasks, TaskRequest, TaskRow,
+    Answer, Batch, BatchAnswer, Filter, Inbox, MemoFound, NewNode, NodeRow, OpenWarden, Outcome, Publication, Queue, QueueState,
+    Reader, Renewed, ScheduleDue, ScheduleRow, StaleTask, Store, StoreError, Stored, Summary, TakenTasks, TaskRequest, TaskRow,
     Transactions, Warden, stored,
 };
 use crate::{
@@ -30,6 +30,7 @@ use crate::{
     kernel::{
         codec::Record,
         id::{CommitNo, Incarnation, RunId, RunKey},
+        memo::MemoKey,
         time::Timestamp,
     },
 };
@@ -41,6 +42,7 @@ mod held;
 mod hints;
 mod home;
 mod look;
+mod memos;
 mod nodes;
 mod options;
 mod others;
@@ -434,6 +436,18 @@ impl Reader for PostgresReader {
 
     fn schedules(&self, after: &str, limit: u32) -> Answer<'_, Vec<ScheduleRow>> {
         self.read_schedules(after.to_owned(), limit).boxed_local()
+    }
+
+    fn memo(&self, key: MemoKey, asks: u32) -> Answer<'_, MemoFound> {
+        self.read_memo(key, asks).boxed_local()
+    }
+
+    fn memo_work(&self, now: Timestamp, stuck: Timestamp, most: u32) -> Answer<'_, Vec<MemoKey>> {
+        self.read_memo_work(now, stuck, most).boxed_local()
+    }
+
+    fn memo_keys(&self, first: MemoKey, last: MemoKey, most: u32) -> Answer<'_, Vec<(MemoKey, i64)>> {
+        self.read_memo_keys(first, last, most).boxed_local()
     }
 
     fn due_schedules(&self, until: Timestamp, limit: u32) -> Answer<'_, Vec<ScheduleDue>> {

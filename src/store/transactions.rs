@@ -114,6 +114,7 @@ mod tests {
             starts: Vec::new(),
             tells: Vec::new(),
             published: Vec::new(),
+            memos: Vec::new(),
         }))
     }
 

@@ -15,6 +15,7 @@ mod items;
 mod kit;
 #[cfg(feature = "sqlite")]
 mod known;
+mod memos;
 mod messages;
 mod nodes;
 mod others;

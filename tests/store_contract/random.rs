@@ -22,6 +22,8 @@ use stent::{
 
 use crate::{kit::*, published::shows, queues::ended, schedules::change};
 
+mod shared;
+
 /// Seeds that run always; those that once found something stay in the list.
 const SEEDS: [u64; 6] = [1, 2, 3, 20, 300, 4_000];
 
@@ -235,7 +237,8 @@ impl All {
     }
 
     async fn item(&mut self) -> Item {
-        match self.dice.below(28) {
+        match self.dice.below(31) {
+            28..=30 => self.memo().await,
             26..=27 => self.schedule().await,
             0..=7 => self.turn().await,
             20..=23 => self.end_task().await,
@@ -393,6 +396,7 @@ impl All {
         let run = row.run;
         let (starts, tells) = if self.dice.once_in(2) { self.others().await } else { (Vec::new(), Vec::new()) };
         let published = if self.dice.once_in(4) { self.published() } else { Vec::new() };
+        let memos = if self.dice.once_in(2) { self.memos() } else { Vec::new() };
         Item::Turn(Arc::new(Turn {
             run,
             start: None,
@@ -407,6 +411,7 @@ impl All {
             starts,
             tells,
             published,
+            memos,
         }))
     }
 

@@ -6,6 +6,7 @@ use super::{
     super::{
         failure::Failure,
         id::{Attempt, Position, RunId},
+        memo::MemoWord,
         payload::Payload,
     },
     Outcome, Parent,
@@ -80,6 +81,16 @@ pub enum MessageBody {
         /// Who began it, and where.
         parent: Parent,
     },
+    /// A word about the key of a call that shares its result.
+    #[serde(rename = "m")]
+    Memo {
+        /// Which call.
+        position: Position,
+        /// Which time of its asking this is about.
+        ask: u32,
+        /// What is said.
+        word: MemoWord,
+    },
 }
 
 /// A message of one run to another, in the commit of the sender's turn, sent at the batch's time. One to a run that is not the
@@ -116,7 +127,7 @@ impl MessageBody {
                 true
             }
             MessageBody::Retry { position } => position.is_none(),
-            MessageBody::Task { .. } | MessageBody::Child { .. } => false,
+            MessageBody::Task { .. } | MessageBody::Child { .. } | MessageBody::Memo { .. } => false,
         }
     }
 

@@ -1,6 +1,7 @@
 //! A turn while it is being made: what was applied so far, and what that asks of the world.
 
-use super::{Child, Event, Fact, Limits, MessageBody, Onward, Outcome, Position, Tell, Timestamp};
+use super::{Child, Event, Fact, Limits, MessageBody, Onward, Outcome, Position, State, Tell, Timestamp};
+use crate::kernel::memo::{MemoWord, Memos};
 
 /// A turn in the making.
 pub(super) struct Turning {
@@ -14,6 +15,8 @@ pub(super) struct Turning {
     pub(super) tells: Vec<Tell>,
     /// The version of what was published before this turn.
     pub(super) shown: u64,
+    /// How calls stood before it that share their results.
+    pub(super) memos: Memos,
     pub(super) onward: Option<Box<Onward>>,
     /// How many of these are told by other facts than that they were received.
     pub(super) told: usize,
@@ -22,7 +25,7 @@ pub(super) struct Turning {
 }
 
 impl Turning {
-    pub(super) fn new(at: Timestamp, shown: u64) -> Turning {
+    pub(super) fn new(at: Timestamp, before: &State) -> Turning {
         Turning {
             at,
             events: Vec::new(),
@@ -32,7 +35,8 @@ impl Turning {
             consumed: Vec::new(),
             starts: Vec::new(),
             tells: Vec::new(),
-            shown,
+            shown: before.published.version(),
+            memos: before.memos.clone(),
             onward: None,
             told: 0,
             bytes: 0,
@@ -57,7 +61,8 @@ pub(super) fn position_of(fact: &Fact) -> Position {
         Fact::Completed { position, .. }
         | Fact::Failed { position, .. }
         | Fact::Lost { position, .. }
-        | Fact::Fired { position } => *position,
+        | Fact::Fired { position }
+        | Fact::Received { body: MessageBody::Memo { position, .. }, .. } => *position,
         _ => 0,
     }
 }
@@ -86,6 +91,7 @@ pub(super) fn weight_of(fact: &Fact) -> usize {
             Outcome::Failed(failure) => failure.bytes(),
             _ => 0,
         },
+        Fact::Received { body: MessageBody::Memo { word: MemoWord::Value(kept), .. }, .. } => kept.output.bytes.len(),
         _ => 0,
     }
 }

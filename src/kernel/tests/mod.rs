@@ -38,6 +38,7 @@ mod children;
 mod drops;
 mod formats;
 mod maps;
+mod memos;
 mod orders;
 mod patches;
 mod published;

@@ -70,7 +70,7 @@ impl Data {
         writer: Writer,
         told: &mut Vec<Told>,
     ) {
-        for kind in 0..10 {
+        for kind in 0..11 {
             for (item, outcome) in batch.items.iter().zip(outcomes.iter_mut()) {
                 if outcome.is_none() && item.kind() == kind && item.precedes_others() == before_others {
                     *outcome = Some(self.apply(item, writer, told));
@@ -81,7 +81,10 @@ impl Data {
 
     fn apply(&mut self, item: &Item, writer: Writer, told: &mut Vec<Told>) -> Outcome {
         match item {
-            Item::Turn(turn) => self.turn(turn, writer).map_or_else(|refused| refused, |()| Outcome::Done),
+            Item::Turn(turn) => {
+                let accepted = self.turn(turn, writer).map(|()| self.memos_of(turn));
+                accepted.map_or_else(|refused| refused, |()| Outcome::Done)
+            }
             Item::Enqueue(new, record) => self.enqueue(new, record, writer).map_or_else(|refused| refused, |()| Outcome::Done),
             Item::Send(message) => self.send(message, writer),
             Item::Yield(back) => self.give_back(back, writer),
@@ -104,6 +107,7 @@ impl Data {
             Item::EndTask(end) => self.end_task(end, writer.now),
             Item::BeatTask(key, details) => self.beat_task(*key, details, writer.incarnation),
             Item::Schedule(change) => self.schedule(change, writer, told).map_or_else(|refused| refused, |()| Outcome::Done),
+            Item::Memo(change) => self.change_memo(change, writer, told).map_or_else(|refused| refused, |()| Outcome::Done),
         }
     }
 

@@ -93,6 +93,21 @@ pub(crate) fn schedule(row: &ScheduleRow) -> String {
     format!("schedule {name:?} revision={revision} next={next_at:?} awaits={awaits:?} {}", hex(body))
 }
 
+/// The row of a key under which a result is shared: its stamp, who holds it, until when its value counts, and that.
+pub(crate) fn memo(
+    key: &[u8],
+    stamp: i64,
+    holder: Option<(RunId, u32, u32)>,
+    until: Option<Timestamp>,
+    kept: Option<&[u8]>,
+) -> String {
+    format!("memo {} stamp={stamp} holder={holder:?} until={until:?} {:?}", hex(key), kept.map(hex))
+}
+
+pub(crate) fn memo_ask(run: &RunId, position: u32, ask: u32, key: &[u8]) -> String {
+    format!("memo ask {run} {position:08} {ask} {}", hex(key))
+}
+
 pub(crate) fn node(incarnation: &dyn Debug, build: &dyn Debug, label: &str, live: bool, beat: u64) -> String {
     format!("node {incarnation:?} {build:?} {label:?} live={live} beat={beat}")
 }

@@ -5,8 +5,8 @@ use std::collections::HashSet;
 
 use crate::{
     fast::{FastSet, RandomState},
-    kernel::event::MessageBody,
-    store::{Batch, Item, NewChild, NewRun, NewTask, Publication, ScheduleChange, Tell, Then, YieldReason},
+    kernel::{event::MessageBody, memo::MemoStep},
+    store::{Batch, Item, MemoEntry, NewChild, NewRun, NewTask, Publication, ScheduleChange, Tell, Then, YieldReason},
 };
 
 /// The longest row, message or details that is accepted. SQLite's own limit is 1 GB for a bound value, and one value
@@ -50,7 +50,8 @@ fn reason(item: &Item, turned: &mut FastSet<i64>) -> Option<String> {
                     .or_else(|| turn.starts.iter().find_map(child))
                     .or_else(|| turn.tells.iter().find_map(tell))
                     .or_else(|| turn.published.iter().find_map(publication))
-                    .or_else(|| turn.successor().and_then(|next| next.published.iter().find_map(publication))),
+                    .or_else(|| turn.successor().and_then(|next| next.published.iter().find_map(publication)))
+                    .or_else(|| turn.memos.iter().find_map(memo)),
             }
         }
         Item::Enqueue(new, record) => new_run(new).or_else(|| body(record.body.len())),
@@ -65,6 +66,7 @@ fn reason(item: &Item, turned: &mut FastSet<i64>) -> Option<String> {
         },
         Item::BeatTask(_, details) => body(details.len()),
         Item::Schedule(change) => schedule(change),
+        Item::Memo(change) => change.tells.iter().find_map(tell),
         Item::Yield(_) | Item::Progressed(_) => None,
     }
 }
@@ -98,6 +100,13 @@ fn tell(tell: &Tell) -> Option<String> {
 
 fn publication(row: &Publication) -> Option<String> {
     name("the key of what is published", &row.key).or_else(|| body(row.value.bytes.len()))
+}
+
+fn memo(entry: &MemoEntry) -> Option<String> {
+    match &entry.step {
+        MemoStep::Keep(kept, _) => body(kept.output.bytes.len()),
+        MemoStep::Ask(_) | MemoStep::Leave => None,
+    }
 }
 
 fn says(message: &MessageBody) -> Option<String> {

@@ -18,7 +18,7 @@ use super::{
     held::Held,
     home::Witness,
     look::Seen,
-    published, schedules,
+    memos, published, schedules,
     session::Session,
     sql, successor,
     tails::Tails,
@@ -30,8 +30,8 @@ use super::{
 use crate::{
     kernel::{id::Incarnation, time::Timestamp},
     store::{
-        Batch, BatchAnswer, Item, Outcome, StoreError, Then, Told, Yield, YieldReason, memory::refuse, others::behind_yields,
-        queue::asked_for, schedules::named,
+        Batch, BatchAnswer, Item, Outcome, StoreError, Then, Told, Yield, YieldReason, memory::refuse, memos::memo_changes,
+        others::behind_yields, queue::asked_for, schedules::named,
     },
 };
 
@@ -331,8 +331,11 @@ async fn decide(
     let found = tasks::find(session, &asked_for(items.iter().map(|place| &batch.items[*place]))).await?;
     let schedules = schedules::find(session, &named(items.iter().map(|place| &batch.items[*place]))).await?;
     seen.foreign_schedules = schedules.foreign;
+    let memos = memos::find(session, &memo_changes(items.iter().map(|place| &batch.items[*place]))).await?;
+    seen.foreign_memos = memos.foreign;
     let mut plan = Plan::new(batch, session.home.options.inbox_limit, node, seen, found);
     plan.schedules.revisions = schedules.revisions;
+    plan.memos = memos.plan;
     let outcomes = Vec::with_capacity(items.len());
     let mut decided = Decided { outcomes, aside: Vec::new(), told: Vec::new(), witness: None };
     let precedes = |place: &&usize| batch.items[**place].precedes_others();
@@ -367,6 +370,7 @@ async fn decide(
     tasks::write(session, &plan.tasks).await?;
     published::write(session, &plan.published).await?;
     schedules::write(session, &plan.schedules).await?;
+    memos::write(session, &plan.memos).await?;
     let last = plan.events.last();
     decided.witness = last.map(|(run, no, record)| Witness { run: *run, commit_no: *no, digest: record.digest });
     Ok(Some(decided))

@@ -19,6 +19,7 @@ use crate::{
         Batch, FORMAT, Item, Message, NewRun, Outcome, Publication, Status, Summary, TaskKey, Then, Told, Turn, Yield,
         YieldReason,
         memory::{lines::Beside, refuse},
+        memos::MemoPlan,
         queue::{Found, TaskPlan},
         schedules::SchedulePlan,
     },
@@ -55,6 +56,8 @@ pub(super) struct Plan<'a> {
     pub(super) published: Vec<(RunKey, &'a Publication)>,
     /// …and of schedules, whose revisions the caller has looked up behind their locks.
     pub(super) schedules: SchedulePlan<'a>,
+    /// …and of shared results.
+    pub(super) memos: MemoPlan<'a>,
     /// What the turns told other runs.
     pub(super) told: Vec<Told>,
 }
@@ -76,6 +79,7 @@ impl<'a> Plan<'a> {
             tasks: TaskPlan { found, ..TaskPlan::default() },
             published: Vec::new(),
             schedules: SchedulePlan::default(),
+            memos: MemoPlan::default(),
             told: Vec::new(),
         }
     }
@@ -83,6 +87,7 @@ impl<'a> Plan<'a> {
     /// Takes what an accepted turn does beside the log.
     fn accepted(&mut self, turn: &'a Turn) {
         self.tasks.turn(turn);
+        self.memos.turn(turn);
         self.published.extend(turn.published.iter().map(|row| (turn.run, row)));
     }
 
@@ -135,6 +140,7 @@ impl<'a> Plan<'a> {
             },
             Item::BeatTask(key, details) => self.tasks.beat(*key, details, batch.incarnation),
             Item::Schedule(change) => refused_or_done(self.schedule(change)),
+            Item::Memo(change) => refused_or_done(self.memo(change)),
             Item::EndTask(end) => match self.tasks.end(end) {
                 Ok(Some(body)) => match self.seen.runs.get(&end.key.run.0) {
                     Some(known) if !known.summary.status.is_end() => self.deliver(end.key.run.0, end.message(), &body, batch.now),

@@ -64,7 +64,7 @@ impl<'a> Turns<'a> {
             let fits = match &batch.items[place] {
                 // The general path knows tasks, other runs and what is published; with one of its items in the batch the others are no further trip
                 // there, and what is told behind all turns finds them as they have left their runs.
-                item if item.has_tasks() || item.publishes() => false,
+                item if item.has_tasks() || item.shares() => false,
                 Item::Turn(turn) if !turn.is_alone() => false,
                 Item::Turn(turn) => match &turn.start {
                     Some(new) => {

@@ -21,6 +21,7 @@ use crate::{
         Batch, FORMAT, Item, Message, NewRun, Outcome, Publication, Status, Summary, TaskKey, Then, Told, Turn, Yield,
         YieldReason,
         memory::refuse,
+        memos::MemoPlan,
         queue::{Found, TaskPlan},
         schedules::SchedulePlan,
     },
@@ -53,6 +54,8 @@ pub(super) struct Plan<'a> {
     pub(super) published: Vec<(RunKey, &'a Publication)>,
     /// …and of schedules, whose revisions the caller has looked up.
     pub(super) schedules: SchedulePlan<'a>,
+    /// …and of shared results, as far as the caller has looked them up.
+    pub(super) memos: MemoPlan<'a>,
     /// What the turns told other runs.
     pub(super) told: Vec<Told>,
     /// What the writer will know.
@@ -95,6 +98,7 @@ impl<'a> Plan<'a> {
             tasks: TaskPlan { found: tasks, ..TaskPlan::default() },
             published: Vec::new(),
             schedules: SchedulePlan::default(),
+            memos: MemoPlan::default(),
             told: Vec::new(),
             notes: Vec::new(),
         }
@@ -103,6 +107,7 @@ impl<'a> Plan<'a> {
     /// Takes what an accepted turn does beside the log.
     fn accepted(&mut self, turn: &'a Turn) {
         self.tasks.turn(turn);
+        self.memos.turn(turn);
         self.published.extend(turn.published.iter().map(|row| (turn.run, row)));
     }
 
@@ -164,6 +169,7 @@ impl<'a> Plan<'a> {
             },
             Item::BeatTask(key, details) => self.tasks.beat(*key, details, self.batch.incarnation),
             Item::Schedule(change) => refused_or_done(self.schedule(change)),
+            Item::Memo(change) => refused_or_done(self.memo(change)),
             Item::EndTask(end) => match self.tasks.end(end) {
                 Ok(Some(body)) => match self.seen.runs.get(&end.key.run.0) {
                     Some(known) if !known.summary.status.is_end() => {

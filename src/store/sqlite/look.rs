@@ -120,6 +120,7 @@ pub(super) fn ask(batch: &Batch, items: &[usize], claim: Option<&ClaimRequest>) 
             Item::PlaceTasks(run, ..) => runs.number(run.0),
             Item::EndTask(end) => runs.number(end.key.run.0),
             Item::Progressed(_) | Item::BeatTask(..) => {}
+            Item::Memo(change) => change.unowned.iter().for_each(|run| runs.number(run.0)),
             Item::Schedule(change) => {
                 for (new, _) in &change.starts {
                     keys.number(new.run.0);
@@ -133,6 +134,12 @@ pub(super) fn ask(batch: &Batch, items: &[usize], claim: Option<&ClaimRequest>) 
                         ids.text(&tell.to.id);
                     }
                 }
+            }
+        }
+        for tell in batch.items[place].memo().into_iter().flat_map(|change| &change.tells) {
+            messages.row().text(&tell.to.id).text(&tell.message);
+            if asked.insert(tell.to.id.as_str()) {
+                ids.text(&tell.to.id);
             }
         }
         if let Item::Turn(turn) = &batch.items[place]

@@ -132,6 +132,7 @@ impl SqliteReader {
         let queues = script::run(&mut moment, sql::tasks::SNAPSHOT, Values::default()).await?.into_iter();
         let published = script::run(&mut moment, sql::published::SNAPSHOT, Values::default()).await?.into_iter();
         let schedules = script::run(&mut moment, sql::schedules::SNAPSHOT, Values::default()).await?.into_iter();
+        let memos = script::run(&mut moment, sql::memos::SNAPSHOT, Values::default()).await?;
         let mut tables = tables.chain(queues).chain(published).chain(schedules);
         moment.rollback().await?;
         let mut next = || tables.next().unwrap_or_default().rows;
@@ -169,6 +170,7 @@ impl SqliteReader {
         for row in next() {
             all.push(lines::schedule(&super::schedules::schedule(&row)?));
         }
+        all.extend(super::memos::all_lines(&memos, of)?);
         all.sort();
         Ok(all)
     }

@@ -69,8 +69,8 @@ impl Memory {
         for &item in items {
             match &batch.items[item] {
                 // Where its children and messages would go, and what would go along, is not remembered.
-                // And what is published is written in a way of its own, within the transaction of a look.
-                Item::Turn(turn) if !turn.is_alone() || !turn.published.is_empty() => return None,
+                // And what is published or shared is written in a way of its own, within the transaction of a look.
+                Item::Turn(turn) if !turn.is_alone() || !turn.published.is_empty() || !turn.memos.is_empty() => return None,
                 Item::Turn(turn) => match &turn.start {
                     Some(new) => {
                         // Refused, and the reason depends on what is in the file.
@@ -86,7 +86,8 @@ impl Memory {
                 Item::Enqueue(new, _) => self.may_begin(new)?,
                 Item::Progressed(_) => {}
                 Item::Send(_) | Item::Yield(_) | Item::Heartbeat { .. } => return None,
-                Item::PlaceTasks(..) | Item::EndTask(_) | Item::BeatTask(..) | Item::Schedule(_) => return None,
+                Item::PlaceTasks(..) | Item::EndTask(_) | Item::BeatTask(..) => return None,
+                Item::Schedule(_) | Item::Memo(_) => return None,
             }
         }
         Some(seen)
@@ -214,6 +215,7 @@ mod tests {
             starts: Vec::new(),
             tells: Vec::new(),
             published: Vec::new(),
+            memos: Vec::new(),
         }
     }
 
