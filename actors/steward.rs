@@ -36,6 +36,9 @@ mod decide;
 /// How often it looks at what nobody has told it about.
 const TICK: Duration = Duration::from_secs(5);
 
+/// The same where there was more than one look tells.
+const SOON: Duration = Duration::from_millis(100);
+
 /// So many keys are found in one look, or forgotten at once.
 const MOST: u32 = 100;
 
@@ -86,12 +89,18 @@ impl Steward {
         let books = self.books.clone();
         let looked = async move { books.work().await };
         ctx.spawn(looked.into_actor(self).map(|found, this, ctx| {
+            let mut rest = TICK;
             match found {
-                Ok(keys) => keys.into_iter().for_each(|key| this.serve(key)),
+                Ok(keys) => {
+                    if keys.len() >= MOST as usize {
+                        rest = SOON;
+                    }
+                    keys.into_iter().for_each(|key| this.serve(key));
+                }
                 Err(error) => tracing::debug!(%error, "shared results could not be looked at; it is tried again"),
             }
             this.go_on(ctx);
-            ctx.run_later(TICK, Self::look);
+            ctx.run_later(rest, Self::look);
         }));
     }
 

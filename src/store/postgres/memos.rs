@@ -63,7 +63,7 @@ const KEYS: &str = "SELECT key, stamp FROM memos WHERE key BETWEEN $1 AND $2 ORD
 
 /// $1 time, $2 the due time of runs that nobody takes up, $3 limit.
 const WORK: &str = "SELECT key FROM (
-        SELECT DISTINCT a.key FROM memo_asks a WHERE NOT EXISTS
+        SELECT a.key FROM (SELECT DISTINCT key FROM memo_asks) a WHERE NOT EXISTS
             (SELECT 1 FROM memos m JOIN executions e ON e.run = m.run WHERE m.key = a.key AND e.status < 4
                 AND (e.owner IS NOT NULL OR (e.status = 1 AND (e.wake_at IS NULL OR e.wake_at > $2))))
         UNION SELECT key FROM memos WHERE until IS NOT NULL AND until <= $1) w ORDER BY key LIMIT $3";

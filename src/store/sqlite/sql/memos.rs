@@ -40,7 +40,7 @@ pub(in crate::store::sqlite) const ASKS: &str =
 
 /// $1 time, $2 the due time of runs that nobody takes up, $3 limit.
 pub(in crate::store::sqlite) const WORK: &str = "SELECT key FROM (
-        SELECT DISTINCT a.key FROM memo_asks a WHERE NOT EXISTS
+        SELECT a.key FROM (SELECT DISTINCT key FROM memo_asks) a WHERE NOT EXISTS
             (SELECT 1 FROM memos m JOIN executions e ON e.run = m.run WHERE m.key = a.key AND e.status < 4
                 AND (e.owner IS NOT NULL OR (e.status = 1 AND (e.wake_at IS NULL OR e.wake_at > (SELECT $2))))))
     UNION SELECT key FROM memos WHERE until IS NOT NULL AND until <= (SELECT $1) ORDER BY key LIMIT (SELECT $3);";
