@@ -451,6 +451,7 @@ impl Door {
         let commits = u32::try_from(loaded.log.len()).unwrap_or(u32::MAX);
         let state = loading::fold(&loaded.summary.id, &loaded.log);
         let summary = loaded.summary;
+        let forked = state.as_ref().ok().and_then(|state| state.as_ref()?.forked.as_ref().map(ToString::to_string));
         let (mut waits_for, outcome) = match &state {
             Ok(Some(state)) => (state.waits(), state.outcome.as_ref().map(in_words)),
             Ok(None) => (Vec::new(), None),
@@ -468,7 +469,7 @@ impl Door {
             waits_for.push(format!("{} unread messages", loaded.inbox.unread.len()));
         }
         let moved_by = self.moved_by(&summary, &loaded.tasks);
-        Ok(Some(Description { summary, waits_for, moved_by, commits, outcome }))
+        Ok(Some(Description { summary, waits_for, moved_by, commits, outcome, forked }))
     }
 
     /// Who will move a run on: exactly one answer for each that has not ended.
@@ -512,7 +513,7 @@ impl Door {
     }
 
     /// Somebody else's transaction holds the id: it is asked again when that has had time to end, with growing pauses.
-    async fn let_others_finish(&self, waits: &mut u32) {
+    pub(super) async fn let_others_finish(&self, waits: &mut u32) {
         *waits += 1;
         tokio::time::sleep(Duration::from_millis(5 << (*waits).min(7))).await;
     }

@@ -64,6 +64,8 @@ pub enum Happening {
     Begun,
     /// It took over what the run before it had not read.
     Inherited,
+    /// Up to here its history is a copy of that of an earlier run; the text says of which, by whom and why.
+    Forked,
     /// Another node took it over by force.
     Claimed,
     /// An attempt of a call or step succeeded.
@@ -187,6 +189,7 @@ impl Events {
             Fact::Inherited(inherited) => {
                 (Happening::Inherited, None, None, Some(format!("{} signals unread", inherited.unread.len())))
             }
+            Fact::Forked(forked) => (Happening::Forked, None, None, Some(forked.to_string())),
             Fact::Claimed { by, epoch } => (Happening::Claimed, None, None, Some(format!("by node {by}, epoch {epoch}"))),
             Fact::Completed { position, attempt, .. } => {
                 about(Happening::Succeeded, position, self.names.remove(&position), Some(format!("attempt {attempt}")))

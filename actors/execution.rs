@@ -346,6 +346,7 @@ impl Execution {
             tells: std::mem::take(&mut decision.tells),
             published: std::mem::take(&mut decision.published),
             memos: std::mem::take(&mut decision.memos),
+            letters: std::mem::take(&mut decision.letters),
         };
         self.turned_at = self.engine.config.clock.boot();
         self.engine.resting.forget(self.key);

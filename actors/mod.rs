@@ -22,6 +22,7 @@
 //! |---|---|---|
 //! | `Dispatch` `SendSignal` `SendUpdate` `Ask` `Cancel` `RetryParked` `Resume` `Describe` `List` `Find` `PauseQueue` `ResumeQueue` `ListQueues` `ReadValue` `AwaitValue` `Subscribe` `FollowingRows` `Shutdown` | application, its streams | Supervisor |
 //! | `CreateSchedule` `UpdateSchedule` `PauseSchedule` `UnpauseSchedule` `TriggerSchedule` `BackfillSchedule` `DeleteSchedule` `DescribeSchedule` `ListSchedules` `ForgetMemo` | application | Supervisor |
+//! | `ResetRun` `ListLetters` `ShowLetter` `ReplayLetter` `ReplayLetters` `DiscardLetter` `DiscardLetters` | application | Supervisor |
 //! | `Open` `GetDoor` | builder, handles | Supervisor |
 //! | `Exited` `CannotGoOn` | core actors and their watchers | Supervisor |
 //! | `Submit` | outbox, door, pool, Timekeeper, Steward | Persistence |
@@ -67,6 +68,7 @@ pub(crate) mod handle;
 pub(crate) mod handlers;
 mod incarnation;
 mod lease_keeper;
+pub(crate) mod letters;
 mod lingering;
 mod loading;
 pub(crate) mod memos;
@@ -76,6 +78,7 @@ mod notifier;
 mod persistence;
 mod pool;
 mod queues;
+pub(crate) mod resets;
 mod resting;
 mod scheduler;
 pub(crate) mod schedules;

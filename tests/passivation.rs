@@ -82,6 +82,7 @@ fn item(of: Move, run: RunKey) -> Item {
         tells: Vec::new(),
         published: Vec::new(),
         memos: Vec::new(),
+        letters: Vec::new(),
     }))
 }
 
@@ -131,6 +132,7 @@ async fn play(mut store: Box<dyn Store>, order: &[Move], cuts: u32) {
         tells: Vec::new(),
         published: Vec::new(),
         memos: Vec::new(),
+        letters: Vec::new(),
     }));
     assert_eq!(store.commit(&batch(vec![first])).await.unwrap().outcomes, [Outcome::Done]);
     let mut outcomes = Vec::new();

@@ -57,7 +57,7 @@ pub(crate) struct Instance {
 impl Instance {
     /// Makes the workflow; nothing runs before its `Started` fact is applied.
     pub(crate) fn new(id: RunId, started: &Started, begin: &Begin, limits: Limits) -> Result<Instance, Misuse> {
-        let tape = Tape::new(id, started.seed, limits);
+        let tape = Tape::new(id, started, limits);
         let body = begin(&started.input, tape.clone()).map_err(Misuse::Undecodable)?;
         Ok(Instance {
             tape,
@@ -194,6 +194,7 @@ impl Instance {
                     self.tape.cancel();
                 }
             }
+            Fact::Forked(forked) => self.tape.fork(forked),
             Fact::Started(_)
             | Fact::Begun
             | Fact::Claimed { .. }

@@ -11,7 +11,10 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use self::turning::{Turning, own_weight_of, position_of, weight_of};
+use self::{
+    letters::last_of_each,
+    turning::{Turning, own_weight_of, position_of, weight_of},
+};
 
 use super::{
     blocked::Blocked,
@@ -22,6 +25,7 @@ use super::{
     id::{Attempt, BuildId, CommitNo, Digest, Epoch, Incarnation, Position, RunId},
     instance::{Begin, Instance, StepResult},
     invariant::uphold,
+    letter::LetterChange,
     limits::Limits,
     memo::{self, MemoEntry, MemoWord},
     payload::Payload,
@@ -33,6 +37,7 @@ use super::{
 };
 
 mod chain;
+mod letters;
 mod others;
 mod replay;
 mod turning;
@@ -102,6 +107,8 @@ pub(crate) struct Decision {
     pub(crate) memos: Vec<MemoEntry>,
     /// What it shows outside from this commit on, each key once.
     pub(crate) published: Vec<Publication>,
+    /// What becomes of the letters of its calls, each once.
+    pub(crate) letters: Vec<LetterChange>,
     /// How the execution goes on, if this is the end of a run that continues: in the same commit.
     pub(crate) onward: Option<Box<Onward>>,
     pub(crate) rest: Rest,
@@ -352,6 +359,7 @@ impl Run {
             (Fact::Fired { .. }, Some(Open::Sleep { due })) if *due > turn.at);
         uphold!(NeverEarly, !early, "{}: a sleep would end before it is due", self.id);
         let before_call = self.state.call(position_of(&fact)).is_some();
+        self.writes_letters(&fact, turn);
         if let Fact::Received { body: MessageBody::Retry { position }, .. } = &fact {
             turn.touched.extend(self.state.parked(*position));
         }
@@ -392,6 +400,8 @@ impl Run {
                 Command::End { .. } => self.state.open.keys().copied().filter(|at| self.state.call(*at).is_some()).collect(),
                 _ => Vec::new(),
             };
+            let parked = |position: &&Position| self.state.call(**position).is_some_and(|call| call.phase == Phase::Parked);
+            turn.letters.extend(over.iter().filter(parked).map(|position| LetterChange::Drop(*position)));
             turn.aborted.extend(&over);
             turn.settled.extend(over);
             self.concerns_others(&command, turn);
@@ -451,6 +461,7 @@ impl Run {
             tells: turn.tells,
             memos,
             published: self.state.published.newer_than(turn.shown),
+            letters: last_of_each(turn.letters),
             onward: turn.onward,
             rest: self.rest(turn.at),
         })

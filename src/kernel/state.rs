@@ -9,6 +9,7 @@ use std::{
 use super::{
     event::{Call, CallOptions, Child, Command, Fact, MessageBody, Next, OnClose, Outcome, Started, StepPlace},
     failure::Failure,
+    fork::Forked,
     id::{Attempt, Position},
     invariant::uphold,
     limits::Limits,
@@ -35,6 +36,10 @@ pub(crate) struct State {
     pub(crate) continuing: Option<(Payload, Option<Timestamp>)>,
     /// It goes on for a run before it.
     goes_on: bool,
+    /// The end of the copy that its history begins with, if it does.
+    pub(crate) forked: Option<Box<Forked>>,
+    /// Nothing has happened since that.
+    copied: bool,
     known: HashSet<String>,
     /// Transactional steps that were given up: what they left in the store goes with the run's end.
     given_up: Vec<Position>,
@@ -119,6 +124,8 @@ impl State {
             remembered: VecDeque::new(),
             continuing: None,
             goes_on: false,
+            forked: None,
+            copied: false,
             known: HashSet::new(),
             given_up: Vec::new(),
             memos: Memos::new(),
@@ -129,6 +136,7 @@ impl State {
     /// Folds a fact in.
     pub(crate) fn fact(&mut self, fact: &Fact, limits: &Limits) {
         self.just_served = None;
+        self.copied = false;
         match fact {
             Fact::Started(_) | Fact::Claimed { .. } => {}
             Fact::Begun => self.started.deferred = false,
@@ -179,6 +187,31 @@ impl State {
                 self.published.inherit(&inherited.published);
                 self.cancel.clone_from(&inherited.cancel);
                 self.deadline_passed = inherited.deadline_passed;
+            }
+            Fact::Forked(forked) => {
+                self.started.deadline = forked.deadline;
+                forked.known.iter().for_each(|message| self.remember(message, limits));
+                self.reopen(forked.kept, forked.at);
+                // No row says that this run asks for a key, or holds it.
+                self.memos.clear();
+                self.copied = true;
+                self.forked = Some(Box::new(Forked { known: Vec::new(), ..(**forked).clone() }));
+            }
+        }
+    }
+
+    /// Every call that is open is made anew, with a budget of its own; attempt numbers go on. One whose result was to be shared is made
+    /// for this run alone.
+    fn reopen(&mut self, but: Option<Position>, at: Timestamp) {
+        for (position, open) in &mut self.open {
+            if let Open::Call(call) = open
+                && Some(*position) != but
+            {
+                call.phase = Phase::Intended;
+                call.attempt += 1;
+                call.failed = 0;
+                call.lost = 0;
+                call.since = at;
             }
         }
     }
@@ -453,6 +486,11 @@ impl State {
     #[cfg_attr(not(feature = "actors"), allow(dead_code))]
     pub(crate) fn is_about_to_go_on(&self) -> bool {
         self.goes_on && !self.begun()
+    }
+
+    /// Returns the end of the copy that its history begins with, if nothing has happened since.
+    pub(crate) fn just_forked(&self) -> Option<&Forked> {
+        self.forked.as_deref().filter(|_| self.copied)
     }
 
     /// Returns when an open sleep is over.

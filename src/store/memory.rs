@@ -17,9 +17,9 @@ use uuid::Uuid;
 
 use self::tasks::TaskCell;
 use super::{
-    Answer, Batch, BatchAnswer, Filter, Inbox, MemoFound, MemoRow, NewNode, NodeRow, NodeState, Outcome, Publication, Queue,
-    QueueState, Reader, Renewed, ScheduleDue, ScheduleRow, StaleTask, Status, Store, StoreError, Summary, TakenTasks, TaskKey,
-    TaskRequest, TaskRow, Unread, Warden, queue::Line, stored,
+    Answer, Batch, BatchAnswer, DeadLetter, Filter, Inbox, Letter, LetterFilter, MemoFound, MemoRow, NewNode, NodeRow, NodeState,
+    Outcome, Publication, Queue, QueueState, Reader, Renewed, ScheduleDue, ScheduleRow, StaleTask, Status, Store, StoreError,
+    Summary, TakenTasks, TaskKey, TaskRequest, TaskRow, Unread, Warden, queue::Line, stored,
 };
 use crate::kernel::{
     codec::Record,
@@ -29,6 +29,7 @@ use crate::kernel::{
 };
 
 mod apply;
+mod forks;
 #[cfg(feature = "actors")]
 mod hints;
 pub(super) mod lines;
@@ -118,6 +119,7 @@ struct Run {
     inbox: BTreeMap<u64, Unread>,
     /// By key.
     published: BTreeMap<String, Publication>,
+    letters: BTreeMap<u32, Letter>,
     /// By position: the attempt and its details.
     heartbeats: BTreeMap<u32, (u32, bytes::Bytes)>,
 }
@@ -428,6 +430,11 @@ impl Reader for MemoryStore {
         })
     }
 
+    fn letters(&self, filter: &LetterFilter) -> Answer<'_, Vec<DeadLetter>> {
+        let filter = filter.clone();
+        self.answer(move |data| Ok(data.letters(&filter)))
+    }
+
     fn heights(&self, runs: &[RunKey]) -> Answer<'_, Vec<(RunKey, CommitNo)>> {
         self.answer(|data| {
             let height = |run: &RunKey| CommitNo::try_from(data.runs.get(run)?.log.len()).ok()?.checked_sub(1);
@@ -499,12 +506,13 @@ impl Reader for MemoryStore {
             for (id, node) in &data.nodes {
                 all.push(lines::node(&Incarnation(*id), &node.build, &node.label, node.is_live(), node.beat));
             }
-            for Run { summary, claims, forced, format, log, inbox, heartbeats, published } in data.runs.values() {
+            for Run { summary, claims, forced, format, log, inbox, heartbeats, published, letters } in data.runs.values() {
                 let beside = lines::Beside { claims: *claims, forced: *forced, format: *format };
                 all.push(lines::run(summary, &beside));
                 all.extend((0..).zip(log).map(|(commit_no, record)| lines::event(&summary.id, commit_no, record)));
                 all.extend(inbox.values().map(|unread| lines::message(&summary.id, unread)));
                 all.extend(published.values().map(|row| lines::publication(&summary.id, row)));
+                all.extend(letters.values().map(|letter| lines::letter(&summary.id, letter)));
                 for (position, (attempt, details)) in heartbeats {
                     all.push(lines::heartbeat(&summary.id, *position, *attempt, details));
                 }

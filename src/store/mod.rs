@@ -17,15 +17,19 @@ use crate::hints::OpenHints;
 use crate::kernel::{
     codec::Record,
     event::MessageBody,
-    id::{BuildId, CommitNo, Digest, Epoch, Incarnation, RunId, RunKey},
+    id::{BuildId, CommitNo, Digest, Epoch, Incarnation, Position, RunId, RunKey},
     memo::MemoKey,
     time::Timestamp,
 };
 
 mod error;
+mod fork;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod gathering;
 mod item;
+// Half of it is for databases.
+#[cfg_attr(not(any(feature = "sqlite", feature = "postgres")), allow(dead_code))]
+mod letters;
 pub mod memory;
 // Half of it is for databases.
 #[cfg_attr(not(any(feature = "sqlite", feature = "postgres")), allow(dead_code))]
@@ -55,9 +59,14 @@ mod transactions;
 
 pub use queue::{EndTask, NewTask, Queue, QueueState, StaleTask, TakenTasks, Task, TaskKey, TaskRequest, TaskRow};
 
-pub use crate::kernel::memo::{MemoEntry, MemoStep};
-pub use crate::kernel::published::Publication;
+pub use crate::kernel::{
+    letter::{Letter, LetterChange},
+    memo::{MemoEntry, MemoStep},
+    published::Publication,
+};
 pub use error::StoreError;
+pub use fork::{Fork, Redelivered};
+pub use letters::{DeadLetter, LetterFilter, LetterPlace};
 pub use memos::{MemoAsk, MemoChange, MemoFound, MemoRow, MemoThen};
 pub use node::{NewNode, NodeRow, NodeState, Renewed, Warden};
 pub use others::{NewChild, Tell, Told};
@@ -222,6 +231,9 @@ pub trait Reader {
     /// Returns what a run has published: under this key, or all of it, by key.
     fn published(&self, run: RunKey, key: Option<&str>) -> Answer<'_, Vec<Publication>>;
 
+    /// Returns one page of dead letters, newest first.
+    fn letters(&self, filter: &LetterFilter) -> Answer<'_, Vec<DeadLetter>>;
+
     /// Returns the number of the last row of each of these runs; unknown ones are left out. In the order of their keys.
     fn heights(&self, runs: &[RunKey]) -> Answer<'_, Vec<(RunKey, CommitNo)>>;
 
@@ -342,6 +354,10 @@ pub enum Item {
     Schedule(Box<ScheduleChange>),
     /// Answers those who ask for a key under which a result is shared.
     Memo(Box<MemoChange>),
+    /// Begins a run with the history of an earlier one.
+    Fork(Box<Fork>),
+    /// Takes out the letters of these calls, those that are there. The answer is `Done`.
+    DropLetters(Vec<(RunKey, Position)>),
 }
 
 /// What one turn records.
@@ -376,6 +392,8 @@ pub struct Turn {
     pub published: Vec<Publication>,
     /// What it does about keys under which results are shared: first what it lets go, then what it asks for.
     pub memos: Vec<MemoEntry>,
+    /// What becomes of the letters of its calls, each once. They stay when the run has ended.
+    pub letters: Vec<LetterChange>,
 }
 
 /// What becomes of a run behind a commit.

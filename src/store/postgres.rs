@@ -21,9 +21,9 @@ use self::{
     values::Values,
 };
 use super::{
-    Answer, Batch, BatchAnswer, Filter, Inbox, MemoFound, NewNode, NodeRow, OpenWarden, Outcome, Publication, Queue, QueueState,
-    Reader, Renewed, ScheduleDue, ScheduleRow, StaleTask, Store, StoreError, Stored, Summary, TakenTasks, TaskRequest, TaskRow,
-    Transactions, Warden, stored,
+    Answer, Batch, BatchAnswer, DeadLetter, Filter, Inbox, LetterFilter, MemoFound, NewNode, NodeRow, OpenWarden, Outcome,
+    Publication, Queue, QueueState, Reader, Renewed, ScheduleDue, ScheduleRow, StaleTask, Store, StoreError, Stored, Summary,
+    TakenTasks, TaskRequest, TaskRow, Transactions, Warden, stored,
 };
 use crate::{
     hints::OpenHints,
@@ -41,6 +41,7 @@ mod decide;
 mod held;
 mod hints;
 mod home;
+mod letters;
 mod look;
 mod memos;
 mod nodes;
@@ -403,6 +404,10 @@ impl Reader for PostgresReader {
 
     fn published(&self, run: RunKey, key: Option<&str>) -> Answer<'_, Vec<Publication>> {
         self.read_published(run, key.map(str::to_owned)).boxed_local()
+    }
+
+    fn letters(&self, filter: &LetterFilter) -> Answer<'_, Vec<DeadLetter>> {
+        self.read_letters(filter.clone()).boxed_local()
     }
 
     fn heights(&self, runs: &[RunKey]) -> Answer<'_, Vec<(RunKey, CommitNo)>> {

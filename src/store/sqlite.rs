@@ -32,9 +32,9 @@ use self::{
     turns::Turns,
 };
 use super::{
-    Answer, Batch, BatchAnswer, Durability, Filter, Inbox, MemoFound, NewNode, NodeRow, NodeState, Outcome, Publication, Queue,
-    QueueState, Reader, Renewed, ScheduleDue, ScheduleRow, StaleTask, Store, StoreError, Stored, Summary, TakenTasks,
-    TaskRequest, TaskRow, Transactions, Warden, memory::INBOX_LIMIT, stored,
+    Answer, Batch, BatchAnswer, DeadLetter, Durability, Filter, Inbox, LetterFilter, MemoFound, NewNode, NodeRow, NodeState,
+    Outcome, Publication, Queue, QueueState, Reader, Renewed, ScheduleDue, ScheduleRow, StaleTask, Store, StoreError, Stored,
+    Summary, TakenTasks, TaskRequest, TaskRow, Transactions, Warden, memory::INBOX_LIMIT, stored,
 };
 use crate::{
     hints::OpenHints,
@@ -49,6 +49,7 @@ use crate::{
 mod commit;
 mod decide;
 mod hints;
+mod letters;
 mod lock;
 mod look;
 mod memos;
@@ -451,6 +452,10 @@ impl Reader for SqliteReader {
         self.read_published(run, key.map(str::to_owned)).boxed_local()
     }
 
+    fn letters(&self, filter: &LetterFilter) -> Answer<'_, Vec<DeadLetter>> {
+        self.read_letters(filter.clone()).boxed_local()
+    }
+
     fn heights(&self, runs: &[RunKey]) -> Answer<'_, Vec<(RunKey, CommitNo)>> {
         let runs = runs.to_vec();
         async move { self.read_heights(&runs).await }.boxed_local()
@@ -535,7 +540,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = opened(&folder).await;
         let mut reader = store.reader.pool.acquire().await.unwrap();
-        let more = [sql::tasks::ALL, sql::published::ALL, sql::schedules::ALL, sql::memos::ALL].concat();
+        let more = [sql::tasks::ALL, sql::published::ALL, sql::schedules::ALL, sql::memos::ALL, sql::letters::ALL].concat();
         for (name, text) in sql::ALL.iter().chain(&more) {
             for statement in text.split_inclusive(';').filter(|statement| !statement.trim().is_empty()) {
                 let prepared = reader.prepare(sqlx::AssertSqlSafe(statement.to_owned()).into_sql_str()).await;
@@ -575,6 +580,7 @@ mod tests {
                 .filter(|(name, _)| *name != "memo_work")
                 .map(|text| (text, &["memos", "memo_asks", "a", "m"][..])),
         );
+        let texts = texts.chain(sql::letters::ALL.iter().map(|text| (text, &["dead_letters", "d", "e"][..])));
         for ((name, text), tables) in texts {
             for statement in text.split_inclusive(';').map(str::trim) {
                 if !["SELECT", "UPDATE", "INSERT", "DELETE", "WITH"].iter().any(|verb| statement.starts_with(verb)) {

@@ -115,6 +115,7 @@ mod tests {
             tells: Vec::new(),
             published: Vec::new(),
             memos: Vec::new(),
+            letters: Vec::new(),
         }))
     }
 

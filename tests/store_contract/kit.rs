@@ -253,6 +253,7 @@ pub(crate) fn start_then(new: NewRun, then: Then) -> Item {
         tells: Vec::new(),
         published: Vec::new(),
         memos: Vec::new(),
+        letters: Vec::new(),
     }))
 }
 
@@ -272,6 +273,7 @@ pub(crate) fn turn(run: RunKey, commit_no: CommitNo, then: Then) -> Turn {
         tells: Vec::new(),
         published: Vec::new(),
         memos: Vec::new(),
+        letters: Vec::new(),
     }
 }
 

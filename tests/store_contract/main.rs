@@ -11,6 +11,7 @@ mod claims;
 mod file;
 #[cfg(feature = "postgres")]
 mod foreign;
+mod forks;
 mod items;
 mod kit;
 #[cfg(feature = "sqlite")]

@@ -220,6 +220,7 @@ fn turn(chain: &mut Flying, steps: u64, by: Incarnation, now: Timestamp) -> Resu
             limits: None,
             parent: None,
             retry: None,
+            copied_from: None,
         };
         events.push(Event::Fact(Fact::Started(Box::new(started))));
     } else {
@@ -254,5 +255,6 @@ fn turn(chain: &mut Flying, steps: u64, by: Incarnation, now: Timestamp) -> Resu
         tells: Vec::new(),
         published: Vec::new(),
         memos: Vec::new(),
+        letters: Vec::new(),
     })
 }

@@ -1,6 +1,6 @@
 //! A turn while it is being made: what was applied so far, and what that asks of the world.
 
-use super::{Child, Event, Fact, Limits, MessageBody, Onward, Outcome, Position, State, Tell, Timestamp};
+use super::{Child, Event, Fact, LetterChange, Limits, MessageBody, Onward, Outcome, Position, State, Tell, Timestamp};
 use crate::kernel::memo::{MemoWord, Memos};
 
 /// A turn in the making.
@@ -17,6 +17,7 @@ pub(super) struct Turning {
     pub(super) shown: u64,
     /// How calls stood before it that share their results.
     pub(super) memos: Memos,
+    pub(super) letters: Vec<LetterChange>,
     pub(super) onward: Option<Box<Onward>>,
     /// How many of these are told by other facts than that they were received.
     pub(super) told: usize,
@@ -37,6 +38,7 @@ impl Turning {
             tells: Vec::new(),
             shown: before.published.version(),
             memos: before.memos.clone(),
+            letters: Vec::new(),
             onward: None,
             told: 0,
             bytes: 0,

@@ -3,7 +3,10 @@
 use super::*;
 use crate::{
     CallError, Memo,
-    kernel::memo::{Kept, MemoStep, MemoWord},
+    kernel::{
+        fork::{Point, Spot},
+        memo::{Kept, MemoStep, MemoWord},
+    },
 };
 
 flow!(Shares, |cx| -> u64 { Ok(cx.call(act("tea")).memo(Memo::key("tea").ttl(secs(60))).await?) });
@@ -190,4 +193,35 @@ fn what_cannot_be_shared_is_refused_by_name() {
         assert!(why.contains(part), "{why}");
     }
     assert_eq!(why.len(), 4);
+}
+
+#[test]
+fn a_shared_call_that_is_open_where_a_history_is_left_is_made_for_the_new_run_alone() {
+    flow!(Tea, |cx| -> u64 {
+        let tea = cx.call(act("tea")).memo(Memo::key("tea")).await?;
+        Ok(tea + cx.call(act("cup")).await?)
+    });
+    for word in [MemoWord::Granted, another()] {
+        let ended = || {
+            let mut world = World::new(&Tea);
+            world.ack();
+            world.send(&word.message(1, 1), MessageBody::Memo { position: 1, ask: 1, word: word.clone() });
+            world.settle();
+            assert!(matches!(world.outcome(), Some(Outcome::Completed(_))));
+            world
+        };
+        let mut left = 0;
+        for Spot { commit, event } in ended().spots().into_iter().filter(|spot| *spot != Spot { commit: 0, event: 0 }) {
+            for point in [Point::Before(commit, event), Point::BeforeCall(2)] {
+                let mut world = ended();
+                if world.reset(point).is_ok() {
+                    left += 1;
+                    world.settle();
+                    assert!(matches!(world.outcome(), Some(Outcome::Completed(_))), "{point:?}: it waits for {}", world.open());
+                    assert!(world.replayed(world.log.len()).is_ok());
+                }
+            }
+        }
+        assert!(left > 2);
+    }
 }

@@ -70,7 +70,7 @@ impl Data {
         writer: Writer,
         told: &mut Vec<Told>,
     ) {
-        for kind in 0..11 {
+        for kind in 0..13 {
             for (item, outcome) in batch.items.iter().zip(outcomes.iter_mut()) {
                 if outcome.is_none() && item.kind() == kind && item.precedes_others() == before_others {
                     *outcome = Some(self.apply(item, writer, told));
@@ -108,6 +108,11 @@ impl Data {
             Item::BeatTask(key, details) => self.beat_task(*key, details, writer.incarnation),
             Item::Schedule(change) => self.schedule(change, writer, told).map_or_else(|refused| refused, |()| Outcome::Done),
             Item::Memo(change) => self.change_memo(change, writer, told).map_or_else(|refused| refused, |()| Outcome::Done),
+            Item::Fork(fork) => self.fork(fork, writer).map_or_else(|refused| refused, |()| Outcome::Done),
+            Item::DropLetters(letters) => {
+                self.drop_letters(letters.iter().copied());
+                Outcome::Done
+            }
         }
     }
 
@@ -152,6 +157,7 @@ impl Data {
         run.inbox.retain(|seq, _| !turn.consumed.contains(seq));
         run.heartbeats.retain(|position, _| !turn.settled.contains(position));
         run.published.extend(turn.published.iter().map(|row| (row.key.clone(), row.clone())));
+        run.change_letters(&turn.letters);
         match &turn.then {
             Then::Hold => {}
             Then::Passivate { wake_at, .. } => {
@@ -221,7 +227,7 @@ impl Data {
         }
     }
 
-    fn begin(&mut self, new: &NewRun, owner: Option<Incarnation>, epoch: u64, wake_at: Option<Timestamp>) {
+    pub(super) fn begin(&mut self, new: &NewRun, owner: Option<Incarnation>, epoch: u64, wake_at: Option<Timestamp>) {
         self.insert(new.begun(owner, epoch, wake_at));
     }
 
@@ -236,6 +242,7 @@ impl Data {
             log: Vec::new(),
             inbox: BTreeMap::new(),
             published: BTreeMap::new(),
+            letters: BTreeMap::new(),
             heartbeats: BTreeMap::new(),
         };
         self.runs.insert(key, run);

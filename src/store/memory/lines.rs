@@ -10,7 +10,7 @@ use crate::{
         id::{CommitNo, Incarnation, RunId},
         time::Timestamp,
     },
-    store::{Publication, ScheduleRow, Summary, Unread, queue::Line},
+    store::{Letter, Publication, ScheduleRow, Summary, Unread, queue::Line},
 };
 
 /// What a run's row has beside its summary.
@@ -53,6 +53,11 @@ pub(crate) fn heartbeat(run: &RunId, position: u32, attempt: u32, details: &[u8]
 pub(crate) fn publication(run: &RunId, row: &Publication) -> String {
     let Publication { key, version, value } = row;
     format!("published {run} {key:?} {version} {} {}", value.encoding.as_str(), hex(&value.bytes))
+}
+
+pub(crate) fn letter(run: &RunId, letter: &Letter) -> String {
+    let Letter { position, attempt, commit_no, event, parked, activity, kind, text, at } = letter;
+    format!("letter {run} {position:08}/{attempt} commit={commit_no}:{event} parked={parked} {activity:?} {kind:?} {text:?} {at}")
 }
 
 /// A task's row, as every store has it.

@@ -17,6 +17,7 @@ use super::{
     decide::Plan,
     held::Held,
     home::Witness,
+    letters,
     look::Seen,
     memos, published, schedules,
     session::Session,
@@ -192,7 +193,7 @@ impl Writer {
     fn groups(&mut self, batch: &Batch, held: &[usize]) -> (Vec<Vec<usize>>, Vec<usize>) {
         let begins = |place: &usize| match &batch.items[*place] {
             Item::Turn(turn) => turn.start.is_some() || !turn.starts.is_empty(),
-            Item::Enqueue(..) => true,
+            Item::Enqueue(..) | Item::Fork(_) => true,
             Item::Schedule(change) => !change.starts.is_empty(),
             _ => false,
         };
@@ -369,6 +370,7 @@ async fn decide(
     }
     tasks::write(session, &plan.tasks).await?;
     published::write(session, &plan.published).await?;
+    letters::write(session, &plan.letters).await?;
     schedules::write(session, &plan.schedules).await?;
     memos::write(session, &plan.memos).await?;
     let last = plan.events.last();
@@ -396,6 +398,7 @@ fn due_at(item: &Item) -> Option<Timestamp> {
             Then::Hold | Then::End { .. } | Then::Continue(_) => None,
         },
         Item::Enqueue(new, _) => new.wake_at,
+        Item::Fork(fork) => fork.row.wake_at,
         Item::Yield(Yield { why: YieldReason::Released { wake_at, .. }, .. }) => *wake_at,
         _ => None,
     }

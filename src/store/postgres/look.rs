@@ -67,6 +67,9 @@ pub(super) fn about(item: &Item) -> (Vec<i64>, impl Iterator<Item = &str>) {
         Item::Progressed(runs) => (runs.iter().map(|run| run.0).collect(), None),
         Item::Schedule(change) => (change.starts.iter().map(|(new, _)| new.run.0).collect(), None),
         Item::Memo(change) => (change.unowned.iter().map(|run| run.0).collect(), None),
+        Item::Fork(fork) => (vec![fork.row.run.0], Some(&*fork.row.id.id)),
+        // Each is a row of its own, which is there or is not.
+        Item::DropLetters(_) => (Vec::new(), None),
     };
     if let Item::Turn(turn) = item {
         runs.extend(turn.successor().map(|next| next.run.0));

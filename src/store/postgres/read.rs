@@ -201,6 +201,7 @@ impl PostgresReader {
             super::schedules::ALL,
             super::memos::ALL,
             super::memos::ALL_ASKS,
+            super::letters::ALL,
         ];
         let tables = self.on_one(async |connection| {
             self.home.rows(connection, sql::MOMENT, Values::default()).await?;
@@ -226,7 +227,7 @@ fn all_lines(tables: &[Vec<PgRow>]) -> Result<Vec<String>, sqlx::Error> {
         })
     };
     let mut all = Vec::new();
-    let [nodes, runs, events, messages, heartbeats, tasks, queues, published, schedules, memos, asks] = tables else {
+    let [nodes, runs, events, messages, heartbeats, tasks, queues, published, schedules, memos, asks, letters] = tables else {
         return Ok(all);
     };
     for row in schedules {
@@ -235,6 +236,7 @@ fn all_lines(tables: &[Vec<PgRow>]) -> Result<Vec<String>, sqlx::Error> {
     all.extend(super::tasks::all_lines(tasks, queues)?);
     all.extend(published::all_lines(published, of)?);
     all.extend(super::memos::all_lines(memos, asks, of)?);
+    all.extend(super::letters::all_lines(letters, of)?);
     for row in nodes {
         let incarnation = Incarnation(row.try_get::<Uuid, _>(0)?);
         let build = BuildId(row.try_get(1)?);

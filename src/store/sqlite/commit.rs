@@ -233,6 +233,7 @@ impl Writer {
         let told = std::mem::take(&mut plan.told);
         plan.changed_more(self.write_tasks(&plan.tasks).await?);
         plan.changed_more(self.write_published(&plan.published).await?);
+        plan.changed_more(self.write_letters(&plan.letters).await?);
         plan.changed_more(self.write_schedules(&plan.schedules).await?);
         plan.changed_more(self.write_memos(&plan.memos).await?);
         let frame = if claim.is_some() { Frame::Open } else { Frame::Whole };
@@ -344,6 +345,7 @@ impl Writer {
         let more = std::mem::take(&mut plan.told);
         plan.changed_more(self.write_tasks(&plan.tasks).await?);
         plan.changed_more(self.write_published(&plan.published).await?);
+        plan.changed_more(self.write_letters(&plan.letters).await?);
         plan.changed_more(self.write_schedules(&plan.schedules).await?);
         plan.changed_more(self.write_memos(&plan.memos).await?);
         self.write(batch, plan, Frame::Single, None, None).await?;
