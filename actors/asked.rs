@@ -74,6 +74,7 @@ impl Asked {
             limits: (limits != Limits::default()).then(|| Box::new(limits)),
             parent: None,
             retry: self.retry.clone().map(|policy| Box::new(RunRetry { policy, failed: 0, since: now, at: None })),
+            copied_from: None,
         };
         let row = NewRun {
             priority: self.priority,

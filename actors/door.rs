@@ -29,6 +29,7 @@ use super::{
     queues::Queues,
     scheduler::{Nudge, Scheduler},
     stats::{Counters, Stats},
+    steward::Steward,
     timekeeper::Timekeeper,
     waiters::{End, Waiters},
 };
@@ -61,6 +62,7 @@ pub(crate) struct Links {
     pub(crate) executor: Addr<Executor>,
     pub(crate) timekeeper: Addr<Timekeeper>,
     pub(crate) incarnation: Incarnation,
+    pub(crate) steward: Addr<Steward>,
 }
 
 /// Whether calls can be served.
@@ -437,6 +439,7 @@ impl Door {
             _ => None,
         };
         let summary = loaded.summary;
+        let forked = state.as_ref().ok().and_then(|state| state.as_ref()?.forked.as_ref().map(ToString::to_string));
         let (mut waits_for, outcome) = match &state {
             Ok(Some(state)) => (state.waits(), state.outcome.as_ref().map(in_words)),
             Ok(None) => (Vec::new(), None),
@@ -457,7 +460,7 @@ impl Door {
             Some(paused) => format!("an operator: it is {paused}; what is under way comes to its end"),
             None => self.moved_by(&summary, &loaded.tasks),
         };
-        Ok(Some(Description { summary, waits_for, moved_by, commits, outcome }))
+        Ok(Some(Description { summary, waits_for, moved_by, commits, outcome, forked }))
     }
 
     /// Who will move a run on: exactly one answer for each that has not ended.
@@ -503,7 +506,7 @@ impl Door {
     }
 
     /// Somebody else's transaction holds the id: it is asked again when that has had time to end, with growing pauses.
-    async fn let_others_finish(&self, waits: &mut u32) {
+    pub(super) async fn let_others_finish(&self, waits: &mut u32) {
         *waits += 1;
         tokio::time::sleep(Duration::from_millis(5 << (*waits).min(7))).await;
     }

@@ -28,6 +28,7 @@ use super::{
     scheduler::{Arm, Scheduler, Timer},
     slots::Slots,
     stats::Counters,
+    steward::{Serve, Steward},
     waiters::Waiters,
 };
 use crate::{
@@ -38,6 +39,7 @@ use crate::{
         Blocked,
         id::{Incarnation, Position, RunKey},
         instance::panic_text,
+        memo::MemoKey,
         run::{Decision, Run, Writer},
     },
     registry::Workflows,
@@ -68,6 +70,8 @@ pub(crate) struct Engine {
     pub(crate) is_shared: Box<dyn Fn(&str) -> bool>,
     /// Who runs what is in shared queues, once it is there.
     pub(crate) foreman: OnceCell<Addr<Foreman>>,
+    /// Who sees to shared results, once it is there.
+    pub(crate) steward: OnceCell<Addr<Steward>>,
     /// How the store runs transactional steps, if it can.
     pub(crate) transactions: Option<Arc<dyn Transactions>>,
     /// Where hints for other nodes go, once it is there.
@@ -95,6 +99,8 @@ struct Outbox {
     hints: Vec<Hint>,
     /// Queues into which something was put.
     queues: BTreeSet<String>,
+    /// Keys of shared results about which a commit has done something.
+    memos: Vec<MemoKey>,
 }
 
 impl Engine {
@@ -137,6 +143,7 @@ impl Engine {
             slots,
             is_shared,
             foreman: OnceCell::new(),
+            steward: OnceCell::new(),
             transactions,
             notifier: OnceCell::new(),
             resting: Resting::default(),
@@ -240,6 +247,12 @@ impl Engine {
         self.flush_soon();
     }
 
+    /// Says, with the next flush, that there may be something to do about these keys.
+    pub(crate) fn shared(self: &Rc<Self>, keys: impl Iterator<Item = MemoKey>) {
+        self.outbox.borrow_mut().memos.extend(keys);
+        self.flush_soon();
+    }
+
     fn flush_soon(self: &Rc<Self>) {
         if !self.flushing.replace(true) {
             let engine = self.clone();
@@ -267,7 +280,7 @@ impl Engine {
         failpoint!("executor.before_flush");
         self.flushing.set(false);
         self.inline.came_round();
-        let Outbox { items, timers, starts, left, mut hints, queues } = std::mem::take(&mut *self.outbox.borrow_mut());
+        let Outbox { items, timers, starts, left, mut hints, queues, memos } = std::mem::take(&mut *self.outbox.borrow_mut());
         if !items.is_empty() {
             self.persistence.do_send(Submit(items));
         }
@@ -284,6 +297,9 @@ impl Engine {
             if !self.counters.is_alone() {
                 hints.extend(queues.into_iter().map(|queue| Hint::Tasks { queue }));
             }
+        }
+        if let Some(steward) = self.steward.get().filter(|_| !memos.is_empty()) {
+            steward.do_send(Serve(memos));
         }
         if let Some(notifier) = self.notifier.get().filter(|_| !hints.is_empty()) {
             notifier.do_send(Tell(hints));

@@ -20,6 +20,7 @@ use crate::{
         codec::{self, Record},
         event::{Command, Commit, Event, Fact, MessageBody, Next, Outcome, Skipped},
         id::{CommitNo, Position, RunId, RunKey},
+        memo::MemoWord,
     },
 };
 
@@ -63,6 +64,8 @@ pub enum Happening {
     Begun,
     /// It took over what the run before it had not read.
     Inherited,
+    /// Up to here its history is a copy of that of an earlier run; the text says of which, by whom and why.
+    Forked,
     /// Another node took it over by force.
     Claimed,
     /// An attempt of a call or step succeeded.
@@ -77,6 +80,8 @@ pub enum Happening {
     Received,
     /// An operator has ordered something; the text says what, who and why.
     Ordered,
+    /// A call took the result of another run's, by its memo; the text says whose.
+    Shared,
     /// An update was refused when it was taken; the text says why.
     Refused,
     /// An update was made, and has its answer.
@@ -186,6 +191,7 @@ impl Events {
             Fact::Inherited(inherited) => {
                 (Happening::Inherited, None, None, Some(format!("{} signals unread", inherited.unread.len())))
             }
+            Fact::Forked(forked) => (Happening::Forked, None, None, Some(forked.to_string())),
             Fact::Claimed { by, epoch } => (Happening::Claimed, None, None, Some(format!("by node {by}, epoch {epoch}"))),
             Fact::Completed { position, attempt, .. } => {
                 about(Happening::Succeeded, position, self.names.remove(&position), Some(format!("attempt {attempt}")))
@@ -212,6 +218,15 @@ impl Events {
                     about(Happening::Received, position, None, Some(format!("the end of attempt {attempt}")))
                 }
                 MessageBody::Order(order) => (Happening::Ordered, None, None, Some(order.in_words())),
+                MessageBody::Memo { position, word: MemoWord::Value(kept), .. } => {
+                    let text = format!("the result of {}/{}", kept.run, kept.position);
+                    about(Happening::Shared, position, self.names.remove(&position), Some(text))
+                }
+                MessageBody::Memo { position, word, .. } => {
+                    let text =
+                        if word == MemoWord::Granted { "its memo is for it to fill" } else { "its memo is another's to fill" };
+                    about(Happening::Received, position, self.names.get(&position).cloned(), Some(text.to_owned()))
+                }
                 body => (Happening::Received, None, None, body.stops().map(|why| format!("asked to stop: {why}"))),
             },
             Fact::Ignored { why, .. } => (Happening::Ignored, None, None, Some(format!("{why:?}").to_lowercase())),

@@ -25,7 +25,7 @@ use tokio::sync::{oneshot, watch};
 use super::{
     bells::Rung,
     engine::Engine,
-    executor::{Hinted, Left, LeftHow, MARK, ReadInbox},
+    executor::{Hinted, Left, LeftHow, MARK},
     persistence::Whom,
     scheduler::{Room, What},
     waiters,
@@ -42,7 +42,7 @@ use crate::{
         state::Rest,
         time::Timestamp,
     },
-    store::{Inbox, Item, NOT_BEGUN, NewRun, Outcome, Status, Then, Turn, Unread, Yield, YieldReason},
+    store::{Item, NOT_BEGUN, NewRun, Outcome, Status, Then, Turn, Unread, Yield, YieldReason},
 };
 
 /// How long a commit that somebody else stands in the way of waits before it is tried again: at first, and at last.
@@ -57,6 +57,7 @@ mod acts;
 mod children;
 mod cold;
 mod details;
+mod inbox;
 mod inquiries;
 mod messages;
 mod paused;
@@ -356,6 +357,8 @@ impl Execution {
             starts: Vec::new(),
             tells: std::mem::take(&mut decision.tells),
             published: std::mem::take(&mut decision.published),
+            memos: std::mem::take(&mut decision.memos),
+            letters: std::mem::take(&mut decision.letters),
         };
         self.turned_at = self.engine.config.clock.boot();
         self.engine.resting.forget(self.key);
@@ -449,6 +452,9 @@ impl Execution {
     fn on_recorded(&mut self, recording: Recording, ctx: &mut Context<Self>) {
         let Recording { decision, turn, .. } = recording;
         turn.tasks.iter().for_each(|task| self.engine.queued(&task.queue));
+        if !turn.memos.is_empty() {
+            self.engine.shared(turn.memos.iter().map(|entry| entry.key));
+        }
         if !turn.starts.is_empty() || turn.successor().is_some() {
             let next = turn.successor().filter(|_| turn.starts.is_empty()).and_then(|next| next.due);
             self.engine.scheduler.do_send(Room { due: Some(next.unwrap_or(decision.commit.time)), wake: None });
@@ -542,45 +548,6 @@ impl Execution {
         }
         tracing::warn!(run = %self.id, ?refused, "a commit was refused; the run is replayed");
         self.leave(LeftHow::Refused, ctx);
-    }
-
-    /// A message came in that this run has not seen. The commit stays as it is; only what becomes of the run is decided anew. It
-    /// may not sleep, and goes on once the inbox has been read. An end drops what is unread, whoever has seen it; and to wait for an
-    /// inbox that does not move would take as long as somebody goes on sending.
-    fn on_inbox_moved(&mut self, mut recording: Recording) {
-        if let Then::End { seen, .. } = &mut Arc::make_mut(&mut recording.turn).then {
-            *seen = None;
-            return self.submit_again(recording);
-        }
-        recording.moved = true;
-        self.recording = Some(recording);
-        self.engine.executor.do_send(ReadInbox { run: self.key, generation: self.generation });
-    }
-
-    fn on_inbox_read(&mut self, inbox: Inbox, ctx: &mut Context<Self>) {
-        self.seen = self.seen.max(inbox.seq);
-        let fresh = self.fresh(inbox.unread);
-        self.waiting.extend(fresh);
-        // The inbox was read for another reason while a commit is in flight: that one is not submitted twice.
-        let Some(mut recording) = self.recording.take_if(|recording| recording.moved) else { return self.idle(ctx) };
-        recording.moved = false;
-        let turn = Arc::make_mut(&mut recording.turn);
-        if let Then::Passivate { .. } = turn.then {
-            turn.then = Then::Hold;
-        }
-        self.submit_again(recording);
-    }
-
-    /// Turns messages into arrivals, each one once.
-    fn fresh(&self, mail: Vec<Unread>) -> Vec<Arrival> {
-        let in_flight = self.recording.as_ref().map_or(&[][..], |recording| &recording.turn.consumed);
-        let known = |seq: u64| {
-            in_flight.contains(&seq) || self.waiting.iter().any(|a| matches!(a, Arrival::Message { seq: s, .. } if *s == seq))
-        };
-        mail.into_iter()
-            .filter(|unread| !known(unread.seq))
-            .map(|Unread { seq, message, body, .. }| Arrival::Message { seq, message, body })
-            .collect()
     }
 
     // ---- leaving -----------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ use super::{
     scheduler::{Begin, Scheduler, StopClaiming},
     setup::Setup,
     slots::Slots,
+    steward::Steward,
     thread,
     timekeeper::Timekeeper,
     undertaker::Undertaker,
@@ -226,7 +227,13 @@ impl Incarnation {
             }
             None => None,
         };
-        executor.send(LinkOthers { notifier: notifier.clone(), foreman: foreman.clone() }).await?;
+        let steward = {
+            let (door, persistence) = (door.clone(), persistence.clone());
+            let make = move |_: &mut actix::Context<Steward>| Steward::new(door, persistence);
+            monitor::start_on(&clockwork, make, tell("Steward")).await.ok_or_else(gone)?
+        };
+        let link = LinkOthers { notifier: notifier.clone(), foreman: foreman.clone(), steward: steward.clone() };
+        executor.send(link).await?;
         let link = Link { executor: executor.clone(), scheduler: scheduler.clone(), notifier: notifier.clone() };
         persistence.send(link).await?;
         scheduler.send(Begin(executor.clone())).await?;
@@ -243,7 +250,7 @@ impl Incarnation {
             let make = move |_: &mut actix::Context<Timekeeper>| Timekeeper::new(id, door, persistence, scheduler);
             monitor::start_on(&clockwork, make, tell("Timekeeper")).await.ok_or_else(gone)?
         };
-        let links = Links { persistence, scheduler, executor, timekeeper, incarnation: id };
+        let links = Links { persistence, scheduler, executor, timekeeper, steward, incarnation: id };
         Ok(Incarnation { id, links, notifier, foreman, deadline, pool, arbiters })
     }
 

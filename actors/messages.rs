@@ -344,6 +344,8 @@ pub struct Description {
     pub commits: u32,
     /// How it ended, in words.
     pub outcome: Option<String>,
+    /// Whose history it has begun with a copy of, up to which point, by whom and why, in words; of the last reset, if it was one.
+    pub forked: Option<String>,
 }
 
 /// Lists runs, newest first.

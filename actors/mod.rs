@@ -8,6 +8,7 @@
 //!     ├── Scheduler          timers, claims                           (arbiter of its own)
 //!     ├── Foreman            what is in shared queues                (beside the Scheduler)
 //!     ├── Timekeeper         schedules: what is due, what is asked   (beside the Scheduler)
+//!     ├── Steward            shared results: who asks, who holds     (beside the Scheduler)
 //!     ├── Undertaker         the other nodes: who is dead, what is freed (beside the Scheduler)
 //!     ├── Notifier           hints to and from the other nodes        (beside the Scheduler)
 //!     └── Executor           hosts executions; outbox, pool           (engine arbiter)
@@ -20,11 +21,12 @@
 //! | message | from | to |
 //! |---|---|---|
 //! | `Dispatch` `SendSignal` `SendUpdate` `Ask` `Cancel` `Terminate` `PauseExecution` `RetryNow` `SkipWait` `CompleteCall` `RetryParked` `Resume` `Describe` `List` `Find` `PauseQueue` `ResumeQueue` `ListQueues` `ReadValue` `AwaitValue` `Subscribe` `FollowingRows` `Shutdown` | application, its streams | Supervisor |
-//! | `CreateSchedule` `UpdateSchedule` `PauseSchedule` `UnpauseSchedule` `TriggerSchedule` `BackfillSchedule` `DeleteSchedule` `DescribeSchedule` `ListSchedules` | application | Supervisor |
+//! | `CreateSchedule` `UpdateSchedule` `PauseSchedule` `UnpauseSchedule` `TriggerSchedule` `BackfillSchedule` `DeleteSchedule` `DescribeSchedule` `ListSchedules` `ForgetMemo` | application | Supervisor |
+//! | `ResetRun` `ListLetters` `ShowLetter` `ReplayLetter` `ReplayLetters` `DiscardLetter` `DiscardLetters` | application | Supervisor |
 //! | `Open` `GetDoor` | builder, handles | Supervisor |
 //! | `Exited` `CannotGoOn` | core actors and their watchers | Supervisor |
-//! | `Submit` | outbox, door, pool, Timekeeper | Persistence |
-//! | `Claim` `Renew` `ReserveKeys` `Resume` `Read` `Affair` | Scheduler, LeaseKeeper, Executor, door, Undertaker, Timekeeper | Persistence |
+//! | `Submit` | outbox, door, pool, Timekeeper, Steward | Persistence |
+//! | `Claim` `Renew` `ReserveKeys` `Resume` `Read` `Affair` | Scheduler, LeaseKeeper, Executor, door, Undertaker, Timekeeper, Steward | Persistence |
 //! | `Link` `Close` | incarnation | Persistence |
 //! | `Arm` `Nudge` `Room` | outbox, Persistence, Executor | Scheduler |
 //! | `Begin` `StopClaiming` | incarnation | Scheduler |
@@ -43,6 +45,8 @@
 //! | `TasksEnded` | pool | Foreman |
 //! | `Finish` | incarnation | Foreman |
 //! | `CarryOut` | door | Timekeeper |
+//! | `Serve` | outbox | Steward |
+//! | `Forget` | door | Steward |
 //! | `Shed` | Undertaker | Executor |
 //! | `GiveWay` | Undertaker | Scheduler |
 //! | `Arrive` `Acked` `Mail` `Behind` `InboxRead` `Due` `MakeWay` `Cool` `Depart` `Evict` `Forsake` `Inquire` | Executor | Execution |
@@ -64,8 +68,10 @@ pub(crate) mod handle;
 pub(crate) mod handlers;
 mod incarnation;
 mod lease_keeper;
+pub(crate) mod letters;
 mod lingering;
 mod loading;
+pub(crate) mod memos;
 pub(crate) mod messages;
 mod monitor;
 mod notifier;
@@ -73,12 +79,14 @@ pub(crate) mod orders;
 mod persistence;
 mod pool;
 mod queues;
+pub(crate) mod resets;
 mod resting;
 mod scheduler;
 pub(crate) mod schedules;
 mod setup;
 mod slots;
 pub(crate) mod stats;
+mod steward;
 pub(crate) mod supervisor;
 mod thread;
 mod timekeeper;

@@ -313,7 +313,7 @@ impl Persistence {
     }
 
     fn count(&self, batch: &Batch, answer: &BatchAnswer) {
-        let appends = |item: &Item| matches!(item, Item::Turn(_) | Item::Enqueue(..));
+        let appends = |item: &Item| matches!(item, Item::Turn(_) | Item::Enqueue(..) | Item::Fork(_));
         let outcomes = batch.items.iter().zip(&answer.outcomes);
         let rows = outcomes.filter(|(item, outcome)| appends(item) && **outcome == Outcome::Done).count();
         self.counters.committed(rows, batch.items.len(), answer.claimed.len());

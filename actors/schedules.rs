@@ -7,7 +7,7 @@ use super::{
     asked,
     door::Door,
     handle::Stent,
-    supervisor::Supervisor,
+    supervisor::{Supervisor, handled},
     timekeeper::{Carried, CarryOut},
 };
 use crate::{
@@ -245,20 +245,6 @@ impl Door {
         let name = schedule.name.clone();
         self.carry_out(name, order(Box::new(schedule))).await.map(drop)
     }
-}
-
-/// How the Supervisor hands a message on.
-macro_rules! handled {
-    ($message:ty, $result:ty, |$door:ident, $asked:pat_param| $answer:expr) => {
-        impl actix::Handler<$message> for Supervisor {
-            type Result = ResponseFuture<Result<$result, Error>>;
-
-            fn handle(&mut self, $asked: $message, _: &mut Context<Self>) -> Self::Result {
-                let $door = self.door();
-                Box::pin(async move { $answer })
-            }
-        }
-    };
 }
 
 handled!(CreateSchedule, (), |door, CreateSchedule(schedule)| door.put_schedule(schedule, Order::Create).await);

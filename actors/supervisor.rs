@@ -204,6 +204,22 @@ impl Supervisor {
     }
 }
 
+/// How the Supervisor hands a message on to the door.
+macro_rules! handled {
+    ($message:ty, $result:ty, |$door:ident, $asked:pat_param| $answer:expr) => {
+        impl actix::Handler<$message> for Supervisor {
+            type Result = ResponseFuture<Result<$result, Error>>;
+
+            fn handle(&mut self, $asked: $message, _: &mut Context<Self>) -> Self::Result {
+                let $door = self.door();
+                Box::pin(async move { $answer })
+            }
+        }
+    };
+}
+
+pub(super) use handled;
+
 impl Actor for Supervisor {
     type Context = Context<Self>;
 }

@@ -292,6 +292,7 @@ impl Books {
                 limits: (limits != Limits::default()).then(|| Box::new(limits)),
                 parent: None,
                 retry: None,
+                copied_from: None,
             };
             let row = NewRun {
                 run: *key,

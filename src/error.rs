@@ -10,8 +10,10 @@ use crate::{
 };
 
 mod app;
+mod reset;
 
 pub use app::AppError;
+pub use reset::{LetterError, ResetError};
 
 pub use crate::kernel::chain::ContinueError;
 
@@ -43,6 +45,15 @@ pub enum Error {
     /// Something was wrong with a schedule.
     #[error(transparent)]
     Schedule(#[from] ScheduleError),
+    /// What a result is to be shared by cannot be that: its key cannot be encoded, or its scope is too long.
+    #[error("{0}")]
+    Memo(String),
+    /// An execution was not reset.
+    #[error(transparent)]
+    Reset(#[from] ResetError),
+    /// Nothing came of a dead letter.
+    #[error(transparent)]
+    Letter(#[from] LetterError),
     /// An update was not made; [`UpdateError`] is the typed form.
     #[error("{0}")]
     Update(String),

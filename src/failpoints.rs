@@ -32,6 +32,7 @@ pub const ALL: &[&str] = &[
     "notifier.heard",
     "undertaker.before_look",
     "timekeeper.decides",
+    "steward.answers",
     "supervisor.before_start",
 ];
 

@@ -96,11 +96,17 @@ pub use actors::{
     events::{Events, Happened, Happening, Subscribe},
     handle::{Handle, Stent},
     handlers::{ActivityHandler, Answer, InlineHandler},
+    letters::{
+        DiscardLetter, DiscardLetters, LetterDetails, LetterKey, ListLetters, ReplayLetter, ReplayLetters, Replayed, ShowLetter,
+        Swept,
+    },
+    memos::ForgetMemo,
     messages::{
         Ask, Cancel, Describe, Description, Dispatch, Escalated, IfInUse, List, ListQueues, PauseQueue, ResumeQueue, RetryParked,
         SendSignal, SendUpdate, Shutdown,
     },
     orders::{CompleteCall, PauseExecution, Resume, RetryNow, SkipWait, Terminate},
+    resets::ResetRun,
     schedules::{
         BackfillSchedule, CreateSchedule, DeleteSchedule, DescribeSchedule, ListSchedules, PauseSchedule, TriggerSchedule,
         UnpauseSchedule, UpdateSchedule,
@@ -109,13 +115,13 @@ pub use actors::{
     supervisor::Supervisor,
     values::{AwaitValue, Published, ReadValue},
 };
-pub use cx::{Cx, OnExhausted, Progress};
+pub use cx::{Cx, Memo, OnExhausted, Progress};
 pub use error::{
-    AppError, CallError, Cancelled, ChildError, ContinueError, DispatchError, Error, QueryError, Result, RunError, ScheduleError,
-    SendError, UpdateError, ValueError,
+    AppError, CallError, Cancelled, ChildError, ContinueError, DispatchError, Error, LetterError, QueryError, ResetError, Result,
+    RunError, ScheduleError, SendError, UpdateError, ValueError,
 };
-pub use kernel::{event::OnClose, failure::Origin, retry::Retry};
+pub use kernel::{event::OnClose, failure::Origin, fork::Point, retry::Retry};
 #[cfg(feature = "actors")]
 pub use schedule::{Overlap, Pause, Schedule, ScheduleCounts, ScheduleDescription, ScheduledRun, Spec, Triggered, Why};
-pub use store::{Durability, Publication, Queue, QueueState};
+pub use store::{DeadLetter, Durability, Publication, Queue, QueueState};
 pub use workflow::{Query, Signal, Update, Workflow};

@@ -7,14 +7,14 @@ pub use actix::{Actor, Addr, Context, Handler, Recipient, ResponseFuture};
 pub use serde::{Deserialize, Serialize};
 
 pub use crate::{
-    Activity, AppError, CallError, Cancelled, Cx, Durability, OnExhausted, Progress, Query, Retry, RunError, Signal, Update,
-    Workflow, cx::Either,
+    Activity, AppError, CallError, Cancelled, Cx, Durability, Memo, OnExhausted, Progress, Query, Retry, RunError, Signal,
+    Update, Workflow, cx::Either,
 };
 #[cfg(feature = "actors")]
 pub use crate::{
-    Ask, AwaitValue, Builder, Call, Cancel, CompleteCall, Describe, Dispatch, Handle, IfInUse, List, ListQueues, PauseExecution,
-    PauseQueue, ReadValue, Resume, ResumeQueue, RetryNow, RetryParked, SendSignal, SendUpdate, Shutdown, SkipWait, Stent,
-    Supervisor, Terminate,
+    Ask, AwaitValue, Builder, Call, Cancel, CompleteCall, Describe, Dispatch, ForgetMemo, Handle, IfInUse, List, ListQueues,
+    PauseExecution, PauseQueue, ReadValue, Resume, ResumeQueue, RetryNow, RetryParked, SendSignal, SendUpdate, Shutdown,
+    SkipWait, Stent, Supervisor, Terminate,
 };
 #[cfg(feature = "actors")]
 pub use crate::{

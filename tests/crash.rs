@@ -47,6 +47,8 @@ struct Log {
     over: BTreeSet<(String, String, u32)>,
     /// Steps that may be started once.
     once: BTreeSet<(String, String)>,
+    /// By whom calls were made whose results are shared, by key.
+    shared: BTreeMap<String, Vec<String>>,
     ends: BTreeMap<String, (Status, Option<String>)>,
     present: BTreeSet<String>,
     /// Why a run is quarantined.
@@ -113,6 +115,9 @@ impl Bench {
         for (id, end) in &before.ends {
             assert_eq!(self.log.ends.get(id), Some(end), "an end changed");
         }
+        for (key, by) in &self.log.shared {
+            assert_eq!(by.len(), 1, "{key} is shared, and was called by {by:?}");
+        }
         for acked in lines.iter().filter_map(|line| line.strip_prefix("ack ")) {
             assert!(self.log.present.contains(acked), "{acked} was acknowledged and is lost");
         }
@@ -132,6 +137,7 @@ impl Bench {
         assert!(status.is_some_and(|status| status.success()), "{status:?}: {:?}", self.stuck());
         self.judge();
         self.count();
+        assert_eq!(self.log.shared.len() as u64, self.executions.min(3), "each key was called once");
         let (parts, orders): (Vec<_>, Vec<_>) =
             self.log.ends.iter().filter(|(id, _)| !is_tally(id)).partition(|(id, _)| is_part(id));
         assert_eq!(orders.len() as u64, self.executions, "not all have ended");
@@ -147,7 +153,7 @@ impl Bench {
                 continue;
             }
             let output = output.as_deref().unwrap_or_else(|| panic!("{id} ended as {status:?}"));
-            let expected = |once: &str| format!("first 1 2 go part stable {once} leftright");
+            let expected = |once: &str| format!("first 1 2 go part stable shared {once} leftright");
             assert!(output == expected("once") || output == expected("maybe"), "{id}: {output}");
         }
     }
@@ -226,6 +232,7 @@ fn read(database: &std::path::Path, poison: Option<&str>) -> Log {
             let sound = run.status == Status::Active || run.status.is_end() || poison == Some(&id);
             assert!(sound, "{id} is {:?}: {:?}", run.status, run.reason);
             let mut names: BTreeMap<u32, String> = BTreeMap::new();
+            let mut shared = BTreeMap::new();
             let mut sleeps = BTreeMap::new();
             let mut output = None;
             let mut tail = None;
@@ -238,6 +245,7 @@ fn read(database: &std::path::Path, poison: Option<&str>) -> Log {
                     match event {
                         Event::Command(Asked::Call(call)) => {
                             names.insert(call.position, format!("#{}", call.position));
+                            shared.extend(call.memo.map(|memo| (call.position, memo.key.to_string())));
                             if call.options.is_some_and(|options| options.at_most_once) {
                                 log.once.insert((id.clone(), format!("#{}", call.position)));
                             }
@@ -261,6 +269,9 @@ fn read(database: &std::path::Path, poison: Option<&str>) -> Log {
                             let step = names[&position].clone();
                             assert!(log.done.insert((id.clone(), step.clone())), "{id}: {step} is recorded twice");
                             log.over.insert((id.clone(), step, attempt));
+                            if let Some(key) = shared.get(&position) {
+                                log.shared.entry(key.clone()).or_default().push(id.clone());
+                            }
                         }
                         Event::Fact(Fact::Failed { position, attempt, .. } | Fact::Lost { position, attempt, .. }) => {
                             log.over.insert((id.clone(), names[&position].clone(), attempt));

@@ -81,6 +81,8 @@ fn item(of: Move, run: RunKey) -> Item {
         starts: Vec::new(),
         tells: Vec::new(),
         published: Vec::new(),
+        memos: Vec::new(),
+        letters: Vec::new(),
     }))
 }
 
@@ -129,6 +131,8 @@ async fn play(mut store: Box<dyn Store>, order: &[Move], cuts: u32) {
         starts: Vec::new(),
         tells: Vec::new(),
         published: Vec::new(),
+        memos: Vec::new(),
+        letters: Vec::new(),
     }));
     assert_eq!(store.commit(&batch(vec![first])).await.unwrap().outcomes, [Outcome::Done]);
     let mut outcomes = Vec::new();

@@ -260,7 +260,7 @@ impl Door {
         decision: Decision,
         then: Then,
     ) -> Result<Outcome, Error> {
-        let Decision { commit, effects, settled, tells, .. } = decision;
+        let Decision { commit, effects, settled, tells, memos, letters, .. } = decision;
         let record = codec::encode(&stored.summary.id, &commit).map_err(Error::Wait)?;
         let withdrawn = effects.iter().filter_map(|effect| match effect {
             Effect::Withdraw { position } => Some(*position),
@@ -281,6 +281,8 @@ impl Door {
             starts: Vec::new(),
             tells,
             published: Vec::new(),
+            memos,
+            letters,
         };
         let (told, outcome) = oneshot::channel();
         links.persistence.do_send(Submit(vec![(Item::Turn(turn.into()), Whom::Caller(told))]));

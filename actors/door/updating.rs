@@ -193,18 +193,32 @@ impl Door {
                 }
                 // It goes on from there.
                 Seen::Before => {}
-                Seen::Nothing | Seen::Ended(_) => {
-                    // There is no run of number 0.
-                    let before = self.row(&whole.id.id, Some(whole.id.run_no.saturating_sub(1))).await?;
-                    match before.filter(|before| before.status == Status::Continued) {
-                        Some(before) => whole = Followed::whole(before),
-                        None => break,
-                    }
-                }
+                Seen::Nothing | Seen::Ended(_) => match self.before(&whole).await? {
+                    Some(before) => whole = Followed::whole(before),
+                    None => break,
+                },
             }
             found = self.look(&mut whole, message).await?;
         }
         end.map_or(Ok(None), |status| Err(SendError::AlreadyEnded { id, status }.into()))
+    }
+
+    /// Returns the run that a run goes on for: it continued as this one, or this one has begun with a copy of its history.
+    async fn before(&self, run: &Followed) -> Result<Option<Summary>, Error> {
+        // There is no run of number 0.
+        let before = self.row(&run.id.id, Some(run.id.run_no.saturating_sub(1))).await?;
+        if let Some(before) = before.filter(|before| before.status == Status::Continued) {
+            return Ok(Some(before));
+        }
+        let mut whole = Followed { next: 0, run: run.run, id: run.id.clone() };
+        let of = self.read_on(&mut whole, |event| match event {
+            Event::Fact(Fact::Forked(forked)) if forked.run_no == run.id.run_no => Some(forked.from),
+            _ => None,
+        });
+        match of.await? {
+            Some(of) => self.row(&run.id.id, Some(of)).await,
+            None => Ok(None),
+        }
     }
 
     /// Tells whether what comes now would be taken next, by the state that was recorded when it was asked: no message is unread, none was

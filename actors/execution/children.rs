@@ -77,6 +77,7 @@ impl Execution {
             limits: (limits != Limits::default()).then(|| Box::new(limits)),
             parent,
             retry: None,
+            copied_from: None,
         };
         let ChildOptions { priority, queue, tags, needs, .. } = options;
         let row = asked::first_row(id.clone(), &started, input.digest(), now);

@@ -12,7 +12,6 @@ use crate::{
     kernel::{
         failure::{Failure, KIND_TIMEOUT},
         run::Arrival,
-        state::Phase,
     },
     store::{Inbox, Outcome, Unread},
 };
@@ -162,12 +161,8 @@ impl Handler<Due> for Execution {
             What::Begin => self.arrive([Arrival::Begin], ctx),
             What::Retry(position, attempt) => {
                 // Of a call that was tried ahead of its time, by an order, the timer is still there.
-                let waits = |phase| phase != Phase::Parked && !self.hurried.remove(&(position, attempt));
-                let current = match self.run.state().call(position) {
-                    Some(call) if call.attempt == attempt => Some(call.phase),
-                    _ => None,
-                };
-                if current.is_some_and(waits) && self.start_attempt(position, attempt) {
+                let current = self.run.state().call(position).is_some_and(|call| call.attempt == attempt && call.is_begun());
+                if current && !self.hurried.remove(&(position, attempt)) && self.start_attempt(position, attempt) {
                     self.poll_steps(ctx);
                 }
                 self.take_ready(ctx);

@@ -1,14 +1,14 @@
 //! An execution that comes back to memory: it re-attaches to what still runs, finds what came meanwhile, and goes on, or back
 //! to sleep.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use actix::Context;
 
 use super::Execution;
 use crate::{
     actors::pool::attempts::Standing,
-    kernel::{run::Arrival, state::Rest},
+    kernel::{fork, run::Arrival, state::Rest, time::Timestamp},
     store::Unread,
 };
 
@@ -58,17 +58,31 @@ impl Execution {
             first.push(Arrival::Begin);
         }
         arrivals.splice(0..0, first);
-        arrivals.extend(self.run.state().due_sleeps(now).into_iter().map(|position| Arrival::Due { position }));
-        if self.run.state().started.deadline.is_some() && !self.run.state().deadline_passed {
-            arrivals.push(Arrival::Deadline);
-        }
-        arrivals.extend(self.fresh(inbox));
+        arrivals.extend(self.found(now, inbox));
         // The deadline is among the arrivals: one that has not come yet is armed by the turn.
         self.reopened = true;
         self.arrive(arrivals, ctx);
         if self.recording.is_none() && !self.sealed && !self.is_paused() {
             self.stay_or_sleep(ctx);
         }
+    }
+
+    /// What may have come meanwhile: sleeps that are over, the deadline, messages.
+    fn found(&self, now: Timestamp, inbox: Vec<Unread>) -> Vec<Arrival> {
+        let state = self.run.state();
+        let due = state.due_sleeps(now).into_iter().map(|position| Arrival::Due { position });
+        let deadline = state.started.deadline.filter(|_| !state.deadline_passed);
+        let Some(forked) = state.just_forked() else {
+            return due.chain(deadline.map(|_| Arrival::Deadline)).chain(self.fresh(inbox)).collect();
+        };
+        let sent: BTreeMap<u64, Timestamp> = inbox.iter().map(|unread| (unread.seq, unread.sent_at)).collect();
+        let sent_at = |arrival: &Arrival| match arrival {
+            Arrival::Message { seq, .. } => sent.get(seq).copied().unwrap_or(now),
+            Arrival::Due { position } => state.due_of(*position).unwrap_or(now),
+            _ => deadline.unwrap_or(now),
+        };
+        let all = due.chain(deadline.map(|_| Arrival::Deadline)).chain(self.fresh(inbox));
+        fork::in_order(forked, all.map(|arrival| (sent_at(&arrival), arrival)).collect())
     }
 
     /// A replayed run to which nothing happened: it asks for its open effects, or goes back to sleep.

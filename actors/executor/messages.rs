@@ -15,6 +15,7 @@ use crate::{
         persistence::{Acks, ClaimedRuns, Deliver, Read},
         pool::Ended,
         scheduler::Timer,
+        steward::Steward,
     },
     kernel::{event::Started, id::RunKey, run::Arrival, time::Timestamp},
     store::{NewRun, Outcome, Reader, Yield},
@@ -124,7 +125,7 @@ pub(crate) struct Hinted {
     pub(crate) anything: bool,
 }
 
-/// Where hints for other nodes go, and who runs what is in shared queues. Sent once.
+/// Where hints for other nodes go, who runs what is in shared queues, and who sees to shared results. Sent once.
 ///
 /// *from* the incarnation · *reply* none · *delivery* ask · *if lost* the incarnation is not started
 #[derive(Message)]
@@ -132,12 +133,14 @@ pub(crate) struct Hinted {
 pub(crate) struct LinkOthers {
     pub(crate) notifier: Option<Addr<Notifier>>,
     pub(crate) foreman: Addr<Foreman>,
+    pub(crate) steward: Addr<Steward>,
 }
 
 impl Handler<LinkOthers> for Executor {
     type Result = ();
 
-    fn handle(&mut self, LinkOthers { notifier, foreman }: LinkOthers, _: &mut Context<Self>) {
+    fn handle(&mut self, LinkOthers { notifier, foreman, steward }: LinkOthers, _: &mut Context<Self>) {
+        let _ = self.engine.steward.set(steward);
         let _ = self.engine.foreman.set(foreman);
         if let Some(notifier) = notifier {
             let _ = self.engine.notifier.set(notifier);

@@ -35,6 +35,7 @@ impl Persistence {
                 (Item::Turn(turn), Outcome::Done) if turn.successor().is_some_and(|next| due(next.due)) => Some(Hint::Due),
                 (Item::Turn(turn), Outcome::Done) if turn.starts.iter().any(|start| due(start.row.wake_at)) => Some(Hint::Due),
                 (Item::Enqueue(new, _), Outcome::Done) if due(new.wake_at) => Some(Hint::Due),
+                (Item::Fork(fork), Outcome::Done) if due(fork.row.wake_at) => Some(Hint::Due),
                 (Item::Schedule(change), Outcome::Done) if change.starts.iter().any(|(new, _)| due(new.wake_at)) => {
                     Some(Hint::Due)
                 }

@@ -10,6 +10,7 @@ use std::{
 
 use serde::{Serialize, de::DeserializeOwned};
 
+use super::memo::Memo;
 use crate::{
     activity::{Activity, DurableError},
     error::CallError,
@@ -17,6 +18,7 @@ use crate::{
         event::{Call, CallOptions, Command, Compensation},
         failure::{Failure, KIND_CANCELLED, KIND_CODEC, KIND_INVALID, KIND_LIMIT, KIND_MAYBE_DONE, KIND_TIMEOUT, Origin},
         id::Position,
+        memo::MemoUse,
         payload::{CodecError, Payload},
         retry::Retry,
         tape::{Answer, Fault, Misuse, Tape, What},
@@ -47,12 +49,13 @@ struct Draft {
     options: Settings,
     undo: Option<Compensation>,
     scope: Option<Position>,
+    memo: Option<Box<MemoUse>>,
 }
 
 impl<A: Activity> Pending<A> {
     pub(super) fn new(tape: Rc<Tape>, activity: A, scope: Option<Position>) -> Self {
         let input = encode_input(&activity, A::NAME, tape.limits().payload_bytes);
-        let draft = Draft { name: A::NAME, input, options: Settings::default(), undo: None, scope };
+        let draft = Draft { name: A::NAME, input, options: Settings::default(), undo: None, scope, memo: None };
         Pending { wait: Wait::new(tape), draft: Some(Box::new(draft)), activity: PhantomData }
     }
 
@@ -122,6 +125,27 @@ impl<A: Activity> Pending<A> {
         self.set(|s| s.change(|o| o.route.get_or_insert_default().needs.push(tag.into())))
     }
 
+    /// Shares its result with all executions that call this activity under the same [`Memo`]. Whoever asks first calls the activity; those
+    /// who ask meanwhile wait, without a slot, and take its value, as do those who ask as long as it counts. The value is recorded in
+    /// each of their logs, so what they have taken never changes.
+    ///
+    /// If the call of whoever was first fails for good (or is parked, cancelled, or its run ends), the next of those who wait makes it: errors
+    /// are not shared. The same holds if nobody takes the run up for as long as a lease after its node has died; it asks again when it
+    /// is back. Options of the call hold for whoever makes it, and `at_most_once` for that one call: whoever takes over makes its own. Limits from the intent on count while it waits as well, but
+    /// do not end the wait: race it with a sleep for that.
+    ///
+    /// An act with a compensation (`undo_with`) cannot be shared: the call fails, kind `invalid`.
+    pub fn memo(self, memo: Memo) -> Self {
+        let mut call = self;
+        if let Some(draft) = &mut call.draft {
+            match memo.of(A::NAME) {
+                Ok(shares) => draft.memo = Some(Box::new(shares)),
+                Err(failure) => _ = draft.options.invalid.get_or_insert(failure),
+            }
+        }
+        call
+    }
+
     /// Returns the stable key of this call, `id/run_no/position`: the same in every attempt.
     pub fn key(&self) -> String {
         super::call_key(self.wait.tape.id(), self.wait.position)
@@ -151,6 +175,11 @@ impl<A: Activity> Future for Pending<A> {
                     return Poll::Ready(Err(CallError::Broken(failure)));
                 }
             };
+            if draft.undo.is_some() && draft.memo.is_some() {
+                let text =
+                    "an act whose result is shared cannot have a compensation: it may be undone for one only who shares it";
+                return Poll::Ready(Err(CallError::Broken(Failure::new(KIND_INVALID, text).into_final())));
+            }
             if ready!(self.wait.tape.refuses()) {
                 return Poll::Ready(Err(CallError::Cancelled));
             }
@@ -166,6 +195,7 @@ impl<A: Activity> Future for Pending<A> {
                     scope: undo.as_ref().and(draft.scope),
                     undo: undo.clone().map(Box::new),
                     compensating: false,
+                    memo: draft.memo,
                 })),
             );
             if let (true, Some(scope), Some(undo)) = (begun, draft.scope, undo) {

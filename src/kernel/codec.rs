@@ -165,6 +165,7 @@ mod tests {
                     limits: None,
                     parent: None,
                     retry: None,
+                    copied_from: None,
                 }))),
                 Event::Command(Command::Sleep { position: 1, due: Timestamp(1_700_000_001_000_000) }),
             ],

@@ -41,7 +41,7 @@ fn same_data(a: &Command, b: &Command) -> bool {
         counts
     };
     match (a, b) {
-        (Command::Call(a), Command::Call(b)) => bytes(&a.input) == bytes(&b.input),
+        (Command::Call(a), Command::Call(b)) => bytes(&a.input) == bytes(&b.input) && a.memo == b.memo,
         (Command::Undo { compensation: a, .. }, Command::Undo { compensation: b, .. }) => bytes(&a.input) == bytes(&b.input),
         (Command::Child(a), Command::Child(b)) => bytes(&a.input) == bytes(&b.input),
         (Command::Publish { value: a, .. }, Command::Publish { value: b, .. }) => bytes(a) == bytes(b),

@@ -22,6 +22,7 @@ pub use self::{
 use super::{
     chain::Inherited,
     failure::Failure,
+    fork::Forked,
     id::{Attempt, BuildId, CommitNo, Digest, Epoch, Incarnation, Position, RunId},
     limits::Limits,
     payload::Payload,
@@ -144,6 +145,9 @@ pub enum Fact {
     /// What the run takes over from the one that continued as it: right behind its `Started`, in the same commit.
     #[serde(rename = "inh")]
     Inherited(Box<Inherited>),
+    /// Up to here it is a copy of the history of an earlier run; from here on it is its own. What is open by now is made anew.
+    #[serde(rename = "fork")]
+    Forked(Box<Forked>),
 }
 
 /// How a run began.
@@ -171,13 +175,18 @@ pub struct Started {
     /// How it is tried again if it fails, if it is.
     #[serde(default)]
     pub retry: Option<Box<RunRetry>>,
+    /// The number of the run whose history this one begins with a copy of: what code makes of its run's name there is made of that one's.
+    #[serde(default)]
+    pub copied_from: Option<u32>,
 }
 
-/// As derived, but without the last fields that have nothing to say: most runs have neither.
+/// As derived, but without the last fields that have nothing to say: most runs have none of them. By hand, because fields are told apart
+/// by their number.
 impl Serialize for Started {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Started { workflow, version, input, seed, deadline, deferred, limits, parent, retry } = self;
-        let more = if retry.is_some() { 2 } else { usize::from(parent.is_some()) };
+        let Started { workflow, version, input, seed, deadline, deferred, limits, parent, retry, copied_from } = self;
+        let more =
+            [parent.is_some(), retry.is_some(), copied_from.is_some()].iter().rposition(|is| *is).map_or(0, |last| last + 1);
         let mut fields = serializer.serialize_struct("Started", 7 + more)?;
         fields.serialize_field("workflow", workflow)?;
         fields.serialize_field("version", version)?;
@@ -191,6 +200,9 @@ impl Serialize for Started {
         }
         if more > 1 {
             fields.serialize_field("retry", retry)?;
+        }
+        if more > 2 {
+            fields.serialize_field("copied_from", copied_from)?;
         }
         fields.end()
     }

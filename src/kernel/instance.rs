@@ -17,6 +17,7 @@ use super::{
     id::{Attempt, Position, RunId},
     invariant::uphold,
     limits::Limits,
+    memo::MemoWord,
     payload::{CodecError, Payload},
     tape::{Answer, Grant, Misuse, StepWork, Tape},
     time::Timestamp,
@@ -56,7 +57,7 @@ pub(crate) struct Instance {
 impl Instance {
     /// Makes the workflow; nothing runs before its `Started` fact is applied.
     pub(crate) fn new(id: RunId, started: &Started, begin: &Begin, limits: Limits) -> Result<Instance, Misuse> {
-        let tape = Tape::new(id, started.seed, limits);
+        let tape = Tape::new(id, started, limits);
         let body = begin(&started.input, tape.clone()).map_err(Misuse::Undecodable)?;
         Ok(Instance {
             tape,
@@ -174,6 +175,9 @@ impl Instance {
             Fact::Received { body: MessageBody::Child { position, end }, .. } => {
                 self.tape.answer(*position, Answer::Child(end.clone()));
             }
+            Fact::Received { body: MessageBody::Memo { position, word: MemoWord::Value(kept), .. }, .. } => {
+                self.tape.answer(*position, Answer::Ended(Ok(kept.output.clone())));
+            }
             Fact::Received { body: body @ (MessageBody::Cancel { .. } | MessageBody::Stop { .. }), .. } => {
                 // The log's order decides why it stops.
                 if !self.deadline_passed {
@@ -199,12 +203,13 @@ impl Instance {
                     self.tape.answer(position, Answer::Fired);
                 }
             }
+            Fact::Forked(forked) => self.tape.fork(forked),
             Fact::Started(_)
             | Fact::Begun
             | Fact::Claimed { .. }
             | Fact::Ignored { .. }
             | Fact::Refused { .. }
-            | Fact::Received { body: MessageBody::Retry { .. } | MessageBody::Task { .. }, .. } => {}
+            | Fact::Received { body: MessageBody::Retry { .. } | MessageBody::Task { .. } | MessageBody::Memo { .. }, .. } => {}
         }
     }
 

@@ -4,15 +4,19 @@
 //! (a turn: arrivals in, one commit and its effects out), [`codec`] (a commit as bytes).
 
 mod blocked;
+pub(crate) mod canonical;
 pub mod chain;
 pub mod codec;
 mod compare;
 pub mod event;
 pub mod failure;
+pub mod fork;
 pub mod id;
 pub(crate) mod instance;
 pub(crate) mod invariant;
+pub mod letter;
 pub mod limits;
+pub mod memo;
 pub mod payload;
 pub(crate) mod published;
 pub mod random;

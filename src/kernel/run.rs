@@ -11,7 +11,10 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use self::turning::{Turning, own_weight_of, position_of, weight_of};
+use self::{
+    letters::last_of_each,
+    turning::{Turning, own_weight_of, position_of, weight_of},
+};
 
 use super::{
     blocked::Blocked,
@@ -22,7 +25,9 @@ use super::{
     id::{Attempt, BuildId, CommitNo, Digest, Epoch, Incarnation, Position, RunId},
     instance::{Begin, Instance, StepResult},
     invariant::uphold,
+    letter::LetterChange,
     limits::Limits,
+    memo::{self, MemoEntry, MemoWord},
     payload::Payload,
     published::Publication,
     state::{Open, OpenCall, Phase, Rest, State},
@@ -32,6 +37,7 @@ use super::{
 };
 
 mod chain;
+mod letters;
 mod orders;
 mod others;
 mod replay;
@@ -103,8 +109,12 @@ pub(crate) struct Decision {
     pub(crate) starts: Vec<Child>,
     /// What it tells other runs, in the same commit.
     pub(crate) tells: Vec<Tell>,
+    /// What it does about the keys under which results are shared, in the same commit.
+    pub(crate) memos: Vec<MemoEntry>,
     /// What it shows outside from this commit on, each key once.
     pub(crate) published: Vec<Publication>,
+    /// What becomes of the letters of its calls, each once.
+    pub(crate) letters: Vec<LetterChange>,
     /// How the execution goes on, if this is the end of a run that continues: in the same commit.
     pub(crate) onward: Option<Box<Onward>>,
     pub(crate) rest: Rest,
@@ -155,7 +165,7 @@ impl Run {
         writer: Writer<'_>,
     ) -> Result<(Box<Run>, Box<Decision>), Blocked> {
         let mut run = Run::new(id, started.clone(), begin, twin, at)?;
-        let mut turn = Turning::new(at, run.state.published.version());
+        let mut turn = Turning::new(at, &run.state);
         run.apply(Fact::Started(Box::new(started)), &mut turn)?;
         let decision = run.decide(turn, writer);
         Ok((run, decision))
@@ -190,7 +200,7 @@ impl Run {
         writer: Writer<'_>,
     ) -> Result<Option<Box<Decision>>, Blocked> {
         let at = at.max(self.last_time);
-        let mut turn = Turning::new(at, self.state.published.version());
+        let mut turn = Turning::new(at, &self.state);
         while self.state.outcome.is_none() && !turn.is_full(&self.limits) {
             let may_begin = self.state.paused.is_none() && self.state.begins_at().is_some();
             let hurries = may_begin && arrived.front().is_some_and(|next| self.cannot_wait(next, at));
@@ -293,7 +303,7 @@ impl Run {
 
     /// Tells whether this attempt is the one whose result counts.
     fn is_current(&self, position: Position, attempt: Attempt) -> bool {
-        self.state.call(position).is_some_and(|call| call.attempt == attempt && call.phase != Phase::Parked)
+        self.state.call(position).is_some_and(|call| call.attempt == attempt && call.is_begun())
     }
 
     /// Tells whether a message is told by the facts that come of it, and not as a message that was received.
@@ -302,7 +312,7 @@ impl Run {
     }
 
     fn fact_of_message(&self, message: String, body: MessageBody) -> Fact {
-        if self.state.knows(&message) && !matches!(body, MessageBody::Child { .. }) {
+        if self.state.knows(&message) && !matches!(body, MessageBody::Child { .. } | MessageBody::Memo { .. }) {
             return Fact::Ignored { message, why: Ignored::Duplicate };
         }
         let late = match &body {
@@ -316,6 +326,9 @@ impl Run {
             MessageBody::Cancel { .. } | MessageBody::Stop { .. } => self.state.cancel.is_some() || self.state.deadline_passed,
             MessageBody::Retry { position } => self.state.parked(*position).next().is_none(),
             MessageBody::Child { position, .. } => self.state.child(*position).is_none(),
+            MessageBody::Memo { position, ask, word } => {
+                !self.state.memos.get(position).is_some_and(|memo| memo.awaits(*ask, word))
+            }
             MessageBody::Task { .. } => true,
             MessageBody::Order(order) => self.is_late(order),
         };
@@ -327,7 +340,7 @@ impl Run {
         let begun = |phase| match phase {
             Phase::Intended => true,
             Phase::Waiting { at: start } => start <= at,
-            Phase::Parked => false,
+            Phase::Parked | Phase::Asking => false,
         };
         self.state
             .open
@@ -366,10 +379,15 @@ impl Run {
             return Ok(());
         }
         let before_call = self.state.call(position_of(&fact)).is_some();
+        self.writes_letters(&fact, turn);
         if let Fact::Received { body: MessageBody::Retry { position }, .. } = &fact {
             turn.touched.extend(self.state.parked(*position));
         }
         self.concerns_calls(&fact, turn);
+        if let Fact::Received { body: MessageBody::Memo { position, word: MemoWord::Revoked, .. }, .. } = &fact {
+            // What it has in a queue is nobody's any more.
+            turn.aborted.push(*position);
+        }
         self.state.fact(&fact, &self.limits);
         let commands = self.instance.apply(&fact, turn.at).map_err(|misuse| self.misuse(misuse))?;
         if let Some(twin) = &mut self.twin {
@@ -408,6 +426,7 @@ impl Run {
             Command::End { .. } => self.state.open.keys().copied().filter(|at| self.state.call(*at).is_some()).collect(),
             _ => Vec::new(),
         };
+        over.iter().for_each(|position| self.drops_letters(Some(*position), turn));
         turn.aborted.extend(&over);
         turn.settled.extend(over);
         self.concerns_others(&command, turn);
@@ -446,6 +465,7 @@ impl Run {
         };
         let mut effects: Vec<Effect> = turn.aborted.iter().map(over).collect();
         self.queued.retain(|position| !touched.contains(position) && self.state.call(*position).is_some());
+        let memos = memo::steps(&self.id, turn.memos, &self.state.memos, &turn.events, turn.at);
         for position in touched {
             effects.extend(self.placed_effect(position, writer.is_shared));
         }
@@ -464,7 +484,9 @@ impl Run {
             settled: turn.settled,
             starts: turn.starts,
             tells: turn.tells,
+            memos,
             published: self.state.published.newer_than(turn.shown),
+            letters: last_of_each(turn.letters),
             onward: turn.onward,
             rest: self.rest(turn.at),
         })
@@ -477,7 +499,7 @@ impl Run {
             Open::Call(call) => match call.phase {
                 Phase::Intended => Some(Effect::Start { position, attempt: call.attempt, at: None }),
                 Phase::Waiting { at } => Some(Effect::Start { position, attempt: call.attempt, at: Some(at) }),
-                Phase::Parked => None,
+                Phase::Parked | Phase::Asking => None,
             },
         }
     }
@@ -512,9 +534,9 @@ impl Run {
         &self.queued
     }
 
-    /// Tells whether it waits for something that others do for it: attempts in shared queues, children.
+    /// Tells whether it waits for something that others do for it: attempts in shared queues, children, results that are shared.
     pub(crate) fn awaits_others(&self) -> bool {
-        !self.queued.is_empty() || self.state.children().next().is_some()
+        !self.queued.is_empty() || self.state.children().next().is_some() || !self.state.memos.is_empty()
     }
 
     /// Returns whether the run has something to do at `now`.
@@ -559,7 +581,7 @@ impl Run {
     /// Lets an inline step run its closure.
     pub(crate) fn grant(&mut self, position: Position, attempt: Attempt) {
         // Only the current attempt has a right to run, however late the word of an older one comes.
-        if self.state.call(position).is_some_and(|call| call.attempt == attempt && call.phase != Phase::Parked) {
+        if self.is_current(position, attempt) {
             self.instance.grant(position, attempt);
         }
     }

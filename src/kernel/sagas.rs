@@ -90,6 +90,7 @@ impl Sagas {
             undo: None,
             scope: Some(id),
             compensating: true,
+            memo: None,
         };
         Some((Some(Command::Call(Box::new(call))), None))
     }

@@ -9,14 +9,18 @@ use std::{
 use super::{
     event::{Call, CallOptions, Child, Command, Fact, MessageBody, Next, OnClose, Order, Ordered, Outcome, Started, StepPlace},
     failure::Failure,
+    fork::Forked,
     id::{Attempt, Position},
     invariant::uphold,
     limits::Limits,
+    memo::{MemoStand, MemoWord, Memos, Stands},
     payload::Payload,
     published::Published,
     time::Timestamp,
     undone::Undone,
 };
+
+mod waits;
 
 /// The facts of one run, summed up.
 #[derive(Clone, Debug)]
@@ -35,6 +39,10 @@ pub(crate) struct State {
     pub(crate) continuing: Option<(Payload, Option<Timestamp>)>,
     /// It goes on for a run before it.
     goes_on: bool,
+    /// The end of the copy that its history begins with, if it does.
+    pub(crate) forked: Option<Box<Forked>>,
+    /// Nothing has happened since that.
+    copied: bool,
     known: HashSet<String>,
     /// The order by which it is paused.
     pub(crate) paused: Option<Box<Order>>,
@@ -42,6 +50,8 @@ pub(crate) struct State {
     undone: Undone,
     /// Transactional steps that were given up: what they left in the store goes with the run's end.
     given_up: Vec<Position>,
+    /// How its calls stand that share their results.
+    pub(crate) memos: Memos,
     /// The wait that the current fact answered; if it turns out to be dropped, the signal goes to the next one.
     just_served: Option<(Position, String)>,
 }
@@ -90,6 +100,8 @@ pub(crate) enum Phase {
     Waiting { at: Timestamp },
     /// It waits for an operator.
     Parked,
+    /// It waits for the key under which its result is shared, or for the result of who has that.
+    Asking,
 }
 
 /// Whether a run has something to do.
@@ -119,10 +131,13 @@ impl State {
             remembered: VecDeque::new(),
             continuing: None,
             goes_on: false,
+            forked: None,
+            copied: false,
             known: HashSet::new(),
             paused: None,
             undone: Undone::default(),
             given_up: Vec::new(),
+            memos: Memos::new(),
             just_served: None,
         }
     }
@@ -130,11 +145,12 @@ impl State {
     /// Folds a fact in.
     pub(crate) fn fact(&mut self, fact: &Fact, limits: &Limits) {
         self.just_served = None;
+        self.copied = false;
         match fact {
             Fact::Started(_) | Fact::Claimed { .. } => {}
             Fact::Begun => self.started.deferred = false,
             Fact::Completed { position, .. } => {
-                self.open.remove(position);
+                self.close(*position);
                 self.undone.ended(*position);
             }
             Fact::Failed { position, attempt, failure, next } => {
@@ -155,8 +171,8 @@ impl State {
                 self.open.remove(position);
             }
             Fact::Received { message, body } => {
-                // The end of a child is known by what is open, and takes nothing of what is remembered for others.
-                if !matches!(body, MessageBody::Child { .. }) {
+                // The end of a child, or a word about a key, is known by what is open, and takes nothing of what is remembered for others.
+                if !matches!(body, MessageBody::Child { .. } | MessageBody::Memo { .. }) {
                     uphold!(ConsumedOnce, !self.knows(message), "message {message} is taken a second time");
                     self.remember(message, limits);
                 }
@@ -169,6 +185,7 @@ impl State {
                     MessageBody::Child { position, .. } => {
                         self.open.remove(position);
                     }
+                    MessageBody::Memo { position, word, .. } => self.told(*position, word),
                     // The facts of the one follow, the code has the other.
                     MessageBody::Task { .. } | MessageBody::Update { .. } => {}
                     MessageBody::Order(order) => match order.what {
@@ -193,6 +210,33 @@ impl State {
                 self.cancel.clone_from(&inherited.cancel);
                 self.deadline_passed = inherited.deadline_passed;
             }
+            Fact::Forked(forked) => {
+                self.started.deadline = forked.deadline;
+                forked.known.iter().for_each(|message| self.remember(message, limits));
+                self.reopen(forked.kept, forked.at);
+                // No row says that this run asks for a key, or holds it.
+                self.memos.clear();
+                // Whoever leaves a history at a point wants it to go on from there.
+                self.paused = None;
+                self.copied = true;
+                self.forked = Some(Box::new(Forked { known: Vec::new(), ..(**forked).clone() }));
+            }
+        }
+    }
+
+    /// Every call that is open is made anew, with a budget of its own; attempt numbers go on. One whose result was to be shared is made
+    /// for this run alone.
+    fn reopen(&mut self, but: Option<Position>, at: Timestamp) {
+        for (position, open) in &mut self.open {
+            if let Open::Call(call) = open
+                && Some(*position) != but
+            {
+                call.phase = Phase::Intended;
+                call.attempt += 1;
+                call.failed = 0;
+                call.lost = 0;
+                call.since = at;
+            }
         }
     }
 
@@ -205,10 +249,14 @@ impl State {
                 call.attempt = attempt + 1;
                 call.phase = Phase::Waiting { at: *at };
             }
-            Next::Park => call.phase = Phase::Parked,
-            Next::GiveUp => {
-                self.open.remove(&position);
+            Next::Park => {
+                call.phase = Phase::Parked;
+                // Nobody waits for what an operator has to see to first.
+                if let Some(memo) = self.memos.get_mut(&position) {
+                    memo.stands = Stands::Out;
+                }
             }
+            Next::GiveUp => self.close(position),
         }
     }
 
@@ -220,6 +268,34 @@ impl State {
                 call.attempt += 1;
                 call.failed = 0;
                 call.lost = 0;
+                if let Some(memo) = self.memos.get_mut(&at) {
+                    call.phase = Phase::Asking;
+                    memo.ask_again();
+                }
+            }
+        }
+    }
+
+    /// A call is over.
+    fn close(&mut self, position: Position) {
+        self.open.remove(&position);
+        self.memos.remove(&position);
+    }
+
+    /// A call that shares its result hears of its key.
+    fn told(&mut self, position: Position, word: &MemoWord) {
+        let (Some(Open::Call(call)), Some(memo)) = (self.open.get_mut(&position), self.memos.get_mut(&position)) else { return };
+        match word {
+            MemoWord::Granted => {
+                call.phase = Phase::Intended;
+                memo.stands = Stands::Holds;
+            }
+            MemoWord::Value(_) => self.close(position),
+            // Its attempt, if it had begun one, is nobody's any more.
+            MemoWord::Revoked => {
+                call.phase = Phase::Asking;
+                call.attempt += 1;
+                memo.ask_again();
             }
         }
     }
@@ -291,8 +367,12 @@ impl State {
         self.undone.command(command);
         match command {
             Command::Call(call) => {
-                let Call { position, activity, input, options, compensating, .. } = &**call;
-                let call = OpenCall::new(activity, Some(input.clone()), None, options.clone(), *compensating, at);
+                let Call { position, activity, input, options, compensating, memo, .. } = &**call;
+                let mut call = OpenCall::new(activity, Some(input.clone()), None, options.clone(), *compensating, at);
+                if let Some(memo) = memo {
+                    call.phase = Phase::Asking;
+                    self.memos.insert(*position, MemoStand::new((**memo).clone()));
+                }
                 self.open.insert(*position, Open::Call(call));
             }
             Command::Step { position, name, place, options } => {
@@ -316,6 +396,7 @@ impl State {
                 }
             },
             Command::Cancel { position } => {
+                self.memos.remove(position);
                 if self.open.remove(position).is_some_and(|open| open.is_transaction()) {
                     self.given_up.push(*position);
                 }
@@ -326,6 +407,7 @@ impl State {
             }
             Command::End { outcome } => {
                 self.open.clear();
+                self.memos.clear();
                 self.outcome = Some((**outcome).clone());
             }
             Command::Publish { .. } | Command::Count { .. } => self.published.command(command),
@@ -431,7 +513,7 @@ impl State {
                     Phase::Intended => return Rest::Busy,
                     Phase::Waiting { at } if at <= now => return Rest::Busy,
                     Phase::Waiting { at } => Some(at),
-                    Phase::Parked => None,
+                    Phase::Parked | Phase::Asking => None,
                 },
                 Open::Sleep { due } => Some(*due),
                 Open::Receive { .. } | Open::Child(_) => None,
@@ -460,6 +542,11 @@ impl State {
         self.goes_on && !self.begun()
     }
 
+    /// Returns the end of the copy that its history begins with, if nothing has happened since.
+    pub(crate) fn just_forked(&self) -> Option<&Forked> {
+        self.forked.as_deref().filter(|_| self.copied)
+    }
+
     /// Returns when an open sleep is over.
     pub(crate) fn due_of(&self, position: Position) -> Option<Timestamp> {
         match self.open.get(&position) {
@@ -472,28 +559,6 @@ impl State {
     pub(crate) fn due_sleeps(&self, now: Timestamp) -> Vec<Position> {
         let due = |open: &Open| matches!(open, Open::Sleep { due } if *due <= now);
         self.open.iter().filter(|(_, open)| due(open)).map(|(position, _)| *position).collect()
-    }
-
-    /// Returns what the run waits for, one line each, for `describe`.
-    pub(crate) fn waits(&self) -> Vec<String> {
-        let mut waits: Vec<String> = self
-            .open
-            .iter()
-            .map(|(position, open)| match open {
-                Open::Sleep { due } => format!("sleep #{position} until {due}"),
-                Open::Receive { signal } => format!("signal {signal:?} (#{position})"),
-                Open::Child(child) => format!("child {:?} of {} (#{position})", child.id, child.workflow),
-                Open::Call(call) => call.describe(*position),
-            })
-            .collect();
-        if let Some(deadline) = self.started.deadline.filter(|_| !self.deadline_passed && self.outcome.is_none()) {
-            waits.push(format!("deadline at {deadline}"));
-        }
-        // Waits for conditions are not recorded; but what goes on and waits for nothing else waits for one.
-        if self.open.is_empty() && self.outcome.is_none() && self.begun() {
-            waits.push("a condition (cx.until), which an update or a signal may fulfil".to_owned());
-        }
-        waits
     }
 }
 
@@ -528,6 +593,11 @@ impl OpenCall {
         }
     }
 
+    /// Tells whether its current attempt may run.
+    pub(crate) fn is_begun(&self) -> bool {
+        !matches!(self.phase, Phase::Parked | Phase::Asking)
+    }
+
     /// Returns the queue that it belongs to.
     pub(crate) fn queue(&self) -> &str {
         self.options.as_deref().map_or("", |options| &options.queue)
@@ -536,26 +606,5 @@ impl OpenCall {
     /// Returns what is left of a limit that counts from the intent.
     pub(crate) fn left(&self, limit: Option<Duration>, now: Timestamp) -> Option<Duration> {
         limit.map(|limit| self.since.after(limit).since(now))
-    }
-
-    fn describe(&self, position: Position) -> String {
-        let what = match (self.compensating, self.place) {
-            (true, _) => "compensation",
-            (false, Some(_)) => "step",
-            (false, None) => "activity",
-        };
-        let last = self.last_failure.as_ref().map_or_else(String::new, |last| format!("; last: {last}"));
-        let (name, attempt) = (&self.name, self.attempt);
-        match self.phase {
-            Phase::Intended => {
-                format!("{what} {name} (#{position}), attempt {attempt} is under way{last}")
-            }
-            Phase::Waiting { at } => {
-                format!("{what} {name} (#{position}), attempt {attempt} not before {at}{last}")
-            }
-            Phase::Parked => {
-                format!("{what} {name} (#{position}) is parked until it is retried by hand{last}")
-            }
-        }
     }
 }

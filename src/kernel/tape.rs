@@ -16,8 +16,9 @@ use std::{
 
 use super::{
     chain::History,
-    event::{Command, Outcome, Reply},
+    event::{Command, Outcome, Reply, Started},
     failure::{Failure, KIND_LIMIT},
+    fork::Forked,
     id::{Attempt, Position, RunId},
     limits::Limits,
     payload::{CodecError, Payload},
@@ -29,11 +30,13 @@ use super::{
 };
 
 mod chain;
+mod name;
 mod publishing;
 mod scopes;
 mod talk;
 mod what;
 
+use name::Name;
 pub(crate) use publishing::PROGRESS;
 use talk::Talk;
 pub(crate) use talk::{Inquiry, Told, Updater};
@@ -189,7 +192,7 @@ const MOST_REFUSALS: u32 = 10_000;
 
 /// The tape of one instance.
 pub(crate) struct Tape {
-    id: RunId,
+    name: Name,
     limits: Limits,
     signal: Arc<Signal>,
     inner: RefCell<Inner>,
@@ -197,13 +200,20 @@ pub(crate) struct Tape {
 }
 
 impl Tape {
-    pub(crate) fn new(id: RunId, seed: u64, limits: Limits) -> Rc<Tape> {
-        let inner = RefCell::new(Inner { next: 1, seed, ..Inner::default() });
-        Rc::new(Tape { id, limits, signal: Arc::default(), inner, talk: Talk::default() })
+    pub(crate) fn new(id: RunId, started: &Started, limits: Limits) -> Rc<Tape> {
+        let inner = RefCell::new(Inner { next: 1, seed: started.seed, ..Inner::default() });
+        Rc::new(Tape { name: Name::of(id, started), limits, signal: Arc::default(), inner, talk: Talk::default() })
     }
 
     pub(crate) fn id(&self) -> &RunId {
-        &self.id
+        self.name.id()
+    }
+
+    /// From here on the history is this run's own, with random numbers that no run before it has drawn.
+    pub(crate) fn fork(&self, forked: &Forked) {
+        self.name.fork(forked);
+        let mut inner = self.inner.borrow_mut();
+        inner.seed = forked.seed(inner.seed);
     }
 
     pub(crate) fn limits(&self) -> &Limits {

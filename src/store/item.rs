@@ -5,7 +5,7 @@
 use super::NewRun;
 #[cfg(feature = "postgres")]
 use super::ScheduleChange;
-use super::{Item, Turn};
+use super::{Item, MemoChange, Turn};
 use crate::kernel::id::{CommitNo, Digest};
 
 impl Turn {
@@ -39,10 +39,11 @@ impl Item {
         }
     }
 
-    /// Tells whether it is a turn that publishes something.
+    /// Tells whether it is a turn that writes rows beside the log that only the general path knows: what it publishes, results that it
+    /// shares, and letters.
     #[cfg(feature = "postgres")]
-    pub(crate) fn publishes(&self) -> bool {
-        matches!(self, Item::Turn(turn) if !turn.published.is_empty())
+    pub(crate) fn writes_beside(&self) -> bool {
+        matches!(self, Item::Turn(turn) if !turn.published.is_empty() || !turn.memos.is_empty() || turn.changes_letters())
     }
 
     /// Returns where in a batch the kind of this item has its turn.
@@ -58,6 +59,9 @@ impl Item {
             Item::EndTask(_) => 7,
             Item::BeatTask(..) => 8,
             Item::Schedule(_) => 9,
+            Item::Fork(_) => 10,
+            Item::DropLetters(_) => 11,
+            Item::Memo(_) => 12,
         }
     }
 
@@ -67,6 +71,7 @@ impl Item {
         let own = match self {
             Item::Turn(turn) => turn.start.as_deref(),
             Item::Enqueue(new, _) => Some(&**new),
+            Item::Fork(fork) => Some(&fork.row),
             _ => None,
         };
         let children = self.with_others().into_iter().flat_map(|turn| &turn.starts).map(|child| &child.row);
@@ -79,6 +84,14 @@ impl Item {
     pub(crate) fn schedule(&self) -> Option<&ScheduleChange> {
         match self {
             Item::Schedule(change) => Some(change),
+            _ => None,
+        }
+    }
+
+    /// Returns what it does about a shared result, if it is about one.
+    pub(crate) fn memo(&self) -> Option<&MemoChange> {
+        match self {
+            Item::Memo(change) => Some(change),
             _ => None,
         }
     }

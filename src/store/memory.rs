@@ -17,20 +17,23 @@ use uuid::Uuid;
 
 use self::tasks::TaskCell;
 use super::{
-    Answer, Batch, BatchAnswer, Filter, Inbox, NewNode, NodeRow, NodeState, Outcome, Publication, Queue, QueueState, Reader,
-    Renewed, ScheduleDue, ScheduleRow, StaleTask, Status, Store, StoreError, Summary, TakenTasks, TaskKey, TaskRequest, TaskRow,
-    Unread, Warden, queue::Line, stored,
+    Answer, Batch, BatchAnswer, DeadLetter, Filter, Inbox, Letter, LetterFilter, MemoFound, MemoRow, NewNode, NodeRow, NodeState,
+    Outcome, Publication, Queue, QueueState, Reader, Renewed, ScheduleDue, ScheduleRow, StaleTask, Status, Store, StoreError,
+    Summary, TakenTasks, TaskKey, TaskRequest, TaskRow, Unread, Warden, queue::Line, stored,
 };
 use crate::kernel::{
     codec::Record,
-    id::{BuildId, CommitNo, Incarnation, RunId, RunKey},
+    id::{BuildId, CommitNo, Incarnation, Position, RunId, RunKey},
+    memo::MemoKey,
     time::Timestamp,
 };
 
 mod apply;
+mod forks;
 #[cfg(feature = "actors")]
 mod hints;
 pub(super) mod lines;
+mod memos;
 mod others;
 pub(super) mod refuse;
 mod schedules;
@@ -70,6 +73,9 @@ struct Data {
     tasks: BTreeMap<TaskKey, TaskCell>,
     queues: BTreeMap<String, Line>,
     schedules: BTreeMap<String, ScheduleRow>,
+    memos: BTreeMap<MemoKey, MemoRow>,
+    /// Who asks for a key, by run and position: which one, and which time of its asking it is.
+    memo_asks: BTreeMap<(RunKey, Position), (MemoKey, u32)>,
     runs: BTreeMap<RunKey, Run>,
     /// By id, then by number: the last entry of an id is its current run.
     ids: BTreeMap<(String, u32), RunKey>,
@@ -113,6 +119,7 @@ struct Run {
     inbox: BTreeMap<u64, Unread>,
     /// By key.
     published: BTreeMap<String, Publication>,
+    letters: BTreeMap<u32, Letter>,
     /// By position: the attempt and its details.
     heartbeats: BTreeMap<u32, (u32, bytes::Bytes)>,
 }
@@ -144,6 +151,8 @@ impl MemoryStore {
             tasks: BTreeMap::new(),
             queues: BTreeMap::new(),
             schedules: BTreeMap::new(),
+            memos: BTreeMap::new(),
+            memo_asks: BTreeMap::new(),
             runs: BTreeMap::new(),
             ids: BTreeMap::new(),
         };
@@ -434,6 +443,11 @@ impl Reader for MemoryStore {
         })
     }
 
+    fn letters(&self, filter: &LetterFilter) -> Answer<'_, Vec<DeadLetter>> {
+        let filter = filter.clone();
+        self.answer(move |data| Ok(data.letters(&filter)))
+    }
+
     fn heights(&self, runs: &[RunKey]) -> Answer<'_, Vec<(RunKey, CommitNo)>> {
         self.answer(|data| {
             let height = |run: &RunKey| CommitNo::try_from(data.runs.get(run)?.log.len()).ok()?.checked_sub(1);
@@ -474,6 +488,18 @@ impl Reader for MemoryStore {
         })
     }
 
+    fn memo(&self, key: MemoKey, asks: u32) -> Answer<'_, MemoFound> {
+        self.answer(|data| Ok(data.find_memo(key, asks)))
+    }
+
+    fn memo_work(&self, now: Timestamp, stuck: Timestamp, most: u32) -> Answer<'_, Vec<MemoKey>> {
+        self.answer(|data| Ok(data.memo_work(now, stuck, most)))
+    }
+
+    fn memo_keys(&self, first: MemoKey, last: MemoKey, most: u32) -> Answer<'_, Vec<(MemoKey, i64)>> {
+        self.answer(|data| Ok(data.memo_keys(first, last, most)))
+    }
+
     fn due_schedules(&self, until: Timestamp, limit: u32) -> Answer<'_, Vec<ScheduleDue>> {
         self.answer(|data| Ok(data.due_schedules(until, limit)))
     }
@@ -481,6 +507,7 @@ impl Reader for MemoryStore {
     fn snapshot(&self) -> Answer<'_, Vec<String>> {
         self.answer(|data| {
             let mut all: Vec<String> = data.schedules.values().map(lines::schedule).collect();
+            all.extend(data.memo_lines());
             for cell in data.tasks.values() {
                 if let Some(run) = data.runs.get(&cell.task.key.run) {
                     all.push(lines::task(&run.summary.id, &cell.line()));
@@ -492,12 +519,13 @@ impl Reader for MemoryStore {
             for (id, node) in &data.nodes {
                 all.push(lines::node(&Incarnation(*id), &node.build, &node.label, node.is_live(), node.beat));
             }
-            for Run { summary, claims, forced, format, log, inbox, heartbeats, published } in data.runs.values() {
+            for Run { summary, claims, forced, format, log, inbox, heartbeats, published, letters } in data.runs.values() {
                 let beside = lines::Beside { claims: *claims, forced: *forced, format: *format };
                 all.push(lines::run(summary, &beside));
                 all.extend((0..).zip(log).map(|(commit_no, record)| lines::event(&summary.id, commit_no, record)));
                 all.extend(inbox.values().map(|unread| lines::message(&summary.id, unread)));
                 all.extend(published.values().map(|row| lines::publication(&summary.id, row)));
+                all.extend(letters.values().map(|letter| lines::letter(&summary.id, letter)));
                 for (position, (attempt, details)) in heartbeats {
                     all.push(lines::heartbeat(&summary.id, *position, *attempt, details));
                 }

@@ -17,15 +17,23 @@ use crate::hints::OpenHints;
 use crate::kernel::{
     codec::Record,
     event::MessageBody,
-    id::{BuildId, CommitNo, Digest, Epoch, Incarnation, RunId, RunKey},
+    id::{BuildId, CommitNo, Digest, Epoch, Incarnation, Position, RunId, RunKey},
+    memo::MemoKey,
     time::Timestamp,
 };
 
 mod error;
+mod fork;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod gathering;
 mod item;
+// Half of it is for databases.
+#[cfg_attr(not(any(feature = "sqlite", feature = "postgres")), allow(dead_code))]
+mod letters;
 pub mod memory;
+// Half of it is for databases.
+#[cfg_attr(not(any(feature = "sqlite", feature = "postgres")), allow(dead_code))]
+mod memos;
 mod node;
 mod others;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
@@ -51,8 +59,15 @@ mod transactions;
 
 pub use queue::{EndTask, NOT_BEGUN, NewTask, Queue, QueueState, StaleTask, TakenTasks, Task, TaskKey, TaskRequest, TaskRow};
 
-pub use crate::kernel::published::Publication;
+pub use crate::kernel::{
+    letter::{Letter, LetterChange},
+    memo::{MemoEntry, MemoStep},
+    published::Publication,
+};
 pub use error::StoreError;
+pub use fork::{Fork, Redelivered};
+pub use letters::{DeadLetter, LetterFilter, LetterPlace};
+pub use memos::{MemoAsk, MemoChange, MemoFound, MemoRow, MemoThen};
 pub use node::{NewNode, NodeRow, NodeState, Renewed, Warden};
 pub use others::{NewChild, Tell, Told};
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
@@ -221,6 +236,9 @@ pub trait Reader {
     /// Returns what a run has published: under this key, or all of it, by key.
     fn published(&self, run: RunKey, key: Option<&str>) -> Answer<'_, Vec<Publication>>;
 
+    /// Returns one page of dead letters, newest first.
+    fn letters(&self, filter: &LetterFilter) -> Answer<'_, Vec<DeadLetter>>;
+
     /// Returns the number of the last row of each of these runs; unknown ones are left out. In the order of their keys.
     fn heights(&self, runs: &[RunKey]) -> Answer<'_, Vec<(RunKey, CommitNo)>>;
 
@@ -249,6 +267,16 @@ pub trait Reader {
     /// Returns the schedules that are due by then or wait for the end of a run, at most so many: first those for which it has come, then
     /// by due time, then by name.
     fn due_schedules(&self, until: Timestamp, limit: u32) -> Answer<'_, Vec<ScheduleDue>>;
+
+    /// Returns the row of a key under which a result is shared, and who asks for it: the first so many.
+    fn memo(&self, key: MemoKey, asks: u32) -> Answer<'_, MemoFound>;
+
+    /// Returns keys about which there is something to do, at most so many: somebody asks, and the key is not held by a run that
+    /// somebody owns, or that is active and has not been due since before `stuck`; or its value does not count any more at `now`.
+    fn memo_work(&self, now: Timestamp, stuck: Timestamp, most: u32) -> Answer<'_, Vec<MemoKey>>;
+
+    /// Returns the keys from `first` to `last` that have rows, with their stamps, in order, at most so many.
+    fn memo_keys(&self, first: MemoKey, last: MemoKey, most: u32) -> Answer<'_, Vec<(MemoKey, i64)>>;
 
     /// Returns everything as sorted, comparable text lines, without store-internal numbers that may differ between
     /// stores. For the conformance suite.
@@ -329,6 +357,12 @@ pub enum Item {
     PlaceTasks(RunKey, Epoch, Vec<NewTask>),
     /// Makes, changes or fires a schedule.
     Schedule(Box<ScheduleChange>),
+    /// Answers those who ask for a key under which a result is shared.
+    Memo(Box<MemoChange>),
+    /// Begins a run with the history of an earlier one.
+    Fork(Box<Fork>),
+    /// Takes out the letters of these calls, those that are there. The answer is `Done`.
+    DropLetters(Vec<(RunKey, Position)>),
 }
 
 /// What one turn records.
@@ -361,6 +395,10 @@ pub struct Turn {
     pub tells: Vec<Tell>,
     /// What it shows outside from now on, in place of what was there under the same keys. It stays when the run has ended.
     pub published: Vec<Publication>,
+    /// What it does about keys under which results are shared: first what it lets go, then what it asks for.
+    pub memos: Vec<MemoEntry>,
+    /// What becomes of the letters of its calls, each once. They stay when the run has ended.
+    pub letters: Vec<LetterChange>,
 }
 
 /// What becomes of a run behind a commit.

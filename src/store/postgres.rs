@@ -21,15 +21,16 @@ use self::{
     values::Values,
 };
 use super::{
-    Answer, Batch, BatchAnswer, Filter, Inbox, NewNode, NodeRow, OpenWarden, Outcome, Publication, Queue, QueueState, Reader,
-    Renewed, ScheduleDue, ScheduleRow, StaleTask, Store, StoreError, Stored, Summary, TakenTasks, TaskRequest, TaskRow,
-    Transactions, Warden, stored,
+    Answer, Batch, BatchAnswer, DeadLetter, Filter, Inbox, LetterFilter, MemoFound, NewNode, NodeRow, OpenWarden, Outcome,
+    Publication, Queue, QueueState, Reader, Renewed, ScheduleDue, ScheduleRow, StaleTask, Store, StoreError, Stored, Summary,
+    TakenTasks, TaskRequest, TaskRow, Transactions, Warden, stored,
 };
 use crate::{
     hints::OpenHints,
     kernel::{
         codec::Record,
         id::{CommitNo, Incarnation, RunId, RunKey},
+        memo::MemoKey,
         time::Timestamp,
     },
 };
@@ -40,7 +41,9 @@ mod decide;
 mod held;
 mod hints;
 mod home;
+mod letters;
 mod look;
+mod memos;
 mod nodes;
 mod options;
 mod others;
@@ -408,6 +411,10 @@ impl Reader for PostgresReader {
         self.read_published(run, key.map(str::to_owned)).boxed_local()
     }
 
+    fn letters(&self, filter: &LetterFilter) -> Answer<'_, Vec<DeadLetter>> {
+        self.read_letters(filter.clone()).boxed_local()
+    }
+
     fn heights(&self, runs: &[RunKey]) -> Answer<'_, Vec<(RunKey, CommitNo)>> {
         let runs = runs.to_vec();
         async move { self.read_heights(&runs).await }.boxed_local()
@@ -439,6 +446,18 @@ impl Reader for PostgresReader {
 
     fn schedules(&self, after: &str, limit: u32) -> Answer<'_, Vec<ScheduleRow>> {
         self.read_schedules(after.to_owned(), limit).boxed_local()
+    }
+
+    fn memo(&self, key: MemoKey, asks: u32) -> Answer<'_, MemoFound> {
+        self.read_memo(key, asks).boxed_local()
+    }
+
+    fn memo_work(&self, now: Timestamp, stuck: Timestamp, most: u32) -> Answer<'_, Vec<MemoKey>> {
+        self.read_memo_work(now, stuck, most).boxed_local()
+    }
+
+    fn memo_keys(&self, first: MemoKey, last: MemoKey, most: u32) -> Answer<'_, Vec<(MemoKey, i64)>> {
+        self.read_memo_keys(first, last, most).boxed_local()
     }
 
     fn due_schedules(&self, until: Timestamp, limit: u32) -> Answer<'_, Vec<ScheduleDue>> {

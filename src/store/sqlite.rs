@@ -32,15 +32,16 @@ use self::{
     turns::Turns,
 };
 use super::{
-    Answer, Batch, BatchAnswer, Durability, Filter, Inbox, NewNode, NodeRow, NodeState, Outcome, Publication, Queue, QueueState,
-    Reader, Renewed, ScheduleDue, ScheduleRow, StaleTask, Store, StoreError, Stored, Summary, TakenTasks, TaskRequest, TaskRow,
-    Transactions, Warden, memory::INBOX_LIMIT, stored,
+    Answer, Batch, BatchAnswer, DeadLetter, Durability, Filter, Inbox, LetterFilter, MemoFound, NewNode, NodeRow, NodeState,
+    Outcome, Publication, Queue, QueueState, Reader, Renewed, ScheduleDue, ScheduleRow, StaleTask, Store, StoreError, Stored,
+    Summary, TakenTasks, TaskRequest, TaskRow, Transactions, Warden, memory::INBOX_LIMIT, stored,
 };
 use crate::{
     hints::OpenHints,
     kernel::{
         codec::Record,
         id::{CommitNo, Incarnation, RunId, RunKey},
+        memo::MemoKey,
         time::Timestamp,
     },
 };
@@ -48,8 +49,10 @@ use crate::{
 mod commit;
 mod decide;
 mod hints;
+mod letters;
 mod lock;
 mod look;
+mod memos;
 mod nodes;
 mod others;
 mod outbox;
@@ -458,6 +461,10 @@ impl Reader for SqliteReader {
         self.read_published(run, key.map(str::to_owned)).boxed_local()
     }
 
+    fn letters(&self, filter: &LetterFilter) -> Answer<'_, Vec<DeadLetter>> {
+        self.read_letters(filter.clone()).boxed_local()
+    }
+
     fn heights(&self, runs: &[RunKey]) -> Answer<'_, Vec<(RunKey, CommitNo)>> {
         let runs = runs.to_vec();
         async move { self.read_heights(&runs).await }.boxed_local()
@@ -489,6 +496,18 @@ impl Reader for SqliteReader {
 
     fn schedules(&self, after: &str, limit: u32) -> Answer<'_, Vec<ScheduleRow>> {
         self.read_schedules(after.to_owned(), limit).boxed_local()
+    }
+
+    fn memo(&self, key: MemoKey, asks: u32) -> Answer<'_, MemoFound> {
+        self.read_memo(key, asks).boxed_local()
+    }
+
+    fn memo_work(&self, now: Timestamp, stuck: Timestamp, most: u32) -> Answer<'_, Vec<MemoKey>> {
+        self.read_memo_work(now, stuck, most).boxed_local()
+    }
+
+    fn memo_keys(&self, first: MemoKey, last: MemoKey, most: u32) -> Answer<'_, Vec<(MemoKey, i64)>> {
+        self.read_memo_keys(first, last, most).boxed_local()
     }
 
     fn due_schedules(&self, until: Timestamp, limit: u32) -> Answer<'_, Vec<ScheduleDue>> {
@@ -530,7 +549,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = opened(&folder).await;
         let mut reader = store.reader.pool.acquire().await.unwrap();
-        for (name, text) in sql::ALL.iter().chain(sql::tasks::ALL).chain(sql::published::ALL).chain(sql::schedules::ALL) {
+        let more = [sql::tasks::ALL, sql::published::ALL, sql::schedules::ALL, sql::memos::ALL, sql::letters::ALL].concat();
+        for (name, text) in sql::ALL.iter().chain(&more) {
             for statement in text.split_inclusive(';').filter(|statement| !statement.trim().is_empty()) {
                 let prepared = reader.prepare(sqlx::AssertSqlSafe(statement.to_owned()).into_sql_str()).await;
                 assert!(prepared.is_ok(), "{name}: {statement}: {prepared:?}");
@@ -563,6 +583,13 @@ mod tests {
         let texts = sql::ALL.iter().filter(|(name, _)| !whole.contains(name)).map(|text| (text, runs));
         let texts = texts.chain(sql::tasks::ALL.iter().map(|text| (text, &["tasks", "t", "h"][..])));
         let texts = texts.chain(sql::published::ALL.iter().map(|text| (text, &["published", "events", "v"][..])));
+        let texts = texts.chain(
+            sql::memos::ALL
+                .iter()
+                .filter(|(name, _)| *name != "memo_work")
+                .map(|text| (text, &["memos", "memo_asks", "a", "m"][..])),
+        );
+        let texts = texts.chain(sql::letters::ALL.iter().map(|text| (text, &["dead_letters", "d", "e"][..])));
         for ((name, text), tables) in texts {
             for statement in text.split_inclusive(';').map(str::trim) {
                 if !["SELECT", "UPDATE", "INSERT", "DELETE", "WITH"].iter().any(|verb| statement.starts_with(verb)) {

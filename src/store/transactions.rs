@@ -114,6 +114,8 @@ mod tests {
             starts: Vec::new(),
             tells: Vec::new(),
             published: Vec::new(),
+            memos: Vec::new(),
+            letters: Vec::new(),
         }))
     }
 

@@ -7,6 +7,8 @@
 //! Each execution also pays once, in a transactional step: one row of the table `payments` beside the executions. It counts the two
 //! places that it passes, behind that step and behind its child.
 //!
+//! Every third of them share the result of one call.
+//!
 //! With `STENT_INLINE=1` its activities are registered inline: one is ready at its first poll, the other is not.
 //!
 //! With `STENT_SCHEDULE=1` it makes a schedule of each second, which begins parts, and does nothing else until it is killed.
@@ -173,6 +175,8 @@ impl Workflow for Order {
         let part = cx.child(Part { word: "part".into() }).await?;
         cx.count("passed", 1);
         let flaky = cx.call(Flaky { failures: 2 }).retry(Retry::fixed(millis(4)).jitter_percent(0)).await?;
+        // Of every third one calls it, and the others take its word.
+        let shared = cx.call(Act { word: "shared".into() }).memo(Memo::key(&(self.number % 3)).forever()).await?;
         let once = match cx.call(Act { word: "once".into() }).at_most_once().await {
             Ok(word) => word,
             Err(CallError::MaybeDone(_)) => "maybe".into(),
@@ -187,7 +191,7 @@ impl Workflow for Order {
                 if self.number.is_multiple_of(3) { Err(AppError::new("as planned")) } else { Ok(both) }
             })
             .await?;
-        Ok(format!("{first} {inline} {blocking} {go} {part} {flaky} {once} {saved}"))
+        Ok(format!("{first} {inline} {blocking} {go} {part} {flaky} {shared} {once} {saved}"))
     }
 }
 

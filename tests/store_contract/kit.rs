@@ -252,6 +252,8 @@ pub(crate) fn start_then(new: NewRun, then: Then) -> Item {
         starts: Vec::new(),
         tells: Vec::new(),
         published: Vec::new(),
+        memos: Vec::new(),
+        letters: Vec::new(),
     }))
 }
 
@@ -270,6 +272,8 @@ pub(crate) fn turn(run: RunKey, commit_no: CommitNo, then: Then) -> Turn {
         starts: Vec::new(),
         tells: Vec::new(),
         published: Vec::new(),
+        memos: Vec::new(),
+        letters: Vec::new(),
     }
 }
 

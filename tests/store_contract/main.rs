@@ -11,10 +11,12 @@ mod claims;
 mod file;
 #[cfg(feature = "postgres")]
 mod foreign;
+mod forks;
 mod items;
 mod kit;
 #[cfg(feature = "sqlite")]
 mod known;
+mod memos;
 mod messages;
 mod nodes;
 mod others;

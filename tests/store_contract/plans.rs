@@ -8,12 +8,17 @@ use std::{
 
 use sqlx::{Executor, PgConnection, Row};
 use stent::{
-    kernel::time::Timestamp,
-    store::{Item, Queue, Successor, TaskRequest, Then, Turn},
+    kernel::{
+        id::RunKey,
+        memo::{MEMO_KEY_BYTES, MemoKey},
+        time::Timestamp,
+    },
+    store::{Item, MemoChange, MemoStep, MemoThen, Queue, Successor, TaskRequest, Then, Turn},
 };
 
 use crate::{
     kit::*,
+    memos::{ask, change, entry, item, kept},
     others::{child, tell, with},
 };
 
@@ -25,7 +30,11 @@ const FILL: &str = "
                             created_at, ended_at, input_digest, inbox_seq, format)
     SELECT 1000000 + n, 'old-' || n, 1, 'flow', 1, 4, 1, 0, false, 0, '', '{}', '{}', 900, 900, '\\x00', 0, 1
     FROM generate_series(1, 20000) n;
-    INSERT INTO events (run, commit_no, digest, body) SELECT 1000000 + n, 0, '\\x00', '\\x00' FROM generate_series(1, 20000) n";
+    INSERT INTO events (run, commit_no, digest, body) SELECT 1000000 + n, 0, '\\x00', '\\x00' FROM generate_series(1, 20000) n;
+    INSERT INTO memos (key, stamp, run, position, ask) SELECT decode(lpad(to_hex(n), 96, '0'), 'hex'), n, 1000000 + n, 1, 1
+    FROM generate_series(1, 20000) n;
+    INSERT INTO memo_asks (run, position, ask, key) SELECT 2000000 + n, 1, 1, decode(lpad(to_hex(n), 96, '0'), 'hex')
+    FROM generate_series(1, 20000) n";
 
 /// A hundred thousand tasks of one key, and behind them ten of each of fifty keys.
 const WAIT: &str = "
@@ -36,7 +45,9 @@ const WAIT: &str = "
 
 /// Keeps statistics from being gathered, and makes every session plan anew.
 const UNKNOWN: &str = "ALTER TABLE executions SET (autovacuum_enabled = false);
-    ALTER TABLE events SET (autovacuum_enabled = false)";
+    ALTER TABLE events SET (autovacuum_enabled = false);
+    ALTER TABLE memos SET (autovacuum_enabled = false);
+    ALTER TABLE memo_asks SET (autovacuum_enabled = false)";
 
 /// Rows inserted, and rows and index entries read, as far as sessions have told yet.
 async fn told(foreign: &mut PgConnection) -> (i64, i64) {
@@ -65,8 +76,9 @@ async fn lap(world: &mut World, other: &mut World, number: i64) {
     let starts = vec![child(kid, &format!("kid-{number}"), 1), child(refused, &id, 2)];
     world.done(with(turn(run, 4, Then::Hold), starts, vec![tell(&format!("kid-{number}"), "m"), tell(&id, "m")])).await;
     assert_eq!(world.claim(10, 10).await.claimed.len(), 1);
-    other.done(end(run, 5, 3)).await;
-    world.done(end(kid, 1, 1)).await;
+    share(world, run, kid, number).await;
+    other.done(end(run, 7, 3)).await;
+    world.done(end(kid, 3, 1)).await;
     let claimed = world.key().await;
     world.done(enqueue(new_run(claimed, &format!("claimed-{number}")))).await;
     assert_eq!(world.claim(10, 10).await.claimed.len(), 1);
@@ -75,6 +87,24 @@ async fn lap(world: &mut World, other: &mut World, number: i64) {
     let successor = Successor { run: next, record: record(next, 0), due: None, published: Vec::new() };
     world.done(Item::Turn(Arc::new(turn(claimed, 1, Then::Continue(Box::new(successor)))))).await;
     assert_eq!(world.claim(10, 10).await.claimed.len(), 1);
+}
+
+/// Two runs ask for a key; one is granted it, keeps its result and is forgotten; the other leaves.
+async fn share(world: &mut World, run: RunKey, kid: RunKey, number: i64) {
+    let mut key = MemoKey([0xee; MEMO_KEY_BYTES]);
+    key.0[..8].copy_from_slice(&number.to_be_bytes());
+    let sharing = |run, commit_no, step| {
+        let memos = vec![entry(key, 1, step)];
+        Item::Turn(Arc::new(Turn { memos, ..turn(run, commit_no, Then::Hold) }))
+    };
+    world.done(sharing(run, 5, MemoStep::Ask(1))).await;
+    world.done(sharing(kid, 1, MemoStep::Ask(1))).await;
+    let grant = change(key, None, MemoThen::Held(ask(run, 1), number), vec![ask(run, 1)]);
+    world.done(item(MemoChange { tells: vec![tell("nobody", "m")], ..grant })).await;
+    world.done(sharing(run, 6, MemoStep::Keep(kept("tea"), None))).await;
+    let seen = world.store.reader().memo(key, 1).await.unwrap().row.map(|row| row.stamp);
+    world.done(item(change(key, seen, MemoThen::Gone, vec![]))).await;
+    world.done(sharing(kid, 2, MemoStep::Leave)).await;
 }
 
 /// Goes round until a session has told what it did, which it does about once a second. Returns how often, and what was read.

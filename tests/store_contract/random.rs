@@ -15,12 +15,15 @@ use stent::{
         time::Timestamp,
     },
     store::{
-        Batch, ClaimRequest, Filter, Item, Message, NewChild, NewRun, NewTask, Publication, Queue, ScheduleChange, Status, Store,
-        Successor, Summary, TaskKey, TaskRequest, Tell, Then, Turn, Warden, Yield, YieldReason, memory::MemoryStore,
+        Batch, ClaimRequest, Filter, Fork, Item, LetterChange, LetterFilter, Message, NewChild, NewRun, NewTask, Publication,
+        Queue, ScheduleChange, Status, Store, Successor, Summary, TaskKey, TaskRequest, Tell, Then, Turn, Warden, Yield,
+        YieldReason, memory::MemoryStore,
     },
 };
 
-use crate::{kit::*, published::shows, queues::ended, schedules::change};
+use crate::{forks, kit::*, published::shows, queues::ended, schedules::change};
+
+mod shared;
 
 /// Seeds that run always; those that once found something stay in the list.
 const SEEDS: [u64; 6] = [1, 2, 3, 20, 300, 4_000];
@@ -235,8 +238,11 @@ impl All {
     }
 
     async fn item(&mut self) -> Item {
-        match self.dice.below(28) {
+        match self.dice.below(33) {
+            30..=32 => self.memo().await,
             26..=27 => self.schedule().await,
+            28 => self.fork().await,
+            29 => Item::DropLetters(self.some_letters().await),
             0..=7 => self.turn().await,
             20..=23 => self.end_task().await,
             24 => {
@@ -263,6 +269,7 @@ impl All {
                         let turn = Arc::make_mut(turn);
                         (turn.starts, turn.tells) = self.others().await;
                         turn.published = self.published();
+                        turn.letters = self.letters();
                     }
                     if let Item::Turn(turn) = &mut item
                         && self.dice.once_in(15)
@@ -394,6 +401,8 @@ impl All {
         let run = row.run;
         let (starts, tells) = if self.dice.once_in(2) { self.others().await } else { (Vec::new(), Vec::new()) };
         let published = if self.dice.once_in(4) { self.published() } else { Vec::new() };
+        let memos = if self.dice.once_in(2) { self.memos() } else { Vec::new() };
+        let letters = if self.dice.once_in(4) { self.letters() } else { Vec::new() };
         Item::Turn(Arc::new(Turn {
             run,
             start: None,
@@ -408,6 +417,8 @@ impl All {
             starts,
             tells,
             published,
+            memos,
+            letters,
         }))
     }
 
@@ -441,6 +452,34 @@ impl All {
     fn published(&mut self) -> Vec<Publication> {
         let some = 0..self.dice.below(4);
         some.map(|_| shows(self.dice.of(&["k", "l", "é"]), self.dice.thrown, &format!("at {}", self.now))).collect()
+    }
+
+    /// What becomes of the letters of a few calls, sometimes twice of one call.
+    fn letters(&mut self) -> Vec<LetterChange> {
+        let some = 0..self.dice.below(4);
+        let change = |dice: &mut Dice, at| match u32::try_from(dice.below(4)).unwrap() {
+            position if dice.once_in(3) => LetterChange::Drop(position),
+            position => forks::put(position, at),
+        };
+        some.map(|_| change(&mut self.dice, self.now)).collect()
+    }
+
+    async fn some_letters(&mut self) -> Vec<(RunKey, u32)> {
+        let run = self.some_run().await.map_or(RunKey(500_000), |row| row.run);
+        (0..self.dice.below(3)).map(|_| (run, u32::try_from(self.dice.below(4)).unwrap())).collect()
+    }
+
+    /// With a run that is the next one of its id, mostly, behind one that has ended or not.
+    async fn fork(&mut self) -> Item {
+        let row = self.new_run().await;
+        let of = self.some_run().await.map_or(RunKey(500_000), |row| row.run);
+        let rows = u32::try_from(self.dice.below(4)).unwrap();
+        let mut fork = Fork { row, ..forks::fork(RunKey(0), "a", 2, of, 0) };
+        fork.log = (0..rows).map(|commit_no| record(fork.row.run, commit_no)).collect();
+        fork.inbox = (0..self.dice.below(7)).map(|n| forks::again(&format!("m{n}"))).collect();
+        fork.published = self.published();
+        fork.undone = self.some_letters().await.into_iter().map(|(_, position)| position).collect();
+        Item::Fork(Box::new(fork))
     }
 
     /// Rows that are as they were seen, mostly, with runs to begin whose ids are fresh or in use, and messages to runs of every state.
@@ -580,6 +619,15 @@ impl All {
         alike!(published(run, None));
         alike!(published(run, Some("l")));
         alike!(heights(&runs));
+        let letters = LetterFilter {
+            workflow: filter.workflow.clone(),
+            parked: self.dice.once_in(3).then_some(true),
+            run: self.dice.once_in(3).then_some(run),
+            since: self.dice.once_in(3).then_some(Timestamp(self.now - 500)),
+            limit: filter.limit,
+            ..LetterFilter::default()
+        };
+        alike!(letters(&letters));
         alike!(held_tasks(who));
         // Which ones, if there are more, is not promised.
         alike!(stale_tasks(Timestamp(self.now), 10_000));

@@ -220,6 +220,7 @@ fn turn(chain: &mut Flying, steps: u64, by: Incarnation, now: Timestamp) -> Resu
             limits: None,
             parent: None,
             retry: None,
+            copied_from: None,
         };
         events.push(Event::Fact(Fact::Started(Box::new(started))));
     } else {
@@ -231,7 +232,7 @@ fn turn(chain: &mut Flying, steps: u64, by: Incarnation, now: Timestamp) -> Resu
     } else {
         let input = Payload::encode(&Increment { n: chain.row }, "an argument").map_err(|error| error.to_string())?;
         let (position, activity) = (commit_no + 1, Increment::NAME.to_owned());
-        let call = Call { position, activity, input, options: None, undo: None, scope: None, compensating: false };
+        let call = Call { position, activity, input, options: None, undo: None, scope: None, compensating: false, memo: None };
         Command::Call(Box::new(call))
     }));
     let prev = chain.tail;
@@ -253,5 +254,7 @@ fn turn(chain: &mut Flying, steps: u64, by: Incarnation, now: Timestamp) -> Resu
         starts: Vec::new(),
         tells: Vec::new(),
         published: Vec::new(),
+        memos: Vec::new(),
+        letters: Vec::new(),
     })
 }

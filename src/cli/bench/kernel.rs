@@ -132,6 +132,7 @@ impl Chain {
             limits: None,
             parent: None,
             retry: None,
+            copied_from: None,
         };
         let begin = registry::begin::<Steps>();
         let (run, decision) = Run::begin(id.clone(), started, &begin, false, Timestamp(0), writer()).map_err(failed)?;

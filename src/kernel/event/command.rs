@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    super::{failure::Failure, id::Position, payload::Payload, retry::Retry, time::Timestamp},
+    super::{failure::Failure, id::Position, memo::MemoUse, payload::Payload, retry::Retry, time::Timestamp},
     Outcome,
 };
 
@@ -235,6 +235,9 @@ pub struct Call {
     pub scope: Option<Position>,
     /// Whether the kernel runs this as a compensation.
     pub compensating: bool,
+    /// Where its result is shared with other runs, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memo: Option<Box<MemoUse>>,
 }
 
 /// What undoes an act.

@@ -6,6 +6,7 @@ use super::{
     super::{
         failure::Failure,
         id::{Attempt, Position, RunId},
+        memo::MemoWord,
         payload::Payload,
     },
     Order, Outcome, Parent,
@@ -83,6 +84,16 @@ pub enum MessageBody {
     /// An operator orders something about the run.
     #[serde(rename = "o")]
     Order(Box<Order>),
+    /// A word about the key of a call that shares its result.
+    #[serde(rename = "m")]
+    Memo {
+        /// Which call.
+        position: Position,
+        /// Which time of its asking this is about.
+        ask: u32,
+        /// What is said.
+        word: MemoWord,
+    },
 }
 
 /// A message of one run to another, in the commit of the sender's turn, sent at the batch's time. One to a run that is not the
@@ -119,7 +130,7 @@ impl MessageBody {
                 true
             }
             MessageBody::Retry { position } => position.is_none(),
-            MessageBody::Task { .. } | MessageBody::Child { .. } => false,
+            MessageBody::Task { .. } | MessageBody::Child { .. } | MessageBody::Memo { .. } => false,
             MessageBody::Order(order) => order.what.is_for_the_execution(),
         }
     }

@@ -45,6 +45,7 @@ impl Run {
                 let (failed, since) = if at.is_some() { (retry.failed.saturating_add(1), retry.since) } else { (0, now) };
                 Box::new(RunRetry { policy: retry.policy.clone(), failed, since, at })
             }),
+            copied_from: None,
         };
         Some(Box::new(Onward { started, inherited, at }))
     }

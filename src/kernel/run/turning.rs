@@ -1,7 +1,10 @@
 //! A turn while it is being made: what was applied so far, and what that asks of the world.
 
-use super::{Child, Event, Fact, Limits, MessageBody, Onward, Outcome, Position, Tell, Timestamp};
-use crate::kernel::event::Ordered;
+use super::{Child, Event, Fact, LetterChange, Limits, MessageBody, Onward, Outcome, Position, State, Tell, Timestamp};
+use crate::kernel::{
+    event::Ordered,
+    memo::{MemoWord, Memos},
+};
 
 /// A turn in the making.
 pub(super) struct Turning {
@@ -15,6 +18,9 @@ pub(super) struct Turning {
     pub(super) tells: Vec<Tell>,
     /// The version of what was published before this turn.
     pub(super) shown: u64,
+    /// How calls stood before it that share their results.
+    pub(super) memos: Memos,
+    pub(super) letters: Vec<LetterChange>,
     pub(super) onward: Option<Box<Onward>>,
     /// How many of these are told by other facts than that they were received.
     pub(super) told: usize,
@@ -23,7 +29,7 @@ pub(super) struct Turning {
 }
 
 impl Turning {
-    pub(super) fn new(at: Timestamp, shown: u64) -> Turning {
+    pub(super) fn new(at: Timestamp, before: &State) -> Turning {
         Turning {
             at,
             events: Vec::new(),
@@ -33,7 +39,9 @@ impl Turning {
             consumed: Vec::new(),
             starts: Vec::new(),
             tells: Vec::new(),
-            shown,
+            shown: before.published.version(),
+            memos: before.memos.clone(),
+            letters: Vec::new(),
             onward: None,
             told: 0,
             bytes: 0,
@@ -58,7 +66,8 @@ pub(super) fn position_of(fact: &Fact) -> Position {
         Fact::Completed { position, .. }
         | Fact::Failed { position, .. }
         | Fact::Lost { position, .. }
-        | Fact::Fired { position } => *position,
+        | Fact::Fired { position }
+        | Fact::Received { body: MessageBody::Memo { position, .. }, .. } => *position,
         _ => 0,
     }
 }
@@ -91,6 +100,7 @@ pub(super) fn weight_of(fact: &Fact) -> usize {
             Outcome::Failed(failure) => failure.bytes(),
             _ => 0,
         },
+        Fact::Received { body: MessageBody::Memo { word: MemoWord::Value(kept), .. }, .. } => kept.output.bytes.len(),
         _ => 0,
     }
 }

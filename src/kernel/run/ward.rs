@@ -5,6 +5,8 @@ use super::{Decision, Effect, Writer, others::tells_at_end};
 use crate::kernel::{
     event::{Command, Commit, Event, Fact, MessageBody, Order, Outcome, Skipped},
     id::{CommitNo, Digest, Epoch, RunId},
+    letter::LetterChange,
+    memo::{self, Memos},
     state::{Rest, State},
     time::Timestamp,
 };
@@ -74,7 +76,11 @@ impl Ward {
         let open = || state.into_iter().flat_map(|state| state.open.keys().copied());
         let left = state.into_iter().flat_map(State::transactions);
         let events = vec![Event::Fact(received), Event::Command(end)];
+        let parked = state.into_iter().flat_map(|state| state.parked(None));
+        let shares = state.map(|state| state.memos.clone()).unwrap_or_default();
         Decision {
+            letters: parked.map(LetterChange::Drop).collect(),
+            memos: memo::steps(&self.id, shares, &Memos::new(), &events, at),
             effects: open().map(|position| Effect::Withdraw { position }).collect(),
             settled: open().chain(left).collect(),
             tells,
@@ -108,6 +114,8 @@ impl Ward {
             starts: Vec::new(),
             tells: Vec::new(),
             published: Vec::new(),
+            memos: Vec::new(),
+            letters: Vec::new(),
             onward: None,
             rest: Rest::Waits { next: None },
         }

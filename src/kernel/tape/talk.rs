@@ -243,7 +243,7 @@ impl Tape {
     pub(crate) fn hang_up(&self) {
         let handlers = (self.talk.queries.take(), self.talk.updates.take());
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(handlers))) {
-            tracing::error!(run = %self.id, panic = panic_text(&*panic), "a destructor in workflow code panicked");
+            tracing::error!(run = %self.id(), panic = panic_text(&*panic), "a destructor in workflow code panicked");
         }
     }
 }

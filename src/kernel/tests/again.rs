@@ -1,10 +1,11 @@
 //! Runs that are tried again when they fail: as often as was said, with all that belongs to the execution, and never when they are to stop.
 
-use super::{orders::Leaf, *};
+use super::{forks::Pays, orders::Leaf, *};
 use crate::{
     Cx, Retry,
     kernel::{
         event::{Parent, RunRetry},
+        fork::Point,
         state::Rest,
     },
 };
@@ -22,6 +23,7 @@ fn tried<W: Workflow>(workflow: &W, policy: Retry, deadline: Option<Duration>) -
         limits: None,
         parent: None,
         retry: Some(Box::new(RunRetry { policy, failed: 0, since, at: None })),
+        copied_from: None,
     };
     World::of(started, true, crate::registry::begin::<W>()).unwrap()
 }
@@ -171,14 +173,36 @@ fn a_run_that_goes_on_by_itself_has_all_its_tries_anew() {
 }
 
 #[test]
-fn the_beginning_of_a_run_is_stored_and_read_alike_with_and_without_parent_and_retry() {
+fn the_beginning_of_a_run_is_stored_and_read_alike_with_and_without_parent_retry_and_origin() {
     let retry = || Some(Box::new(RunRetry { policy: three_times(), failed: 2, since: Timestamp(5), at: Some(Timestamp(6)) }));
     let parent = || Some(Box::new(Parent { run: RunId { id: "p".into(), run_no: 1 }, position: 3 }));
-    for (parent, retry) in [(None, None), (parent(), None), (None, retry()), (parent(), retry())] {
+    let all = [(None, None), (parent(), None), (None, retry()), (parent(), retry())];
+    let all = all.into_iter().flat_map(|(parent, retry)| [(parent.clone(), retry.clone(), None), (parent, retry, Some(4))]);
+    for (parent, retry, copied_from) in all {
         let input = Payload::encode(&1, "an input").unwrap();
         let (workflow, seed, deadline) = ("w".to_owned(), 9, Some(Timestamp(8)));
-        let started = Started { workflow, version: 1, input, seed, deadline, deferred: true, limits: None, parent, retry };
+        let started =
+            Started { workflow, version: 1, input, seed, deadline, deferred: true, limits: None, parent, retry, copied_from };
         let fact = Fact::Started(Box::new(started));
         assert_eq!(rmp_serde::from_slice::<Fact>(&rmp_serde::to_vec(&fact).unwrap()).unwrap(), fact);
+    }
+}
+
+#[test]
+fn a_run_that_was_tried_again_in_vain_has_all_its_tries_behind_a_reset() {
+    let twice = three_times().attempts(2);
+    for point in [Point::Start, Point::BeforeFailure(2)] {
+        let world = tried(&Pays, twice.clone(), None);
+        let mut world = world.handle(|what, _| if what == "charge" { broken("declined") } else { value(1) });
+        world.settle();
+        world.go_on();
+        world.settle();
+        assert_eq!((world.id.run_no, world.failure().message()), (2, "declined"));
+        world.reset(point).unwrap();
+        world.settle();
+        assert_eq!(world.outcome(), Some(Outcome::Continued), "{point:?}");
+        world.go_on();
+        world.settle();
+        assert_eq!((world.id.run_no, world.failure().message()), (4, "declined"));
     }
 }

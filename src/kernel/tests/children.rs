@@ -50,7 +50,20 @@ fn without_an_id_of_its_own_it_has_that_of_the_call_and_a_long_one_is_shortened(
     let ids: Vec<&str> = world.begun.iter().map(|child| child.id.as_str()).collect();
     assert_eq!(ids, ["x/1/1", "x/1/2"]);
 
-    let tape = |id: String| crate::kernel::tape::Tape::new(RunId { id, run_no: 1 }, 0, Limits::default());
+    let input = Payload::encode(&(), "the input").unwrap();
+    let started = Started {
+        workflow: "w".into(),
+        version: 1,
+        input,
+        seed: 0,
+        deadline: None,
+        deferred: false,
+        limits: None,
+        parent: None,
+        retry: None,
+        copied_from: None,
+    };
+    let tape = |id: String| crate::kernel::tape::Tape::new(RunId { id, run_no: 1 }, &started, Limits::default());
     let child = |id: String| crate::Cx::<One>::new(tape(id)).child(Leaf(1)).execution_id().to_owned();
     let (a, b) = (child("a".repeat(254)), child("b".repeat(254)));
     assert!(a.len() <= 255 && a != b && a == child("a".repeat(254)));
@@ -145,6 +158,7 @@ fn a_child_tells_its_parent_in_the_commit_of_its_end() {
         limits: None,
         parent: Some(Box::new(parent.clone())),
         retry: None,
+        copied_from: None,
     };
     let id = RunId { id: "p/3/7".into(), run_no: 1 };
     let (_, decision) = Run::begin(id, started, &begin, true, Timestamp(1), writer(1)).unwrap();
@@ -183,6 +197,7 @@ fn a_word_to_stop_counts_only_from_whoever_began_it() {
         limits: None,
         parent,
         retry: None,
+        copied_from: None,
     };
     let id = RunId { id: "p/1/2".into(), run_no: 1 };
     let (mut run, first) = Run::begin(id.clone(), started, &begin, true, Timestamp(1), writer(1)).unwrap();

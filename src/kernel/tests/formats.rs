@@ -6,6 +6,7 @@ use super::{
         event::{Call, CallOptions, Commit, Compensation, Ignored, Next, Order, Ordered, Reply, Skipped},
         failure::Origin,
         id::{Digest, RunId},
+        memo::{self, MemoKey, MemoUse, MemoWord},
         published::{Kept, Shown},
     },
     *,
@@ -64,10 +65,26 @@ fn ordered(dice: &mut Dice) -> Ordered {
     }
 }
 
+fn shares(dice: &mut Dice) -> MemoUse {
+    let ttl = [None, Some(secs(7))][dice.below(2)];
+    MemoUse { key: MemoKey::new(&text(dice), number(dice), &text(dice), b"key"), ttl }
+}
+
+fn word(dice: &mut Dice) -> MemoWord {
+    match dice.below(3) {
+        0 => MemoWord::Granted,
+        1 => MemoWord::Revoked,
+        _ => {
+            let run = RunId { id: text(dice), run_no: number(dice) };
+            MemoWord::Value(Box::new(memo::Kept { output: payload(dice), run, position: number(dice) }))
+        }
+    }
+}
+
 fn event(dice: &mut Dice) -> Event {
     let (position, attempt, scope) = (number(dice), number(dice), number(dice));
     let message = text(dice);
-    let fact = match dice.below(13) {
+    let fact = match dice.below(14) {
         0 => Fact::Claimed { by: Incarnation(uuid::Uuid::from_u128(9)), epoch: u64::MAX },
         1 => Fact::Completed { position, attempt, output: payload(dice) },
         2 => Fact::Failed { position, attempt, failure: Box::new(failure(dice)), next: next(dice) },
@@ -78,6 +95,7 @@ fn event(dice: &mut Dice) -> Event {
         7 => Fact::Ignored { message, why: if dice.below(2) == 0 { Ignored::Late } else { Ignored::Duplicate } },
         8 => Fact::Received { message, body: MessageBody::Update { name: text(dice), payload: payload(dice) } },
         9 => Fact::Refused { message, failure: Box::new(failure(dice)) },
+        11 => Fact::Received { message, body: MessageBody::Memo { position, ask: number(dice), word: word(dice) } },
         10 => Fact::Inherited(Box::new(Inherited {
             unread: vec![Signalled { name: text(dice), payload: payload(dice) }],
             known: vec![message, text(dice)],
@@ -89,7 +107,7 @@ fn event(dice: &mut Dice) -> Event {
                 .map(|what| Kept { key: text(dice), version: u64::MAX, what })
                 .collect(),
         })),
-        11 => {
+        12 => {
             let order = Order { by: text(dice), reason: text(dice), what: ordered(dice) };
             Fact::Received { message, body: MessageBody::Order(Box::new(order)) }
         }
@@ -106,6 +124,7 @@ fn event(dice: &mut Dice) -> Event {
             undo: Some(compensation(dice)),
             scope: Some(scope),
             compensating: dice.below(2) == 0,
+            memo: Some(Box::new(shares(dice))).filter(|memo| memo.ttl.is_some()),
         })),
         1 => Command::Step {
             position,

@@ -36,8 +36,11 @@ mod attempts;
 mod chains;
 mod children;
 mod drops;
+mod forks;
 mod formats;
+mod letters;
 mod maps;
+mod memos;
 #[cfg(feature = "actors")]
 mod operated;
 mod orders;

@@ -7,7 +7,7 @@ use super::*;
 use crate::Cx;
 
 #[derive(Serialize, Deserialize, Clone, Debug)]
-enum Program {
+pub(super) enum Program {
     Call(u64),
     Sleep(u64),
     Word(u64),
@@ -24,7 +24,7 @@ enum Program {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Random(Program);
+pub(super) struct Random(pub(super) Program);
 
 impl Workflow for Random {
     const NAME: &'static str = "random";
@@ -129,7 +129,7 @@ fn eval<'a>(cx: &'a Cx<Random>, program: &'a Program) -> Evaluated<'a> {
 }
 
 /// What the program gives without any kernel.
-fn direct(program: &Program) -> u64 {
+pub(super) fn direct(program: &Program) -> u64 {
     match program {
         Program::Call(n) => n * 3,
         Program::Sleep(_) => 1,
@@ -146,7 +146,7 @@ fn direct(program: &Program) -> u64 {
     }
 }
 
-fn program(dice: &mut Dice, depth: usize) -> Program {
+pub(super) fn program(dice: &mut Dice, depth: usize) -> Program {
     let kind = if depth == 0 { dice.below(4) } else { dice.below(13) };
     let many = |dice: &mut Dice, most: usize| (0..=dice.below(most)).map(|_| program(dice, depth - 1)).collect::<Vec<_>>();
     match kind {

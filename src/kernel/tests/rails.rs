@@ -260,6 +260,7 @@ fn a_sealed_context_takes_no_command() {
         limits: None,
         parent: None,
         retry: None,
+        copied_from: None,
     };
     let id = RunId { id: "x".into(), run_no: 1 };
     let mut instance = Instance::new(id, &started, &begin, Limits::default()).unwrap();

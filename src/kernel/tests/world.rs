@@ -60,6 +60,7 @@ impl World {
             limits: Some(Box::new(limits)),
             parent: None,
             retry: None,
+            copied_from: None,
         };
         World::of(started, twin, begin)
     }

@@ -70,7 +70,7 @@ impl Data {
         writer: Writer,
         told: &mut Vec<Told>,
     ) {
-        for kind in 0..10 {
+        for kind in 0..13 {
             for (item, outcome) in batch.items.iter().zip(outcomes.iter_mut()) {
                 if outcome.is_none() && item.kind() == kind && item.precedes_others() == before_others {
                     *outcome = Some(self.apply(item, writer, told));
@@ -81,7 +81,10 @@ impl Data {
 
     fn apply(&mut self, item: &Item, writer: Writer, told: &mut Vec<Told>) -> Outcome {
         match item {
-            Item::Turn(turn) => self.turn(turn, writer).map_or_else(|refused| refused, |()| Outcome::Done),
+            Item::Turn(turn) => {
+                let accepted = self.turn(turn, writer).map(|()| self.memos_of(turn));
+                accepted.map_or_else(|refused| refused, |()| Outcome::Done)
+            }
             Item::Enqueue(new, record) => self.enqueue(new, record, writer).map_or_else(|refused| refused, |()| Outcome::Done),
             Item::Send(message) => self.send(message, writer),
             Item::Yield(back) => self.give_back(back, writer),
@@ -104,6 +107,12 @@ impl Data {
             Item::EndTask(end) => self.end_task(end, writer.now),
             Item::BeatTask(key, details) => self.beat_task(*key, details, writer.incarnation),
             Item::Schedule(change) => self.schedule(change, writer, told).map_or_else(|refused| refused, |()| Outcome::Done),
+            Item::Memo(change) => self.change_memo(change, writer, told).map_or_else(|refused| refused, |()| Outcome::Done),
+            Item::Fork(fork) => self.fork(fork, writer).map_or_else(|refused| refused, |()| Outcome::Done),
+            Item::DropLetters(letters) => {
+                self.drop_letters(letters.iter().copied());
+                Outcome::Done
+            }
         }
     }
 
@@ -148,6 +157,7 @@ impl Data {
         run.inbox.retain(|seq, _| !turn.consumed.contains(seq));
         run.heartbeats.retain(|position, _| !turn.settled.contains(position));
         run.published.extend(turn.published.iter().map(|row| (row.key.clone(), row.clone())));
+        run.change_letters(&turn.letters);
         match &turn.then {
             Then::Hold => {}
             Then::Passivate { wake_at, .. } => {
@@ -217,7 +227,7 @@ impl Data {
         }
     }
 
-    fn begin(&mut self, new: &NewRun, owner: Option<Incarnation>, epoch: u64, wake_at: Option<Timestamp>) {
+    pub(super) fn begin(&mut self, new: &NewRun, owner: Option<Incarnation>, epoch: u64, wake_at: Option<Timestamp>) {
         self.insert(new.begun(owner, epoch, wake_at));
     }
 
@@ -232,6 +242,7 @@ impl Data {
             log: Vec::new(),
             inbox: BTreeMap::new(),
             published: BTreeMap::new(),
+            letters: BTreeMap::new(),
             heartbeats: BTreeMap::new(),
         };
         self.runs.insert(key, run);

@@ -10,7 +10,7 @@ use crate::{
         id::{CommitNo, Incarnation, RunId},
         time::Timestamp,
     },
-    store::{Publication, ScheduleRow, Summary, Unread, queue::Line},
+    store::{Letter, Publication, ScheduleRow, Summary, Unread, queue::Line},
 };
 
 /// What a run's row has beside its summary.
@@ -55,6 +55,11 @@ pub(crate) fn publication(run: &RunId, row: &Publication) -> String {
     format!("published {run} {key:?} {version} {} {}", value.encoding.as_str(), hex(&value.bytes))
 }
 
+pub(crate) fn letter(run: &RunId, letter: &Letter) -> String {
+    let Letter { position, attempt, commit_no, event, parked, activity, kind, text, at } = letter;
+    format!("letter {run} {position:08}/{attempt} commit={commit_no}:{event} parked={parked} {activity:?} {kind:?} {text:?} {at}")
+}
+
 /// A task's row, as every store has it.
 pub(crate) struct TaskLine<'a> {
     pub(crate) position: u32,
@@ -91,6 +96,21 @@ pub(crate) fn queue(name: &str, line: &Line) -> String {
 pub(crate) fn schedule(row: &ScheduleRow) -> String {
     let ScheduleRow { name, revision, next_at, awaits, body } = row;
     format!("schedule {name:?} revision={revision} next={next_at:?} awaits={awaits:?} {}", hex(body))
+}
+
+/// The row of a key under which a result is shared: its stamp, who holds it, until when its value counts, and that.
+pub(crate) fn memo(
+    key: &[u8],
+    stamp: i64,
+    holder: Option<(RunId, u32, u32)>,
+    until: Option<Timestamp>,
+    kept: Option<&[u8]>,
+) -> String {
+    format!("memo {} stamp={stamp} holder={holder:?} until={until:?} {:?}", hex(key), kept.map(hex))
+}
+
+pub(crate) fn memo_ask(run: &RunId, position: u32, ask: u32, key: &[u8]) -> String {
+    format!("memo ask {run} {position:08} {ask} {}", hex(key))
 }
 
 pub(crate) fn node(incarnation: &dyn Debug, build: &dyn Debug, label: &str, live: bool, beat: u64) -> String {

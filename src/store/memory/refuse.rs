@@ -5,8 +5,11 @@ use std::collections::HashSet;
 
 use crate::{
     fast::{FastSet, RandomState},
-    kernel::event::MessageBody,
-    store::{Batch, Item, NewChild, NewRun, NewTask, Publication, ScheduleChange, Tell, Then, YieldReason},
+    kernel::{event::MessageBody, memo::MemoStep},
+    store::{
+        Batch, Fork, Item, LetterChange, MemoEntry, NewChild, NewRun, NewTask, Publication, Redelivered, ScheduleChange, Tell,
+        Then, YieldReason,
+    },
 };
 
 /// The longest row, message or details that is accepted. SQLite's own limit is 1 GB for a bound value, and one value
@@ -15,6 +18,9 @@ pub(crate) const LONGEST_BODY: usize = 64 << 20;
 
 /// The longest id, as documented at `RunId`, and the limit for names, queues and tags too.
 pub(crate) const LONGEST_NAME: usize = 255;
+
+/// The longest text of a letter; what the kernel writes is shorter.
+const LONGEST_TEXT: usize = 4 * LONGEST_NAME;
 
 /// The longest id of a message of one run to another: it may have the whole id of its sender in it.
 const LONGEST_TOLD: usize = 2 * LONGEST_NAME;
@@ -50,7 +56,9 @@ fn reason(item: &Item, turned: &mut FastSet<i64>) -> Option<String> {
                     .or_else(|| turn.starts.iter().find_map(child))
                     .or_else(|| turn.tells.iter().find_map(tell))
                     .or_else(|| turn.published.iter().find_map(publication))
-                    .or_else(|| turn.successor().and_then(|next| next.published.iter().find_map(publication))),
+                    .or_else(|| turn.successor().and_then(|next| next.published.iter().find_map(publication)))
+                    .or_else(|| turn.memos.iter().find_map(memo))
+                    .or_else(|| turn.letters.iter().find_map(letter)),
             }
         }
         Item::Enqueue(new, record) => new_run(new).or_else(|| body(record.body.len())),
@@ -65,6 +73,9 @@ fn reason(item: &Item, turned: &mut FastSet<i64>) -> Option<String> {
         },
         Item::BeatTask(_, details) => body(details.len()),
         Item::Schedule(change) => schedule(change),
+        Item::Memo(change) => change.tells.iter().find_map(tell),
+        Item::Fork(forked) => fork(forked),
+        Item::DropLetters(_) => None,
         Item::Yield(_) | Item::Progressed(_) => None,
     }
 }
@@ -98,6 +109,35 @@ fn tell(tell: &Tell) -> Option<String> {
 
 fn publication(row: &Publication) -> Option<String> {
     name("the key of what is published", &row.key).or_else(|| body(row.value.bytes.len()))
+}
+
+fn memo(entry: &MemoEntry) -> Option<String> {
+    match &entry.step {
+        MemoStep::Keep(kept, _) => body(kept.output.bytes.len()),
+        MemoStep::Ask(_) | MemoStep::Leave => None,
+    }
+}
+
+fn letter(change: &LetterChange) -> Option<String> {
+    let LetterChange::Put(put) = change else { return None };
+    name("the activity's name", &put.activity)
+        .or_else(|| name("the kind of a failure", &put.kind))
+        .or_else(|| text("the text of a letter", &put.text, LONGEST_TEXT))
+}
+
+fn fork(fork: &Fork) -> Option<String> {
+    if fork.row.id.run_no == 1 || fork.log.is_empty() {
+        return Some("a fork is not the first run of its id, and has a history".into());
+    }
+    let mut ids = HashSet::new();
+    if !fork.inbox.iter().all(|again| ids.insert(&again.message)) {
+        return Some("two messages of a fork have one id".into());
+    }
+    let all: usize = fork.log.iter().map(|record| record.body.len()).sum();
+    new_run(&fork.row).or_else(|| body(all)).or_else(|| fork.published.iter().find_map(publication)).or_else(|| {
+        let message = |again: &Redelivered| text("the message's id", &again.message, LONGEST_TOLD).or_else(|| says(&again.body));
+        fork.inbox.iter().find_map(message)
+    })
 }
 
 fn says(message: &MessageBody) -> Option<String> {

@@ -17,8 +17,9 @@ use super::{
     decide::Plan,
     held::Held,
     home::Witness,
+    letters,
     look::Seen,
-    published, schedules,
+    memos, published, schedules,
     session::Session,
     sql, successor,
     tails::Tails,
@@ -30,8 +31,8 @@ use super::{
 use crate::{
     kernel::{id::Incarnation, time::Timestamp},
     store::{
-        Batch, BatchAnswer, Item, Outcome, StoreError, Then, Told, Yield, YieldReason, memory::refuse, others::behind_yields,
-        queue::asked_for, schedules::named,
+        Batch, BatchAnswer, Item, Outcome, StoreError, Then, Told, Yield, YieldReason, memory::refuse, memos::memo_changes,
+        others::behind_yields, queue::asked_for, schedules::named,
     },
 };
 
@@ -192,7 +193,7 @@ impl Writer {
     fn groups(&mut self, batch: &Batch, held: &[usize]) -> (Vec<Vec<usize>>, Vec<usize>) {
         let begins = |place: &usize| match &batch.items[*place] {
             Item::Turn(turn) => turn.start.is_some() || !turn.starts.is_empty(),
-            Item::Enqueue(..) => true,
+            Item::Enqueue(..) | Item::Fork(_) => true,
             Item::Schedule(change) => !change.starts.is_empty(),
             _ => false,
         };
@@ -331,8 +332,11 @@ async fn decide(
     let found = tasks::find(session, &asked_for(items.iter().map(|place| &batch.items[*place]))).await?;
     let schedules = schedules::find(session, &named(items.iter().map(|place| &batch.items[*place]))).await?;
     seen.foreign_schedules = schedules.foreign;
+    let memos = memos::find(session, &memo_changes(items.iter().map(|place| &batch.items[*place]))).await?;
+    seen.foreign_memos = memos.foreign;
     let mut plan = Plan::new(batch, session.home.options.inbox_limit, node, seen, found);
     plan.schedules.revisions = schedules.revisions;
+    plan.memos = memos.plan;
     let outcomes = Vec::with_capacity(items.len());
     let mut decided = Decided { outcomes, aside: Vec::new(), told: Vec::new(), witness: None };
     let precedes = |place: &&usize| batch.items[**place].precedes_others();
@@ -366,7 +370,9 @@ async fn decide(
     }
     tasks::write(session, &plan.tasks).await?;
     published::write(session, &plan.published).await?;
+    letters::write(session, &plan.letters).await?;
     schedules::write(session, &plan.schedules).await?;
+    memos::write(session, &plan.memos).await?;
     let last = plan.events.last();
     decided.witness = last.map(|(run, no, record)| Witness { run: *run, commit_no: *no, digest: record.digest });
     Ok(Some(decided))
@@ -392,6 +398,7 @@ fn due_at(item: &Item) -> Option<Timestamp> {
             Then::Hold | Then::End { .. } | Then::Continue(_) => None,
         },
         Item::Enqueue(new, _) => new.wake_at,
+        Item::Fork(fork) => fork.row.wake_at,
         Item::Yield(Yield { why: YieldReason::Released { wake_at, .. }, .. }) => *wake_at,
         _ => None,
     }

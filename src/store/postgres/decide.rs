@@ -18,7 +18,9 @@ use crate::{
     store::{
         Batch, FORMAT, Item, Message, NewRun, Outcome, Publication, Status, Summary, TaskKey, Then, Told, Turn, Yield,
         YieldReason,
+        letters::LetterPlan,
         memory::{lines::Beside, refuse},
+        memos::MemoPlan,
         queue::{Found, TaskPlan},
         schedules::SchedulePlan,
     },
@@ -36,7 +38,7 @@ struct Sent {
 /// What the accepted items write.
 pub(super) struct Plan<'a> {
     pub(super) batch: &'a Batch,
-    inbox_limit: u64,
+    pub(super) inbox_limit: u64,
     node: i32,
     pub(super) seen: Seen,
     /// The rows of the log, in the order in which they are appended.
@@ -53,8 +55,12 @@ pub(super) struct Plan<'a> {
     pub(super) tasks: TaskPlan<'a>,
     /// What the accepted turns publish.
     pub(super) published: Vec<(RunKey, &'a Publication)>,
+    /// What becomes of letters…
+    pub(super) letters: LetterPlan<'a>,
     /// …and of schedules, whose revisions the caller has looked up behind their locks.
     pub(super) schedules: SchedulePlan<'a>,
+    /// …and of shared results.
+    pub(super) memos: MemoPlan<'a>,
     /// What the turns told other runs.
     pub(super) told: Vec<Told>,
 }
@@ -75,7 +81,9 @@ impl<'a> Plan<'a> {
             heartbeats: BTreeMap::new(),
             tasks: TaskPlan { found, ..TaskPlan::default() },
             published: Vec::new(),
+            letters: LetterPlan::default(),
             schedules: SchedulePlan::default(),
+            memos: MemoPlan::default(),
             told: Vec::new(),
         }
     }
@@ -83,7 +91,9 @@ impl<'a> Plan<'a> {
     /// Takes what an accepted turn does beside the log.
     fn accepted(&mut self, turn: &'a Turn) {
         self.tasks.turn(turn);
+        self.memos.turn(turn);
         self.published.extend(turn.published.iter().map(|row| (turn.run, row)));
+        self.letters.turn(turn);
     }
 
     fn ours(&self) -> Incarnation {
@@ -135,6 +145,12 @@ impl<'a> Plan<'a> {
             },
             Item::BeatTask(key, details) => self.tasks.beat(*key, details, batch.incarnation),
             Item::Schedule(change) => refused_or_done(self.schedule(change)),
+            Item::Memo(change) => refused_or_done(self.memo(change)),
+            Item::Fork(fork) => refused_or_done(self.fork(fork)),
+            Item::DropLetters(letters) => {
+                self.letters.drop(letters.iter().copied());
+                Outcome::Done
+            }
             Item::EndTask(end) => match self.tasks.end(end) {
                 Ok(Some(body)) => match self.seen.runs.get(&end.key.run.0) {
                     Some(known) if !known.summary.status.is_end() => self.deliver(end.key.run.0, end.message(), &body, batch.now),
@@ -215,7 +231,7 @@ impl<'a> Plan<'a> {
             Then::Continue(_) => row.end(Status::Continued, self.batch.now),
         }
         let next = Plan::follows(&self.seen, turn, &row, self.batch)?;
-        self.begin(row, &turn.record);
+        self.begin(row, std::slice::from_ref(&turn.record));
         if let Some((next, row)) = next {
             self.go_on(new.run.0, &[], next, row);
         }
@@ -225,7 +241,7 @@ impl<'a> Plan<'a> {
     pub(super) fn enqueue(&mut self, new: &NewRun, record: &'a Record) -> Result<(), Outcome> {
         self.may_begin(new)?;
         // Without a time of its own it is due at once: nobody else would ever wake it.
-        self.begin(new.begun(None, 0, new.wake_at.or(Some(self.batch.now))), record);
+        self.begin(new.begun(None, 0, new.wake_at.or(Some(self.batch.now))), std::slice::from_ref(record));
         Ok(())
     }
 
@@ -248,11 +264,13 @@ impl<'a> Plan<'a> {
         }
     }
 
-    fn begin(&mut self, row: Summary, record: &'a Record) {
-        self.events.push((row.run, 0, record));
+    /// With the first rows of its log, of which there are some.
+    pub(super) fn begin(&mut self, row: Summary, log: &'a [Record]) {
+        self.events.extend((0..).zip(log).map(|(commit_no, record)| (row.run, commit_no, record)));
         self.seen.current.insert(row.id.id.clone(), row.run.0);
         let beside = Beside { claims: 0, forced: false, format: FORMAT };
-        let tail = Some((0, record.digest));
+        let last = CommitNo::try_from(log.len().saturating_sub(1)).unwrap_or(CommitNo::MAX);
+        let tail = log.last().map(|record| (last, record.digest));
         self.seen.runs.insert(row.run.0, Known { tail, is_new: true, ..Known::new(row, beside) });
     }
 

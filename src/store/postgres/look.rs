@@ -14,8 +14,11 @@ use super::{
 };
 use crate::{
     fast::{FastMap, FastSet},
-    kernel::id::{CommitNo, Digest},
-    store::{Batch, Item, Summary, Turn, memory::lines::Beside},
+    kernel::{
+        id::{CommitNo, Digest},
+        memo::MemoKey,
+    },
+    store::{Batch, Item, Summary, Tell, Turn, memory::lines::Beside},
 };
 
 /// What was read. `decide` goes on to change it as items are accepted, so that later items see what earlier ones did.
@@ -28,6 +31,8 @@ pub(super) struct Seen {
     foreign: FastSet<i64>,
     /// Schedules that somebody else is writing.
     pub(super) foreign_schedules: HashSet<String>,
+    /// The same of the keys of shared results.
+    pub(super) foreign_memos: HashSet<MemoKey>,
     /// Messages, by run and number, of those that are about to be consumed.
     pub(super) present: HashSet<(i64, u64)>,
     pub(super) along: Along,
@@ -61,6 +66,10 @@ pub(super) fn about(item: &Item) -> (Vec<i64>, impl Iterator<Item = &str>) {
         Item::BeatTask(..) => (Vec::new(), None),
         Item::Progressed(runs) => (runs.iter().map(|run| run.0).collect(), None),
         Item::Schedule(change) => (change.starts.iter().map(|(new, _)| new.run.0).collect(), None),
+        Item::Memo(change) => (change.unowned.iter().map(|run| run.0).collect(), None),
+        Item::Fork(fork) => (vec![fork.row.run.0], Some(&*fork.row.id.id)),
+        // Each is a row of its own, which is there or is not.
+        Item::DropLetters(_) => (Vec::new(), None),
     };
     if let Item::Turn(turn) = item {
         runs.extend(turn.successor().map(|next| next.run.0));
@@ -71,7 +80,8 @@ pub(super) fn about(item: &Item) -> (Vec<i64>, impl Iterator<Item = &str>) {
         let begun = change.starts.iter().map(|(new, _)| &*new.id.id);
         begun.chain(change.tells.iter().map(|tell| &*tell.to.id))
     });
-    (runs, id.into_iter().chain(others.into_iter().flat_map(Turn::other_ids)).chain(scheduled))
+    let answered = item.memo().into_iter().flat_map(|change| &change.tells).map(|tell| &*tell.to.id);
+    (runs, id.into_iter().chain(others.into_iter().flat_map(Turn::other_ids)).chain(scheduled).chain(answered))
 }
 
 impl Seen {
@@ -137,21 +147,10 @@ impl Seen {
                         from.push(turn.run.0);
                         numbers.push(rows::number(*seq));
                     }
-                    for tell in &turn.tells {
-                        if let Some(run) = self.current.get(&tell.to.id) {
-                            to.push(*run);
-                            messages.push(tell.message.as_str());
-                        }
-                    }
+                    self.gets(&turn.tells, &mut to, &mut messages);
                 }
-                Item::Schedule(change) => {
-                    for tell in &change.tells {
-                        if let Some(run) = self.current.get(&tell.to.id) {
-                            to.push(*run);
-                            messages.push(tell.message.as_str());
-                        }
-                    }
-                }
+                Item::Schedule(change) => self.gets(&change.tells, &mut to, &mut messages),
+                Item::Memo(change) => self.gets(&change.tells, &mut to, &mut messages),
                 _ => {}
             }
         }
@@ -179,9 +178,21 @@ impl Seen {
         read().map_err(|error| session.home.sort(&error))
     }
 
+    /// Takes note of what runs are about to be told.
+    fn gets<'t>(&self, tells: &'t [Tell], to: &mut Vec<i64>, messages: &mut Vec<&'t str>) {
+        for tell in tells {
+            if let Some(run) = self.current.get(&tell.to.id) {
+                to.push(*run);
+                messages.push(tell.message.as_str());
+            }
+        }
+    }
+
     /// Tells whether an item is about something that somebody else is at work on.
     pub(super) fn is_foreign(&self, item: &Item) -> bool {
-        if item.schedule().is_some_and(|change| self.foreign_schedules.contains(&change.name)) {
+        if item.schedule().is_some_and(|change| self.foreign_schedules.contains(&change.name))
+            || item.memo().is_some_and(|change| self.foreign_memos.contains(&change.key))
+        {
             return true;
         }
         if self.foreign.is_empty() {

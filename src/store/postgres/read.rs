@@ -199,6 +199,9 @@ impl PostgresReader {
             sql_tasks::ALL_QUEUES,
             published::ALL,
             super::schedules::ALL,
+            super::memos::ALL,
+            super::memos::ALL_ASKS,
+            super::letters::ALL,
         ];
         let tables = self.on_one(async |connection| {
             self.home.rows(connection, sql::MOMENT, Values::default()).await?;
@@ -224,12 +227,16 @@ fn all_lines(tables: &[Vec<PgRow>]) -> Result<Vec<String>, sqlx::Error> {
         })
     };
     let mut all = Vec::new();
-    let [nodes, runs, events, messages, heartbeats, tasks, queues, published, schedules] = tables else { return Ok(all) };
+    let [nodes, runs, events, messages, heartbeats, tasks, queues, published, schedules, memos, asks, letters] = tables else {
+        return Ok(all);
+    };
     for row in schedules {
         all.push(lines::schedule(&super::schedules::schedule(row)?));
     }
     all.extend(super::tasks::all_lines(tasks, queues)?);
     all.extend(published::all_lines(published, of)?);
+    all.extend(super::memos::all_lines(memos, asks, of)?);
+    all.extend(super::letters::all_lines(letters, of)?);
     for row in nodes {
         let incarnation = Incarnation(row.try_get::<Uuid, _>(0)?);
         let build = BuildId(row.try_get(1)?);

@@ -10,12 +10,14 @@ use super::{
 use crate::store::StoreError;
 
 /// The migrations in order; the first makes schema 1.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 7] = [
     include_str!("../migrations/postgres/0001_first.sql"),
     include_str!("../migrations/postgres/0002_transactions.sql"),
     include_str!("../migrations/postgres/0003_lanes.sql"),
     include_str!("../migrations/postgres/0004_published.sql"),
     include_str!("../migrations/postgres/0005_schedules.sql"),
+    include_str!("../migrations/postgres/0006_memos.sql"),
+    include_str!("../migrations/postgres/0007_letters.sql"),
 ];
 
 const LOCK: &str = "SELECT pg_advisory_xact_lock($1, 0)";

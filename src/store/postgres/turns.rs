@@ -62,9 +62,9 @@ impl<'a> Turns<'a> {
         let (mut runs, mut ids) = (HashSet::new(), HashSet::new());
         for &place in items {
             let fits = match &batch.items[place] {
-                // The general path knows tasks, other runs and what is published; with one of its items in the batch the others are no further trip
+                // The general path knows tasks, other runs, letters and what is published; with one of its items in the batch the others are no further trip
                 // there, and what is told behind all turns finds them as they have left their runs.
-                item if item.has_tasks() || item.publishes() => false,
+                item if item.has_tasks() || item.writes_beside() => false,
                 Item::Turn(turn) if !turn.is_alone() => false,
                 Item::Turn(turn) => match &turn.start {
                     Some(new) => {

@@ -25,6 +25,7 @@ use super::{
 use crate::store::{
     Batch, BatchAnswer, ClaimRequest, Claimed, Outcome, StoreError, Summary, Told,
     memory::{lines::Beside, refuse},
+    memos::memo_changes,
     others::behind_yields,
     queue::asked_for,
     schedules::named,
@@ -224,13 +225,17 @@ impl Writer {
         let mut candidates = std::mem::take(&mut seen.candidates);
         let tasks = self.find_tasks(&asked_for(items.iter().map(|item| &batch.items[*item]))).await?;
         let revisions = self.find_schedules(&named(items.iter().map(|item| &batch.items[*item]))).await?;
+        let memos = self.find_memos(&memo_changes(items.iter().map(|item| &batch.items[*item]))).await?;
         let mut plan = Plan::new(batch, self.inbox_limit, node, seen, tasks);
         plan.schedules.revisions = revisions;
+        plan.memos = memos;
         plan.decide_all(&items, &mut outcomes);
         let told = std::mem::take(&mut plan.told);
         plan.changed_more(self.write_tasks(&plan.tasks).await?);
         plan.changed_more(self.write_published(&plan.published).await?);
+        plan.changed_more(self.write_letters(&plan.letters).await?);
         plan.changed_more(self.write_schedules(&plan.schedules).await?);
+        plan.changed_more(self.write_memos(&plan.memos).await?);
         let frame = if claim.is_some() { Frame::Open } else { Frame::Whole };
         let claim_behind = claim.filter(|_| claims_only.is_none());
         candidates.extend(self.write(batch, plan, frame, self.renewal(batch), claim_behind).await?);
@@ -332,13 +337,17 @@ impl Writer {
         let seen = self.look(batch, &[item], Frame::Single, None).await?;
         let tasks = self.find_tasks(&asked_for(std::iter::once(&batch.items[item]))).await?;
         let revisions = self.find_schedules(&named(std::iter::once(&batch.items[item]))).await?;
+        let memos = self.find_memos(&memo_changes(std::iter::once(&batch.items[item]))).await?;
         let mut plan = Plan::new(batch, self.inbox_limit, node, seen, tasks);
         plan.schedules.revisions = revisions;
+        plan.memos = memos;
         let outcome = plan.decide(item);
         let more = std::mem::take(&mut plan.told);
         plan.changed_more(self.write_tasks(&plan.tasks).await?);
         plan.changed_more(self.write_published(&plan.published).await?);
+        plan.changed_more(self.write_letters(&plan.letters).await?);
         plan.changed_more(self.write_schedules(&plan.schedules).await?);
+        plan.changed_more(self.write_memos(&plan.memos).await?);
         self.write(batch, plan, Frame::Single, None, None).await?;
         // Only once it stays: what was rolled back is told to nobody.
         told.extend(more);

@@ -20,7 +20,9 @@ use crate::{
     store::{
         Batch, FORMAT, Item, Message, NewRun, Outcome, Publication, Status, Summary, TaskKey, Then, Told, Turn, Yield,
         YieldReason,
+        letters::LetterPlan,
         memory::refuse,
+        memos::MemoPlan,
         queue::{Found, TaskPlan},
         schedules::SchedulePlan,
     },
@@ -29,7 +31,7 @@ use crate::{
 /// What the accepted items write: the tables of the statements of the same names.
 pub(super) struct Plan<'a> {
     pub(super) batch: &'a Batch,
-    inbox_limit: u64,
+    pub(super) inbox_limit: u64,
     node: i64,
     pub(super) seen: Seen,
     blob: Blob,
@@ -51,8 +53,12 @@ pub(super) struct Plan<'a> {
     pub(super) tasks: TaskPlan<'a>,
     /// What the accepted turns publish.
     pub(super) published: Vec<(RunKey, &'a Publication)>,
+    /// What becomes of letters…
+    pub(super) letters: LetterPlan<'a>,
     /// …and of schedules, whose revisions the caller has looked up.
     pub(super) schedules: SchedulePlan<'a>,
+    /// …and of shared results, as far as the caller has looked them up.
+    pub(super) memos: MemoPlan<'a>,
     /// What the turns told other runs.
     pub(super) told: Vec<Told>,
     /// What the writer will know.
@@ -94,7 +100,9 @@ impl<'a> Plan<'a> {
             receivers: BTreeSet::new(),
             tasks: TaskPlan { found: tasks, ..TaskPlan::default() },
             published: Vec::new(),
+            letters: LetterPlan::default(),
             schedules: SchedulePlan::default(),
+            memos: MemoPlan::default(),
             told: Vec::new(),
             notes: Vec::new(),
         }
@@ -103,7 +111,9 @@ impl<'a> Plan<'a> {
     /// Takes what an accepted turn does beside the log.
     fn accepted(&mut self, turn: &'a Turn) {
         self.tasks.turn(turn);
+        self.memos.turn(turn);
         self.published.extend(turn.published.iter().map(|row| (turn.run, row)));
+        self.letters.turn(turn);
     }
 
     fn ours(&self) -> Incarnation {
@@ -164,6 +174,12 @@ impl<'a> Plan<'a> {
             },
             Item::BeatTask(key, details) => self.tasks.beat(*key, details, self.batch.incarnation),
             Item::Schedule(change) => refused_or_done(self.schedule(change)),
+            Item::Memo(change) => refused_or_done(self.memo(change)),
+            Item::Fork(fork) => refused_or_done(self.fork(fork)),
+            Item::DropLetters(letters) => {
+                self.letters.drop(letters.iter().copied());
+                Outcome::Done
+            }
             Item::EndTask(end) => match self.tasks.end(end) {
                 Ok(Some(body)) => match self.seen.runs.get(&end.key.run.0) {
                     Some(known) if !known.summary.status.is_end() => {

@@ -119,7 +119,14 @@ pub(super) fn ask(batch: &Batch, items: &[usize], claim: Option<&ClaimRequest>) 
             Item::Heartbeat { run, .. } => runs.number(run.0),
             Item::PlaceTasks(run, ..) => runs.number(run.0),
             Item::EndTask(end) => runs.number(end.key.run.0),
-            Item::Progressed(_) | Item::BeatTask(..) => {}
+            Item::Fork(fork) => {
+                keys.number(fork.row.run.0);
+                if asked.insert(fork.row.id.id.as_str()) {
+                    ids.text(&fork.row.id.id);
+                }
+            }
+            Item::Memo(change) => change.unowned.iter().for_each(|run| runs.number(run.0)),
+            Item::Progressed(_) | Item::BeatTask(..) | Item::DropLetters(_) => {}
             Item::Schedule(change) => {
                 for (new, _) in &change.starts {
                     keys.number(new.run.0);
@@ -133,6 +140,12 @@ pub(super) fn ask(batch: &Batch, items: &[usize], claim: Option<&ClaimRequest>) 
                         ids.text(&tell.to.id);
                     }
                 }
+            }
+        }
+        for tell in batch.items[place].memo().into_iter().flat_map(|change| &change.tells) {
+            messages.row().text(&tell.to.id).text(&tell.message);
+            if asked.insert(tell.to.id.as_str()) {
+                ids.text(&tell.to.id);
             }
         }
         if let Item::Turn(turn) = &batch.items[place]

@@ -137,7 +137,9 @@ impl SqliteReader {
         let queues = script::run(&mut moment, sql::tasks::SNAPSHOT, Values::default()).await?.into_iter();
         let published = script::run(&mut moment, sql::published::SNAPSHOT, Values::default()).await?.into_iter();
         let schedules = script::run(&mut moment, sql::schedules::SNAPSHOT, Values::default()).await?.into_iter();
-        let mut tables = tables.chain(queues).chain(published).chain(schedules);
+        let memos = script::run(&mut moment, sql::memos::SNAPSHOT, Values::default()).await?;
+        let letters = script::run(&mut moment, sql::letters::SNAPSHOT, Values::default()).await?.into_iter();
+        let mut tables = tables.chain(queues).chain(published).chain(schedules).chain(letters);
         moment.rollback().await?;
         let mut next = || tables.next().unwrap_or_default().rows;
         let of = |row: &_| -> Result<RunId, sqlx::Error> {
@@ -174,6 +176,8 @@ impl SqliteReader {
         for row in next() {
             all.push(lines::schedule(&super::schedules::schedule(&row)?));
         }
+        all.extend(super::memos::all_lines(&memos, of)?);
+        all.extend(super::letters::all_lines(&next(), of)?);
         all.sort();
         Ok(all)
     }

@@ -69,8 +69,9 @@ impl Memory {
         for &item in items {
             match &batch.items[item] {
                 // Where its children and messages would go, and what would go along, is not remembered.
-                // And what is published is written in a way of its own, within the transaction of a look.
-                Item::Turn(turn) if !turn.is_alone() || !turn.published.is_empty() => return None,
+                // And letters, and what is published or shared, are written in a way of their own, within the transaction of a look.
+                Item::Turn(turn) if !turn.is_alone() || !turn.published.is_empty() || !turn.memos.is_empty() => return None,
+                Item::Turn(turn) if turn.changes_letters() => return None,
                 Item::Turn(turn) => match &turn.start {
                     Some(new) => {
                         // Refused, and the reason depends on what is in the file.
@@ -86,7 +87,8 @@ impl Memory {
                 Item::Enqueue(new, _) => self.may_begin(new)?,
                 Item::Progressed(_) => {}
                 Item::Send(_) | Item::Yield(_) | Item::Heartbeat { .. } => return None,
-                Item::PlaceTasks(..) | Item::EndTask(_) | Item::BeatTask(..) | Item::Schedule(_) => return None,
+                Item::PlaceTasks(..) | Item::EndTask(_) | Item::BeatTask(..) => return None,
+                Item::Schedule(_) | Item::Memo(_) | Item::Fork(_) | Item::DropLetters(_) => return None,
             }
         }
         Some(seen)
@@ -194,7 +196,7 @@ mod tests {
             payload::Payload,
             time::Timestamp,
         },
-        store::{Publication, Status, Tell},
+        store::{LetterChange, Publication, Status, Tell},
     };
 
     fn turn(run: i64, commit_no: CommitNo, then: Then) -> Turn {
@@ -214,6 +216,8 @@ mod tests {
             starts: Vec::new(),
             tells: Vec::new(),
             published: Vec::new(),
+            memos: Vec::new(),
+            letters: Vec::new(),
         }
     }
 
@@ -261,6 +265,8 @@ mod tests {
         let value = Payload::encode(&1, "a number").unwrap();
         let published = vec![Publication { key: "k".into(), version: 1, value }];
         assert!(!recalls(&memory, Turn { published, ..turn(7, 2, Then::Hold) }), "what is published has a statement of its own");
+        let letters = vec![LetterChange::Drop(1)];
+        assert!(!recalls(&memory, Turn { letters, ..turn(7, 2, Then::Hold) }), "and so have letters");
         memory.note(vec![(7, Note::Left)]);
         memory.learn();
         assert!(!recalls(&memory, turn(7, 2, Then::Hold)));

@@ -11,7 +11,7 @@ use super::{Durability, SqliteOptions, lock::Life, rows, script, script::Values,
 use crate::store::{StoreError, shown};
 
 /// The migrations in order; the first makes schema 1.
-const MIGRATIONS: [&str; 7] = [
+const MIGRATIONS: [&str; 9] = [
     include_str!("../migrations/0001_first.sql"),
     include_str!("../migrations/0002_cluster.sql"),
     include_str!("../migrations/0003_transactions.sql"),
@@ -19,6 +19,8 @@ const MIGRATIONS: [&str; 7] = [
     include_str!("../migrations/0005_processes.sql"),
     include_str!("../migrations/0006_published.sql"),
     include_str!("../migrations/0007_schedules.sql"),
+    include_str!("../migrations/0008_memos.sql"),
+    include_str!("../migrations/0009_letters.sql"),
 ];
 
 /// Returns what all connections have in common.

@@ -12,6 +12,8 @@
 //! decides) and `write` (change what was accepted, assert the counts, commit). A wrong count makes `json()` fail, and with
 //! it the transaction. Where an assertion reads `changes()` it directly follows its statement.
 
+pub(super) mod letters;
+pub(super) mod memos;
 pub(super) mod published;
 pub(super) mod schedules;
 pub(super) mod tasks;

@@ -1,0 +1,297 @@
+//! Resets: an execution whose run has ended goes on from a point of its history, as its next run. The kernel says what that begins with
+//! ([`fork`](crate::kernel::fork)), the store writes it in one item, and then it is claimed like any run that is due.
+
+use std::rc::Rc;
+
+use actix::{Context, Message, ResponseFuture};
+use tokio::sync::oneshot;
+
+use super::{
+    door::{Door, Links},
+    handle::Stent,
+    persistence::{ReserveKeys, Submit, Whom},
+    scheduler::Nudge,
+    supervisor::{Supervisor, handled},
+};
+use crate::{
+    error::{Error, ResetError},
+    kernel::{
+        codec::{self, Record},
+        event::{Event, Fact},
+        fork::{self, Fork, Point},
+        id::{CommitNo, Incarnation, RunId, RunKey},
+    },
+    store::{self, Item, NewRun, Outcome, Reader, Redelivered, Status, StoreError, Summary},
+};
+
+/// A log that is longer is not copied: so much is one transaction.
+const MOST_COMMITS: usize = 20_000;
+
+/// The same in bytes.
+const MOST_BYTES: usize = 48 << 20;
+
+/// So many rows of a log are read at once.
+const PAGE: u32 = 2_000;
+
+/// Who asked for something and why is kept up to so many bytes each.
+const LONGEST_NOTE: usize = 4_000;
+
+/// Lets an execution whose run has ended go on from a [`Point`] of that run's history, as its next run. The answer is the new run.
+///
+/// The run that has ended stays as it is. The new one begins with a copy of its history up to the point: what was recorded there has
+/// happened and is not done again, with whatever keys it had. What was under way at the point (calls, steps) is made again, under new keys and
+/// with new budgets of attempts, at most once or not: whoever resets has looked. Sleeps end when they would have, so a call that is made again
+/// beside one that is over by now comes second: choose a point before that sleep. Children that were
+/// awaited at the point are not begun again: the run must have heard of their ends, and hears of them again, or the point is refused. Signals and
+/// updates that came behind the point come again, in their order, unless they are left [out](ResetRun::without_messages); what asked the run to stop
+/// does not. A deadline leaves as much time as it left at the point. Random numbers go on differently. What the run shows is what it
+/// showed at the point. Compensations that have run already stay done: of a saga that was undone, leave its beginning out as well.
+///
+/// The new run is due at once, on any node that has its workflow, and its parent, if it had one, does not hear of it: that has had its answer.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<RunId, Error>")]
+pub struct ResetRun {
+    id: String,
+    point: Point,
+    run_no: Option<u32>,
+    by: String,
+    reason: String,
+    messages: bool,
+}
+
+impl ResetRun {
+    /// Resets the execution of this id to a point of its current run.
+    #[must_use]
+    pub fn new(id: impl Into<String>, point: Point) -> ResetRun {
+        ResetRun { id: id.into(), point, run_no: None, by: String::new(), reason: String::new(), messages: true }
+    }
+
+    /// Takes the history of another run of the execution than the current one, by its number.
+    #[must_use]
+    pub fn run(mut self, run_no: u32) -> ResetRun {
+        self.run_no = Some(run_no);
+        self
+    }
+
+    /// Says who resets it, for the record.
+    #[must_use]
+    pub fn by(mut self, operator: impl Into<String>) -> ResetRun {
+        self.by = operator.into();
+        self
+    }
+
+    /// Says why, for the record.
+    #[must_use]
+    pub fn reason(mut self, reason: impl Into<String>) -> ResetRun {
+        self.reason = reason.into();
+        self
+    }
+
+    /// Leaves out the signals and updates that came behind the point.
+    #[must_use]
+    pub fn without_messages(mut self) -> ResetRun {
+        self.messages = false;
+        self
+    }
+}
+
+/// A request that was given to the store, and whose answer may be lost.
+struct Tried {
+    run_no: u32,
+    /// Where its mark is in the new log.
+    mark: CommitNo,
+}
+
+impl Door {
+    /// Resets an execution.
+    pub(crate) async fn reset(&self, asked: ResetRun) -> Result<RunId, Error> {
+        for (what, text) in [("the name of who resets", &asked.by), ("the reason", &asked.reason)] {
+            if text.len() > LONGEST_NOTE {
+                let why = format!("{what} has {} bytes, the limit is {LONGEST_NOTE}", text.len());
+                return Err(ResetError::Invalid(why).into());
+            }
+        }
+        let token = uuid::Uuid::now_v7().to_string();
+        let (mut tried, mut waits) = (None::<Tried>, 0);
+        loop {
+            let current = self.row(&asked.id, None).await?.ok_or_else(|| ResetError::Unknown(asked.id.clone()))?;
+            if let Some(tried) = &tried
+                && current.id.run_no >= tried.run_no
+                && let Some(run) = self.is_marked(&asked.id, tried, &token).await?
+            {
+                // It was written; the answer was lost.
+                return Ok(run);
+            }
+            let next = next_run(&current)?;
+            let source = match asked.run_no {
+                Some(run_no) if run_no != current.id.run_no => self
+                    .row(&asked.id, Some(run_no))
+                    .await?
+                    .ok_or_else(|| ResetError::UnknownRun(RunId { id: asked.id.clone(), run_no }))?,
+                _ => current,
+            };
+            let log = self.log_of(&source).await?;
+            let links = self.links().await?;
+            let Some(key) = self.reserved(&links).await? else { continue };
+            let now = self.time.now();
+            let forked = self.forked(&source, log, &asked, next.run_no, &token).await?;
+            let mark = CommitNo::try_from(forked.log.len().saturating_sub(1)).unwrap_or(CommitNo::MAX);
+            let row = NewRun { wake_at: Some(now), deadline: forked.deadline, ..row_of(&source, key, &next) };
+            let fork = in_store(&next, row, forked, source.run)?;
+            let (told, outcome) = oneshot::channel();
+            links.persistence.do_send(Submit(vec![(Item::Fork(Box::new(fork)), Whom::Caller(told))]));
+            match outcome.await {
+                Ok(Outcome::Done) => {
+                    links.scheduler.do_send(Nudge);
+                    return Ok(next);
+                }
+                Ok(Outcome::InboxFull) => return Err(ResetError::TooManyMessages.into()),
+                Ok(Outcome::Refused(why)) => return Err(ResetError::Unavailable(why).into()),
+                Ok(Outcome::Waits) => self.let_others_finish(&mut waits).await,
+                // Somebody has been faster, or the incarnation ended with the answer: it is looked at again.
+                Ok(_) | Err(_) => {
+                    tried = Some(Tried { run_no: next.run_no, mark });
+                    self.breathe().await;
+                }
+            }
+        }
+    }
+
+    /// Returns the run that an earlier try has begun, if it is there.
+    async fn is_marked(&self, id: &str, tried: &Tried, token: &str) -> Result<Option<RunId>, Error> {
+        let Some(row) = self.row(id, Some(tried.run_no)).await? else { return Ok(None) };
+        let (run, mark) = (row.run, tried.mark);
+        let found = self.read(move |reader| async move { reader.history(run, mark, 1).await }).await?;
+        let Some((commit_no, record)) = found.into_iter().next().filter(|(commit_no, _)| *commit_no == mark) else {
+            return Ok(None);
+        };
+        let commit = codec::decode(&row.id, commit_no, &record).map_err(|e| ResetError::Unreadable(e.to_string()))?;
+        let ours = |event: &Event| matches!(event, Event::Fact(Fact::Forked(forked)) if forked.token == token);
+        Ok(commit.events.iter().any(ours).then_some(row.id))
+    }
+
+    /// Reads a whole log, if it is not too long to be copied.
+    async fn log_of(&self, source: &Summary) -> Result<Vec<(CommitNo, Record)>, Error> {
+        let run = source.run;
+        let log = self.read(move |reader| async move { whole(reader, run).await }).await?;
+        Ok(log.ok_or(ResetError::TooLong { commits: MOST_COMMITS, bytes: MOST_BYTES })?)
+    }
+
+    /// Reserves a key; `None`: it is to be tried again.
+    async fn reserved(&self, links: &Links) -> Result<Option<RunKey>, Error> {
+        match links.persistence.send(ReserveKeys(1)).await {
+            Ok(Ok(key)) => Ok(Some(key)),
+            Ok(Err(StoreError::Closed)) | Err(_) => {
+                self.breathe().await;
+                Ok(None)
+            }
+            Ok(Err(error)) => Err(error.into()),
+        }
+    }
+
+    /// Decides what the new run begins with, on a thread of its own: a long log takes a while.
+    async fn forked(
+        &self,
+        source: &Summary,
+        log: Vec<(CommitNo, Record)>,
+        asked: &ResetRun,
+        run_no: u32,
+        token: &str,
+    ) -> Result<Fork, Error> {
+        let (id, asked, token, at, build) =
+            (source.id.clone(), asked.clone(), token.to_owned(), self.time.now(), self.config.build);
+        let fork = move || -> Result<Fork, ResetError> {
+            let decoded = log.iter().map(|(commit_no, record)| codec::decode(&id, *commit_no, record));
+            let log: Vec<_> = decoded.collect::<Result<_, _>>().map_err(|e| ResetError::Unreadable(e.to_string()))?;
+            let ResetRun { point, by, reason, messages, .. } = &asked;
+            // No node has run anything of it.
+            let incarnation = Incarnation(uuid::Uuid::nil());
+            let (point, messages) = (*point, *messages);
+            let ask = fork::Ask { point, run_no, by, reason, token: &token, messages, at, incarnation, build };
+            fork::fork(&id, log, &ask).map_err(ResetError::Point)
+        };
+        let (told, answer) = oneshot::channel();
+        std::thread::Builder::new()
+            .name("stent-reset".to_owned())
+            .spawn(move || told.send(fork()))
+            .map_err(|error| ResetError::Unavailable(format!("no thread could be had to read the log on: {error}")))?;
+        let panicked = || ResetError::Unreadable("reading its log panicked; see the node's log".to_owned());
+        Ok(answer.await.map_err(|_| panicked())??)
+    }
+}
+
+/// Reads a whole log; `None` if it is too long.
+async fn whole(reader: Rc<dyn Reader>, run: RunKey) -> Result<Option<Vec<(CommitNo, Record)>>, StoreError> {
+    let (mut log, mut bytes) = (Vec::new(), 0);
+    loop {
+        let page = reader.history(run, CommitNo::try_from(log.len()).unwrap_or(CommitNo::MAX), PAGE).await?;
+        let full = page.len() >= PAGE as usize;
+        bytes += page.iter().map(|(_, record)| record.body.len()).sum::<usize>();
+        log.extend(page);
+        if log.len() > MOST_COMMITS || bytes > MOST_BYTES {
+            return Ok(None);
+        }
+        if !full {
+            return Ok(Some(log));
+        }
+    }
+}
+
+/// Returns the name of the run that may follow the current one, if that has ended.
+fn next_run(current: &Summary) -> Result<RunId, ResetError> {
+    let RunId { id, run_no } = current.id.clone();
+    if !current.status.is_end() {
+        return Err(ResetError::Running { run: current.id.clone(), status: current.status.as_str().to_owned() });
+    }
+    match run_no.checked_add(1) {
+        Some(run_no) => Ok(RunId { id, run_no }),
+        None => Err(ResetError::Invalid("the execution has as many runs as can be counted".to_owned())),
+    }
+}
+
+/// Returns the row of the new run, as that of the one whose history it begins with.
+fn row_of(source: &Summary, run: RunKey, id: &RunId) -> NewRun {
+    let Summary { workflow, version, priority, queue, tags, needs, created_at, input_digest, .. } = source.clone();
+    NewRun {
+        run,
+        id: id.clone(),
+        after: Status::ALL.into_iter().filter(|status| status.is_end()).collect(),
+        workflow,
+        version,
+        priority,
+        queue,
+        tags,
+        needs,
+        created_at,
+        wake_at: None,
+        deadline: None,
+        input_digest,
+    }
+}
+
+/// Chains the new log under the new name.
+fn in_store(id: &RunId, row: NewRun, fork: Fork, of: RunKey) -> Result<store::Fork, ResetError> {
+    let mut log = Vec::with_capacity(fork.log.len());
+    let mut prev = None;
+    for mut commit in fork.log {
+        commit.prev = prev;
+        let record = codec::encode(id, &commit).map_err(ResetError::Unavailable)?;
+        prev = Some(record.digest);
+        log.push(record);
+    }
+    let again = |(message, body, sent_at)| Redelivered { message, body, sent_at };
+    let inbox = fork.inbox.into_iter().map(again).collect();
+    Ok(store::Fork { row, log, inbox, published: fork.published, of, undone: fork.undone.into_iter().collect() })
+}
+
+handled!(ResetRun, RunId, |door, asked| door.reset(asked).await);
+
+impl Stent {
+    /// Lets an execution whose run has ended go on from a point of its history, as its next run; see [`ResetRun`].
+    ///
+    /// # Errors
+    /// [`Error::Reset`] says why not: above all, that its run has not ended, or which points are the nearest good ones.
+    pub async fn reset(&self, reset: ResetRun) -> Result<RunId, Error> {
+        self.asked(self.supervisor().send(reset).await)
+    }
+}
