@@ -259,6 +259,8 @@ impl Engine {
             // A task at the end of the run queue: everything that is ready runs first and adds to the outbox.
             actix_rt::spawn(async move {
                 tokio::task::yield_now().await;
+                engine.flushing.set(false);
+                engine.inline.came_round();
                 engine.flush_watched();
             });
         }
@@ -278,8 +280,6 @@ impl Engine {
 
     fn flush(&self) {
         failpoint!("executor.before_flush");
-        self.flushing.set(false);
-        self.inline.came_round();
         let Outbox { items, timers, starts, left, mut hints, queues, memos } = std::mem::take(&mut *self.outbox.borrow_mut());
         if !items.is_empty() {
             self.persistence.do_send(Submit(items));
