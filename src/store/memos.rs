@@ -97,7 +97,8 @@ type Who = (RunKey, Position);
 pub(crate) struct MemoPlan<'a> {
     /// The rows that changes of the batch are about: stamp and holder.
     pub(crate) rows: HashMap<MemoKey, (i64, Option<Who>)>,
-    /// Those of them that the store has looked up, and locked where that matters.
+    /// Those of them that the store has looked up and locked.
+    #[cfg(feature = "postgres")]
     pub(crate) locked: Vec<MemoKey>,
     /// The questions that they answer.
     pub(crate) asks: HashMap<Who, u32>,
