@@ -308,8 +308,9 @@ fn what_a_foreign_transaction_is_known_to_hold_costs_those_beside_it_nothing_mor
         let wanted = world.key().await;
         assert_eq!(world.commit(vec![start(new_run(wanted, "k")), end(locked, 1, 0)]).await, [Outcome::Waits, Outcome::Waits]);
         // From here on both are wanted again and again, by somebody who does not give up.
-        let began = Instant::now();
+        let mut times = Vec::new();
         for round in 0..20 {
+            let began = Instant::now();
             let mut items = vec![start(new_run(wanted, "k")), end(locked, 1, 0)];
             for number in 0..10 {
                 let run = world.key().await;
@@ -317,9 +318,11 @@ fn what_a_foreign_transaction_is_known_to_hold_costs_those_beside_it_nothing_mor
             }
             let outcomes = world.commit(items).await;
             assert_eq!(outcomes.iter().filter(|outcome| **outcome == Outcome::Done).count(), 10);
+            times.push(began.elapsed());
         }
-        // Each would have to wait for a whole lock timeout of 100 ms otherwise.
-        assert!(began.elapsed() < Duration::from_millis(1_500), "{:?}", began.elapsed());
+        // Each would have to wait for a whole lock timeout of 100 ms otherwise; on a busy machine some take that long for other reasons.
+        times.sort_unstable();
+        assert!(times[10] < Duration::from_millis(100), "{times:?}");
         foreign.execute("ROLLBACK").await.unwrap();
         assert_eq!(world.commit(vec![start(new_run(wanted, "k")), end(locked, 1, 0)]).await, [Outcome::Done, Outcome::Done]);
     });
