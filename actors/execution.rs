@@ -359,6 +359,7 @@ impl Execution {
             published: std::mem::take(&mut decision.published),
             memos: std::mem::take(&mut decision.memos),
             letters: std::mem::take(&mut decision.letters),
+            unowned: None,
         };
         self.turned_at = self.engine.config.clock.boot();
         self.engine.resting.forget(self.key);
@@ -469,6 +470,9 @@ impl Execution {
         }
         let attempts = self.engine.pool.attempts().clone();
         for event in &decision.commit.events {
+            if let Event::Fact(Fact::Claimed { .. }) = event {
+                self.halted.by_force = false;
+            }
             if let Event::Fact(Fact::Completed { position, attempt, .. } | Fact::Failed { position, attempt, .. }) = event {
                 // For the next attempt, if there is one.
                 self.details.retain(|(at, ..)| at != position);

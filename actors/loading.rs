@@ -1,6 +1,9 @@
 //! From a row in the store to a run in memory: read the log, check it, replay it.
 
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use crate::{
     kernel::{
@@ -8,7 +11,7 @@ use crate::{
         codec::{self, Record, Unreadable},
         event::{Commit, MessageBody},
         id::{CommitNo, Digest, RunId, RunKey},
-        instance::Begin,
+        instance::{Begin, panic_text},
         run::{Run, Ward},
         state::State,
     },
@@ -98,12 +101,14 @@ pub(crate) fn ward(stored: &Stored) -> Ward {
     let tail = stored.log.last().map(|(commit_no, record)| (*commit_no, record.digest));
     let mut ward = Ward::new(stored.summary.id.clone(), stored.summary.epoch, tail);
     for commit in decoded(&stored.summary.id, &stored.log) {
-        match commit {
-            Ok((commit, _)) => ward.fold(&commit),
-            Err(unreadable) => {
-                ward.unreadable = Some(unreadable.to_string());
-                break;
-            }
+        let folded = match commit {
+            // What nobody can have written is damage, and not a reason for this node to fall.
+            Ok((commit, _)) => catch_unwind(AssertUnwindSafe(|| ward.fold(&commit))).map_err(|panic| panic_text(&*panic)),
+            Err(unreadable) => Err(unreadable.to_string()),
+        };
+        if let Err(why) = folded {
+            ward.unreadable = Some(why);
+            break;
         }
     }
     ward
@@ -113,7 +118,13 @@ pub(crate) fn ward(stored: &Stored) -> Ward {
 pub(crate) fn fold(id: &RunId, log: &[(CommitNo, Record)]) -> Result<Option<State>, Unreadable> {
     let mut state: Option<State> = None;
     for commit in decoded(id, log) {
-        State::fold(&mut state, &commit?.0, id.run_no);
+        let (commit, _) = commit?;
+        let folded = catch_unwind(AssertUnwindSafe(|| State::fold(&mut state, &commit, id.run_no)));
+        folded.map_err(|panic| Unreadable::Corrupt {
+            run: id.clone(),
+            commit_no: commit.commit_no,
+            what: panic_text(&*panic),
+        })?;
     }
     Ok(state)
 }

@@ -161,8 +161,8 @@ impl Store for Faulty {
         self.inner.resume(id, now)
     }
 
-    fn halt(&mut self, run: RunKey, reason: &str) -> Answer<'_, ()> {
-        self.inner.halt(run, reason)
+    fn halt(&mut self, run: RunKey, epoch: u64, reason: &str) -> Answer<'_, ()> {
+        self.inner.halt(run, epoch, reason)
     }
 
     fn commit<'a>(&'a mut self, batch: &'a Batch) -> Answer<'a, BatchAnswer> {

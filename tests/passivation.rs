@@ -83,6 +83,7 @@ fn item(of: Move, run: RunKey) -> Item {
         published: Vec::new(),
         memos: Vec::new(),
         letters: Vec::new(),
+        unowned: None,
     }))
 }
 
@@ -133,6 +134,7 @@ async fn play(mut store: Box<dyn Store>, order: &[Move], cuts: u32) {
         published: Vec::new(),
         memos: Vec::new(),
         letters: Vec::new(),
+        unowned: None,
     }));
     assert_eq!(store.commit(&batch(vec![first])).await.unwrap().outcomes, [Outcome::Done]);
     let mut outcomes = Vec::new();

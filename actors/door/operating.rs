@@ -16,12 +16,14 @@ use crate::{
         orders::Named,
         persistence::{self, Affair, Submit, Whom},
         scheduler::Nudge,
+        steward::Serve,
     },
     error::{Error, SendError},
     kernel::{
         codec,
         event::{Command, Event, Fact, MessageBody, Order, Ordered, Outcome as RunEnd},
         id::RunKey,
+        memo::MemoKey,
         run::{Decision, Effect, Ward, Writer},
         state::State,
     },
@@ -65,6 +67,12 @@ fn missing(state: &State, what: &Ordered, activity: Option<Named>) -> Option<Str
     }
 }
 
+/// Tells whether an order to pause is in a run's inbox.
+fn is_to_pause(stored: &Stored) -> bool {
+    let pauses = |body: &MessageBody| body.order().is_some_and(|order| order.what == Ordered::Pause);
+    stored.inbox.unread.iter().any(|unread| pauses(&unread.body))
+}
+
 impl Door {
     /// Has an order carried out about the current run of an id as such: to end, to pause, to go on.
     pub(crate) async fn operate(&self, to: String, message: String, order: Order) -> Result<(), Error> {
@@ -85,7 +93,7 @@ impl Door {
             let stored = self.read(move |reader| async move { reader.run(run).await }).await?;
             let Some(stored) = stored.filter(|stored| !stored.summary.status.is_end()) else { continue };
             let ward = loading::ward(&stored);
-            if self.is_carried_out(&ward, &stored.summary, &message, &order).await? {
+            if self.is_carried_out(&ward, &stored, &message, &order).await? {
                 return Ok(());
             }
             let patience = since.elapsed();
@@ -144,7 +152,12 @@ impl Door {
     }
 
     /// Tells whether an order is carried out already, or there is nothing to do; and sees that the run's row says so.
-    async fn is_carried_out(&self, ward: &Ward, row: &Summary, message: &str, order: &Order) -> Result<bool, Error> {
+    async fn is_carried_out(&self, ward: &Ward, stored: &Stored, message: &str, order: &Order) -> Result<bool, Error> {
+        let row = &stored.summary;
+        if order.what == Ordered::Terminate && ward.state.as_ref().is_some_and(|state| state.knows(message)) {
+            let why = format!("the id {message:?} is that of another message to {}; give this order one of its own", row.id.id);
+            return Err(SendError::Invalid(why).into());
+        }
         let Some(state) = ward.state.as_ref().filter(|_| order.what != Ordered::Terminate) else {
             // Of a run whose log cannot be read nothing can be paused; and it may well be tried again.
             let why = ward.unreadable.clone().unwrap_or_else(|| "it has no log".to_owned());
@@ -157,9 +170,9 @@ impl Door {
         match (&order.what, &state.paused) {
             (Ordered::Pause, Some(paused)) => {
                 if row.owner.is_none() && row.status != Status::Paused {
-                    let (run, reason) = (row.run, paused.pauses(ward.paused_at.unwrap_or_default()));
+                    let (run, epoch, reason) = (row.run, row.epoch, paused.pauses(ward.paused_at.unwrap_or_default()));
                     let links = self.links().await?;
-                    let halt = Affair::new(move |store| Box::pin(async move { store.halt(run, &reason).await }));
+                    let halt = Affair::new(move |store| Box::pin(async move { store.halt(run, epoch, &reason).await }));
                     if !matches!(links.persistence.send(halt).await, Ok(Ok(()))) {
                         self.breathe().await;
                         return Ok(false);
@@ -168,6 +181,10 @@ impl Door {
                 Ok(true)
             }
             (Ordered::Pause, None) => Ok(state.knows(message)),
+            // It has gone on by this order; who has paused it again since means that.
+            (Ordered::GoOn, Some(_)) => Ok(state.knows(message)),
+            // One that is on its way to be paused has to hear of this behind that.
+            (Ordered::GoOn, None) if !state.knows(message) && is_to_pause(stored) => Ok(false),
             (Ordered::GoOn, None) => self.lift(&row.id.id).await,
             _ => Ok(false),
         }
@@ -267,6 +284,9 @@ impl Door {
             _ => None,
         });
         let ours = stored.inbox.unread.iter().filter(|unread| unread.message == message);
+        // An end may be recorded over the head of whoever has the run, whose next commit does not fit then. Nothing else may.
+        let of_nobody = !matches!(then, Then::End { .. });
+        let keys: Vec<MemoKey> = memos.iter().map(|entry| entry.key).collect();
         let turn = Turn {
             run: stored.summary.run,
             start: None,
@@ -283,11 +303,16 @@ impl Door {
             published: Vec::new(),
             memos,
             letters,
+            unowned: of_nobody.then_some(stored.summary.epoch),
         };
         let (told, outcome) = oneshot::channel();
         links.persistence.do_send(Submit(vec![(Item::Turn(turn.into()), Whom::Caller(told))]));
         // Without an answer the incarnation is over, and it is looked anew what became of it.
-        Ok(outcome.await.unwrap_or(Outcome::Fenced))
+        let outcome = outcome.await.unwrap_or(Outcome::Fenced);
+        if outcome == Outcome::Done && !keys.is_empty() {
+            links.steward.do_send(Serve(keys));
+        }
+        Ok(outcome)
     }
 
     /// Tells all whom it concerns that a run is over: whoever waits, whoever has it in memory, and the other nodes.

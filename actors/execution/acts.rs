@@ -196,6 +196,11 @@ impl Execution {
                 if !self.engine.deadline.stands() {
                     return false;
                 }
+                // An order to try it now has come while it ran, and it has ended since.
+                let is_end = |arrival: &Arrival| matches!(arrival, Arrival::Ended { position: of, attempt: n, .. } if (*of, *n) == (position, attempt));
+                if self.waiting.iter().any(is_end) {
+                    return false;
+                }
                 if let Some(limit) = options.start_to_close {
                     self.arm(now.after(limit), What::StepTimeout(position, attempt));
                 }

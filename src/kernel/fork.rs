@@ -22,6 +22,7 @@ use super::{
     event::{Command, Commit, Event, Fact, MessageBody, Next, RunRetry, Started, TaskEnd},
     id::{Attempt, BuildId, CommitNo, Incarnation, Position, RunId},
     limits::Limits,
+    memo::MemoWord,
     published::{Publication, Published},
     run::Arrival,
     state::State,
@@ -474,6 +475,11 @@ impl Later {
             }
             Fact::Lost { position, attempt, next: Next::GiveUp } if again => {
                 self.ended(*position, *attempt, TaskEnd::Lost, time);
+            }
+            Fact::Received { message, body: MessageBody::Memo { position, word: MemoWord::Value(kept), .. } } if again => {
+                self.known.push(message.clone());
+                let attempt = state.call(*position).map_or(1, |call| call.attempt);
+                self.ended(*position, attempt, TaskEnd::Done(kept.output.clone()), time);
             }
             Fact::DeadlinePassed if again => self.first = Some(First::Deadline),
             Fact::Fired { position } if again => self.first = Some(First::Sleep(*position)),

@@ -203,7 +203,10 @@ impl Instance {
                     self.tape.answer(position, Answer::Fired);
                 }
             }
-            Fact::Forked(forked) => self.tape.fork(forked),
+            Fact::Forked(forked) => {
+                self.deadline = forked.deadline;
+                self.tape.fork(forked);
+            }
             Fact::Started(_)
             | Fact::Begun
             | Fact::Claimed { .. }

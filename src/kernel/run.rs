@@ -295,7 +295,8 @@ impl Run {
     /// Tells whether something must be heard by code, though the run waits for its next try. Signals keep.
     fn cannot_wait(&self, arrival: &Arrival, at: Timestamp) -> bool {
         match arrival {
-            Arrival::Message { body, .. } => !matches!(body, MessageBody::Signal { .. }),
+            // An order is carried out without code, or is about something that is not there yet.
+            Arrival::Message { body, .. } => !matches!(body, MessageBody::Signal { .. } | MessageBody::Order(_)),
             Arrival::Deadline => self.state.started.deadline.is_some_and(|deadline| deadline <= at),
             _ => false,
         }

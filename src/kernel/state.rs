@@ -145,7 +145,13 @@ impl State {
     /// Folds a fact in.
     pub(crate) fn fact(&mut self, fact: &Fact, limits: &Limits) {
         self.just_served = None;
-        self.copied = false;
+        // Whoever takes the run up, or orders something about it as such, comes before what it finds behind the copy.
+        let is_aside = match fact {
+            Fact::Claimed { .. } => true,
+            Fact::Received { body, .. } => body.order().is_some_and(|order| order.what.is_about_the_run()),
+            _ => false,
+        };
+        self.copied &= is_aside;
         match fact {
             Fact::Started(_) | Fact::Claimed { .. } => {}
             Fact::Begun => self.started.deferred = false,
@@ -228,10 +234,10 @@ impl State {
     /// for this run alone.
     fn reopen(&mut self, but: Option<Position>, at: Timestamp) {
         for (position, open) in &mut self.open {
-            if let Open::Call(call) = open
-                && Some(*position) != but
-            {
-                call.phase = Phase::Intended;
+            let Open::Call(call) = open else { continue };
+            // One whose end is known is to hear of it, even if it was parked, or waited for its key, and was ended from outside.
+            call.phase = Phase::Intended;
+            if Some(*position) != but {
                 call.attempt += 1;
                 call.failed = 0;
                 call.lost = 0;

@@ -5,7 +5,7 @@
 use super::NewRun;
 #[cfg(feature = "postgres")]
 use super::ScheduleChange;
-use super::{Item, MemoChange, Turn};
+use super::{Item, MemoChange, Summary, Turn};
 use crate::kernel::id::{CommitNo, Digest};
 
 impl Turn {
@@ -15,10 +15,17 @@ impl Turn {
         !self.tasks.is_empty() || !self.withdrawn.is_empty()
     }
 
-    /// Tells whether it touches no rows of other runs than its own: of its children, of those whom it tells something, of its successor.
+    /// Tells whether it touches no rows of other runs than its own: of its children, of those whom it tells something, of its successor;
+    /// and supposes nothing of its own beside the log.
     #[must_use]
     pub fn is_alone(&self) -> bool {
-        !self.has_others() && self.successor().is_none()
+        !self.has_others() && self.successor().is_none() && self.unowned.is_none()
+    }
+
+    /// Tells whether it may be taken of a run with this row, as far as that is supposed.
+    #[must_use]
+    pub(crate) fn fits(&self, row: &Summary) -> bool {
+        self.unowned.is_none_or(|epoch| row.owner.is_none() && row.epoch == epoch)
     }
 
     /// Tells whether its row comes right behind this one.

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::kernel::{
     codec::Record,
-    id::{BuildId, CommitNo, Incarnation, Position, RunId, RunKey},
+    id::{BuildId, CommitNo, Epoch, Incarnation, Position, RunId, RunKey},
     memo::MemoKey,
     time::Timestamp,
 };
@@ -303,12 +303,12 @@ impl Store for MemoryStore {
         })
     }
 
-    fn halt(&mut self, run: RunKey, reason: &str) -> Answer<'_, ()> {
+    fn halt(&mut self, run: RunKey, epoch: Epoch, reason: &str) -> Answer<'_, ()> {
         self.answer(|data| {
             let run = data.runs.get_mut(&run).map(|run| &mut run.summary);
-            if let Some(row) = run.filter(|row| row.owner.is_none() && !row.status.is_end()) {
+            let rests = |row: &Summary| row.owner.is_none() && !row.status.is_end() && row.wake_at.is_none();
+            if let Some(row) = run.filter(|row| rests(row) && row.epoch == epoch) {
                 row.status = Status::Paused;
-                row.wake_at = None;
                 row.reason = Some(reason.replace('\0', "\u{fffd}"));
             }
             Ok(())

@@ -111,9 +111,9 @@ pub trait Store: Warden + 'static {
     /// or `Ended`.
     fn resume(&mut self, id: &str, now: Timestamp) -> Answer<'_, Outcome>;
 
-    /// Marks a run as paused that nobody owns and whose log says so already, in one line for people; if it has ended, or somebody has
-    /// it, nothing is changed.
-    fn halt(&mut self, run: RunKey, reason: &str) -> Answer<'_, ()>;
+    /// Marks a run as paused whose log says so already, in one line for people: if nobody owns it, it is due by no time, and of this epoch. What has happened to it since it was looked at shows in one of these (an order to go on makes it due, a claim has an epoch),
+    /// and then nothing is changed, whenever this comes.
+    fn halt(&mut self, run: RunKey, epoch: Epoch, reason: &str) -> Answer<'_, ()>;
 
     /// Reserves `count` run keys, ascending and never given before; returns the first.
     fn reserve_keys(&mut self, count: u32) -> Answer<'_, RunKey>;
@@ -376,6 +376,9 @@ pub struct Turn {
     pub commit_no: CommitNo,
     /// The digest of the row before; `None` only with `start`.
     pub prev: Option<Digest>,
+    /// Accepted only while nobody owns the run and this is its epoch: whoever decided this has not claimed the run, and a claim moves
+    /// nothing of its log.
+    pub unowned: Option<Epoch>,
     /// The row.
     pub record: Record,
     /// What becomes of the run.

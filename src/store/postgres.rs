@@ -29,7 +29,7 @@ use crate::{
     hints::OpenHints,
     kernel::{
         codec::Record,
-        id::{CommitNo, Incarnation, RunId, RunKey},
+        id::{CommitNo, Epoch, Incarnation, RunId, RunKey},
         memo::MemoKey,
         time::Timestamp,
     },
@@ -224,8 +224,8 @@ impl Store for PostgresStore {
         .boxed_local()
     }
 
-    fn halt(&mut self, run: RunKey, reason: &str) -> Answer<'_, ()> {
-        let values = Values::default().with(run.0).with(reason.replace('\0', "\u{fffd}").as_str());
+    fn halt(&mut self, run: RunKey, epoch: Epoch, reason: &str) -> Answer<'_, ()> {
+        let values = Values::default().with(run.0).with(reason.replace('\0', "\u{fffd}").as_str()).with(rows::number(epoch));
         async move { self.on_session(async move |session| session.again(sql::HALT, values).await.map(drop)).await }.boxed_local()
     }
 

@@ -40,7 +40,7 @@ use crate::{
     hints::OpenHints,
     kernel::{
         codec::Record,
-        id::{CommitNo, Incarnation, RunId, RunKey},
+        id::{CommitNo, Epoch, Incarnation, RunId, RunKey},
         memo::MemoKey,
         time::Timestamp,
     },
@@ -328,10 +328,10 @@ impl Store for SqliteStore {
         .boxed_local()
     }
 
-    fn halt(&mut self, run: RunKey, reason: &str) -> Answer<'_, ()> {
+    fn halt(&mut self, run: RunKey, epoch: Epoch, reason: &str) -> Answer<'_, ()> {
         let reason = reason.replace('\0', "\u{fffd}");
         async move {
-            let result = read::halt(self.writer()?, run, reason).await;
+            let result = read::halt(self.writer()?, run, epoch, reason).await;
             self.judge(result)
         }
         .boxed_local()

@@ -116,6 +116,7 @@ mod tests {
             published: Vec::new(),
             memos: Vec::new(),
             letters: Vec::new(),
+            unowned: None,
         }))
     }
 

@@ -216,3 +216,77 @@ fn a_pause_that_meets_a_crash_at_any_point_holds_until_the_run_is_let_go_on() {
         }
     });
 }
+
+#[test]
+fn an_order_that_is_given_again_lifts_no_later_pause_and_a_used_id_ends_nothing() {
+    alone(async {
+        for home in Home::all() {
+            let world = World::default();
+            let stent = world.start(&home).await;
+            let id = "again";
+            stent.dispatch(Dispatch::new(Trip { then: Then::Listens }).id(id)).await.unwrap();
+            stent.pause(pause(id)).await.unwrap();
+            rests(&stent, id).await;
+            stent.resume(resume(id)).await.unwrap();
+            stent.pause(pause(id).message_id("a second one")).await.unwrap();
+            rests(&stent, id).await;
+            // A late copy of the first order to go on, and of the first to pause.
+            stent.resume(resume(id)).await.unwrap();
+            stent.pause(pause(id)).await.unwrap();
+            rests(&stent, id).await;
+            let used = stent.terminate(order(id).message_id("a second one")).await;
+            assert!(matches!(used, Err(Error::Send(SendError::Invalid(_)))), "{used:?}");
+            rests(&stent, id).await;
+            stent.resume(resume(id).message_id("now")).await.unwrap();
+            let used = stent.terminate(order(id).message_id("now")).await;
+            assert!(matches!(used, Err(Error::Send(SendError::Invalid(_)))), "{used:?}");
+            let handle = stent.handle::<Trip>(id).await.unwrap().unwrap();
+            stent.signal(SendSignal::new(id, &Word(2))).await.unwrap();
+            assert_eq!(handle.result().await.unwrap(), 42);
+            stop(stent).await;
+        }
+    });
+}
+
+#[test]
+fn a_run_that_waits_for_its_next_try_is_paused_without_beginning_it() {
+    alone(async {
+        for home in Home::all() {
+            let world = World::default();
+            let stent = world.start(&home).await;
+            let often = Retry::fixed(secs(3_600)).attempts(3);
+            for id in ["paused", "over"] {
+                stent.dispatch(Dispatch::new(Trip { then: Then::BacksOff }).id(id).retry(often.clone())).await.unwrap();
+                // Its act fails for good, and the run with it.
+                says(&stent, id, "attempt 2").await;
+                let failed = CompleteCall::failed::<Fail>(id, "ada", 3, &AppError::new("never"));
+                stent.complete_call(failed).await.unwrap();
+                eventually("it is to be tried again", secs(20), async || {
+                    stent.describe(id).await.unwrap().unwrap().summary.id.run_no == 2
+                })
+                .await;
+            }
+            let tried = world.tried.load(SeqCst);
+            stent.pause(pause("paused")).await.unwrap();
+            rests(&stent, "paused").await;
+            stent.terminate(order("over")).await.unwrap();
+            let told = async |id| stent.describe(id).await.unwrap().unwrap();
+            assert_eq!(told("paused").await.summary.id.run_no, 2);
+            assert_eq!(told("over").await.summary.status, Status::Terminated);
+            let begun = async |id| {
+                let mut events = stent.events(id, 0).await.unwrap().unwrap();
+                let is_last = |what| matches!(what, Happening::Ordered | Happening::Begun);
+                loop {
+                    match events.next().await.unwrap() {
+                        Some(event) if is_last(event.what) => break event.what == Happening::Begun,
+                        Some(_) => {}
+                        None => break false,
+                    }
+                }
+            };
+            assert!(!begun("paused").await && !begun("over").await);
+            assert_eq!(world.tried.load(SeqCst), tried);
+            stop(stent).await;
+        }
+    });
+}

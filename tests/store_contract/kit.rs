@@ -254,6 +254,7 @@ pub(crate) fn start_then(new: NewRun, then: Then) -> Item {
         published: Vec::new(),
         memos: Vec::new(),
         letters: Vec::new(),
+        unowned: None,
     }))
 }
 
@@ -274,6 +275,7 @@ pub(crate) fn turn(run: RunKey, commit_no: CommitNo, then: Then) -> Turn {
         published: Vec::new(),
         memos: Vec::new(),
         letters: Vec::new(),
+        unowned: None,
     }
 }
 

@@ -3,8 +3,13 @@
 use std::sync::Arc;
 
 use stent::{
-    kernel::{id::RunKey, time::Timestamp},
-    store::{Item, Outcome, Status, Then, Yield, YieldReason},
+    kernel::{
+        event::{MessageBody, Order, Ordered, TaskEnd},
+        id::RunKey,
+        payload::Payload,
+        time::Timestamp,
+    },
+    store::{Item, Message, Outcome, Status, Then, Yield, YieldReason},
 };
 
 use crate::kit::*;
@@ -135,6 +140,19 @@ fn a_full_inbox_refuses_until_something_was_taken() {
         assert_eq!(world.send("a", "late").await, Outcome::InboxFull);
         let outcomes = world.commit(vec![send("a", "late"), consuming(run, 1, Then::Hold, &[3])]).await;
         assert_eq!(outcomes, vec![Outcome::Sent { seq: 6, run, owner: Some(incarnation(1)) }, Outcome::Done]);
+        // What must not be lost, and what may be needed to empty it.
+        let order = |what| MessageBody::Order(Box::new(Order { by: "ada".into(), reason: String::new(), what }));
+        let output = Payload::encode(&1, "a result").unwrap();
+        let end = MessageBody::Task { position: 1, attempt: 1, end: TaskEnd::Done(output), details: None };
+        for (message, body, is_taken) in [
+            ("pause", order(Ordered::Pause), true),
+            ("go on", order(Ordered::GoOn), true),
+            ("skip", order(Ordered::Skip { position: 1 }), false),
+            ("end", end, true),
+        ] {
+            let sent = Item::Send(Message { to: "a".into(), message: message.into(), body, sent_at: Timestamp(950) });
+            assert_eq!(world.one(sent).await != Outcome::InboxFull, is_taken, "{message}");
+        }
     });
 }
 

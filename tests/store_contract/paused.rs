@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use stent::{
-    kernel::id::RunKey,
+    kernel::{id::RunKey, time::Timestamp},
     store::{Item, NOT_BEGUN, Outcome, Status, Then, Turn, Yield, YieldReason},
 };
 
@@ -40,12 +40,20 @@ fn only_a_run_that_nobody_has_and_that_has_not_ended_is_marked_as_paused() {
     on_each_store(async |world| {
         let held = world.started("held").await;
         let asleep = world.started("asleep").await;
-        world.done(sleep(asleep, 1, Some(5_000), 0)).await;
+        world.done(sleep(asleep, 1, None, 0)).await;
+        let due = world.started("due").await;
+        world.done(sleep(due, 1, Some(5_000), 0)).await;
         let over = world.started("over").await;
         world.done(end(over, 1, 0)).await;
-        for run in [held, asleep, over, RunKey(999_999)] {
-            world.store.halt(run, "paused by ada").await.unwrap();
+        world.store.halt(asleep, 2, "of another claim").await.unwrap();
+        assert_eq!(world.summary("asleep").await.status, Status::Active);
+        for run in [held, asleep, due, over, RunKey(999_999)] {
+            world.store.halt(run, 1, "paused by ada").await.unwrap();
         }
+        assert_eq!(
+            (world.summary("due").await.status, world.summary("due").await.wake_at),
+            (Status::Active, Some(Timestamp(5_000)))
+        );
         assert_eq!(world.summary("held").await.status, Status::Active);
         assert_eq!(world.summary("over").await.status, Status::Completed);
         let row = world.summary("asleep").await;
@@ -65,5 +73,27 @@ fn what_nobody_has_begun_leaves_its_queue_and_what_somebody_holds_stays_his() {
         let left = world.store.reader().tasks(run).await.unwrap();
         assert_eq!(left.iter().map(|row| (row.key.position, row.dropped)).collect::<Vec<_>>(), [(1, false)]);
         assert_eq!(world.take(9).await, [4], "that of another run");
+    });
+}
+
+#[test]
+fn what_was_decided_of_a_run_that_nobody_had_is_refused_behind_a_claim() {
+    on_each_store(async |world| {
+        let run = world.started("a").await;
+        let of_nobody = |commit_no, epoch| {
+            let then = Then::Passivate { wake_at: Some(Timestamp(1)), seen: 0 };
+            Item::Turn(Arc::new(Turn { unowned: Some(epoch), ..turn(run, commit_no, then) }))
+        };
+        assert_eq!(world.one(of_nobody(1, 1)).await, Outcome::Conflict, "it is held");
+        world.done(sleep(run, 1, Some(1), 0)).await;
+        assert_eq!(world.one(of_nobody(2, 0)).await, Outcome::Conflict);
+        world.done(of_nobody(2, 1)).await;
+        assert_eq!(world.claim(9, 0).await.claimed.len(), 1);
+        assert_eq!(world.one(of_nobody(3, 1)).await, Outcome::Conflict, "a claim moves nothing of the log");
+        assert_eq!(world.one(of_nobody(3, 2)).await, Outcome::Conflict);
+        assert_eq!(world.owned().await, [run]);
+        world.done(sleep(run, 3, None, 0)).await;
+        assert_eq!(world.one(of_nobody(4, 1)).await, Outcome::Conflict);
+        world.done(of_nobody(4, 2)).await;
     });
 }

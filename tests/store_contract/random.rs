@@ -419,6 +419,7 @@ impl All {
             published,
             memos,
             letters,
+            unowned: None,
         }))
     }
 

@@ -256,5 +256,6 @@ fn turn(chain: &mut Flying, steps: u64, by: Incarnation, now: Timestamp) -> Resu
         published: Vec::new(),
         memos: Vec::new(),
         letters: Vec::new(),
+        unowned: None,
     })
 }

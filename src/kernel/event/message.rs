@@ -135,6 +135,17 @@ impl MessageBody {
         }
     }
 
+    /// Tells whether it is taken though the inbox is full: the end of an attempt, which must not be lost, and an order about the run as such,
+    /// which may be what it takes to empty it.
+    #[must_use]
+    pub fn is_always_taken(&self) -> bool {
+        match self {
+            MessageBody::Task { .. } => true,
+            MessageBody::Order(order) => order.what.is_about_the_run(),
+            _ => false,
+        }
+    }
+
     /// Returns the order, if it is one.
     #[must_use]
     pub fn order(&self) -> Option<&Order> {

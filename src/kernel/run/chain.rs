@@ -19,7 +19,8 @@ impl Run {
         let unread = self.instance.unread();
         uphold!(
             ConsumedOnce,
-            unread.len() == self.state.unread(),
+            // More, if one was dealt to a wait that was dropped later without having heard of it: the code's own mailbox knows.
+            unread.len() >= self.state.unread(),
             "{}: a signal would be lost on the way to its next run",
             self.id
         );

@@ -206,3 +206,42 @@ fn a_run_that_was_tried_again_in_vain_has_all_its_tries_behind_a_reset() {
         assert_eq!((world.id.run_no, world.failure().message()), (4, "declined"));
     }
 }
+
+#[test]
+fn a_signal_that_a_dropped_wait_has_never_heard_of_is_read_by_the_next_try() {
+    flow!(Selects, |cx| -> String {
+        let mut word = Box::pin(cx.signal::<Word>());
+        assert!(futures::poll!(word.as_mut()).is_pending());
+        let sleeps = cx.sleep(secs(1)).await;
+        drop(word);
+        sleeps?;
+        Err(AppError::new("no"))
+    });
+    let mut world = tried(&Selects, three_times(), None);
+    world.ack();
+    world.word("a");
+    world.turn_or_ack();
+    world.pass(secs(1));
+    world.settle();
+    let onward = world.onward.as_ref().expect("it is tried again");
+    assert_eq!(onward.inherited.unread.len(), 1);
+    world.go_on();
+    world.settle();
+    assert!(world.replayed(world.log.len()).is_ok());
+}
+
+#[test]
+fn behind_a_reset_the_tries_have_the_time_that_is_left_there() {
+    let twice = || three_times().attempts(2);
+    let mut world =
+        tried(&Pays, twice(), Some(secs(60))).handle(|what, _| if what == "charge" { broken("declined") } else { value(1) });
+    world.settle();
+    world.go_on();
+    world.settle();
+    assert_eq!(world.failure().message(), "declined");
+    // Long behind the deadline of the run before.
+    world.now = world.now.after(secs(100_000));
+    world.reset(Point::BeforeFailure(2)).unwrap();
+    world.settle();
+    assert_eq!(world.outcome(), Some(Outcome::Continued));
+}

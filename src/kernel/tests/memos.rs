@@ -225,3 +225,19 @@ fn a_shared_call_that_is_open_where_a_history_is_left_is_made_for_the_new_run_al
         assert!(left > 2);
     }
 }
+
+#[test]
+fn before_the_call_behind_a_shared_value_that_value_is_heard_again_and_its_act_is_not_made() {
+    flow!(Tea, |cx| -> u64 {
+        let tea = cx.call(act("tea")).memo(Memo::key("tea")).await?;
+        Ok(tea + cx.call(act("cup")).await?)
+    });
+    let mut world = World::new(&Tea);
+    world.ack();
+    tell(&mut world, 1, 1, another());
+    world.settle();
+    assert_eq!(world.output::<u64>(), 100);
+    world.reset(Point::BeforeCall(2)).unwrap();
+    world.settle();
+    assert_eq!((world.output::<u64>(), world.acts.len()), (100, 1), "only the cup is new");
+}

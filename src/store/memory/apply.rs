@@ -139,6 +139,9 @@ impl Data {
                 if run.summary.status.is_end() || turn.commit_no as usize != run.log.len() || turn.prev != last {
                     return Err(Outcome::Conflict);
                 }
+                if !turn.fits(&run.summary) {
+                    return Err(Outcome::Conflict);
+                }
                 if turn.consumed.iter().any(|seq| !run.inbox.contains_key(seq)) {
                     return Err(Outcome::MessageGone);
                 }
@@ -294,7 +297,7 @@ impl Data {
         if run.inbox.values().any(|unread| unread.message == message.message) {
             return Outcome::AlreadySent;
         }
-        if run.inbox.len() >= limit {
+        if run.inbox.len() >= limit && !message.body.is_always_taken() {
             return Outcome::InboxFull;
         }
         let Message { message, body, sent_at, .. } = message.clone();

@@ -197,6 +197,9 @@ impl<'a> Plan<'a> {
         if turn.prev.is_none() || self.seen.conflicts.contains(&place) {
             return Err(Outcome::Conflict);
         }
+        if turn.unowned.is_some() && !self.seen.runs.get(&turn.run.0).is_some_and(|known| turn.fits(&known.summary)) {
+            return Err(Outcome::Conflict);
+        }
         if self.seen.gone.contains(&place) {
             return Err(Outcome::MessageGone);
         }
@@ -398,7 +401,7 @@ impl<'a> Plan<'a> {
         if known.messages.contains_key(&message.message) {
             return Outcome::AlreadySent;
         }
-        if known.unread >= self.inbox_limit {
+        if known.unread >= self.inbox_limit && !message.body.is_always_taken() {
             return Outcome::InboxFull;
         }
         self.deliver(row.run.0, &message.message, &message.body, message.sent_at)

@@ -101,6 +101,7 @@ pub(super) fn ask(batch: &Batch, items: &[usize], claim: Option<&ClaimRequest>) 
                         consumed.row().int(in_table).int(turn.run.0).int(rows::number(*seq));
                     }
                     items_of_turns.push(place);
+                    turn.unowned.iter().for_each(|_| runs.number(turn.run.0));
                 }
             },
             Item::Enqueue(new, _) => {

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     kernel::{
         codec::Record,
-        id::{BuildId, CommitNo, Incarnation, RunId, RunKey},
+        id::{BuildId, CommitNo, Epoch, Incarnation, RunId, RunKey},
         time::Timestamp,
     },
     store::{Filter, Inbox, StoreError, Summary, memory::lines},
@@ -24,8 +24,9 @@ pub(super) async fn resume(writer: &mut Writer, id: String, now: Timestamp) -> R
     writer.transaction(sql::RESUME, values.map_err(encoding)?).await.map(drop)
 }
 
-pub(super) async fn halt(writer: &mut Writer, run: RunKey, reason: String) -> Result<(), StoreError> {
-    let values = Values::default().with(run.0).and_then(|values| values.with(reason));
+pub(super) async fn halt(writer: &mut Writer, run: RunKey, epoch: Epoch, reason: String) -> Result<(), StoreError> {
+    let epoch = rows::number(epoch);
+    let values = Values::default().with(run.0).and_then(|values| values.with(reason)).and_then(|values| values.with(epoch));
     writer.transaction(sql::HALT, values.map_err(encoding)?).await.map(drop)
 }
 

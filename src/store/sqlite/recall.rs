@@ -218,6 +218,7 @@ mod tests {
             published: Vec::new(),
             memos: Vec::new(),
             letters: Vec::new(),
+            unowned: None,
         }
     }
 

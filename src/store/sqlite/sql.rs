@@ -393,8 +393,8 @@ pub(super) const RESUME: &str = "UPDATE executions
       AND owner IS NULL AND (status = 2 OR status = 3 OR status = 1 AND blocked_build IS NOT NULL);";
 
 /// $1 run, $2 reason.
-pub(super) const HALT: &str = "UPDATE executions SET status = 3, reason = $2, wake_at = NULL
-    WHERE run = $1 AND owner IS NULL AND status < 4;";
+pub(super) const HALT: &str = "UPDATE executions SET status = 3, reason = $2
+    WHERE run = $1 AND owner IS NULL AND status < 4 AND wake_at IS NULL AND epoch = $3;";
 
 pub(super) const RESERVE: &str = "UPDATE meta SET value = value + $1 WHERE key = 'next_run' RETURNING value - $1;";
 
