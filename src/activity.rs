@@ -120,7 +120,7 @@ pub trait Activity: Durable + Send {
     const NAME: &'static str;
     /// Names that it had before. Calls that are recorded under one of them are calls of this activity: those that are over, those that
     /// still run or wait in a queue, and compensations. A former name stays here until no run that bears it is left, and is given to one
-    /// activity only.
+    /// activity only. Values that were shared under a former name (a memo) are not found under the new one: their keys have the name in them.
     const ALIASES: &'static [&'static str] = &[];
     /// What it returns.
     type Output: Durable + Send;

@@ -3,6 +3,7 @@
 
 use std::{
     any::Any,
+    collections::BTreeSet,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     rc::Rc,
@@ -46,6 +47,8 @@ pub(crate) struct Instance {
     deadline_passed: bool,
     ended: bool,
     begun: bool,
+    /// Calls that may not be made twice: one that is lost is in doubt, whichever number its attempt has.
+    at_most_once: BTreeSet<Position>,
     /// How a failed run is tried again, until when, and where the jitter of that comes from.
     retry: Option<Box<RunRetry>>,
     deadline: Option<Timestamp>,
@@ -67,6 +70,7 @@ impl Instance {
             deadline_passed: false,
             ended: false,
             begun: false,
+            at_most_once: BTreeSet::new(),
             retry: started.retry.clone(),
             deadline: started.deadline,
             seed: started.seed,
@@ -119,6 +123,7 @@ impl Instance {
         self.tape.wake_signal().leave();
         polled?;
         let mut commands = self.tape.take_commands();
+        commands.iter().for_each(|command| self.note(command));
         if let Some(misuse) = self.tape.misuse() {
             return Err(misuse);
         }
@@ -156,13 +161,15 @@ impl Instance {
     fn deliver(&mut self, fact: &Fact) {
         match fact {
             Fact::Completed { position, output, .. } => {
+                self.at_most_once.remove(position);
                 self.tape.answer(*position, Answer::Ended(Ok(output.clone())));
             }
             Fact::Failed { position, attempt, failure, next: Next::GiveUp } => {
                 self.tape.answer(*position, Answer::Ended(Err((*attempt, (**failure).clone()))));
             }
             Fact::Lost { position, attempt, next: Next::GiveUp } => {
-                self.tape.answer(*position, Answer::Ended(Err((*attempt, lost(*position, *attempt)))));
+                let is_in_doubt = *attempt == 1 || self.at_most_once.remove(position);
+                self.tape.answer(*position, Answer::Ended(Err((*attempt, lost(*position, *attempt, is_in_doubt)))));
             }
             Fact::Failed { position, .. } | Fact::Lost { position, .. } => self.tape.revoke(*position),
             Fact::Fired { position } => self.tape.answer(*position, Answer::Fired),
@@ -324,8 +331,24 @@ impl Instance {
         Ok(self.tape.take_step_results())
     }
 
-    /// Lets what the log says of a compensation replace what replayed code asked for.
-    pub(crate) fn recorded(&self, command: &Command) {
+    /// Takes note of a call that may not be made twice.
+    fn note(&mut self, command: &Command) {
+        let options = match command {
+            Command::Call(call) => call.options.as_deref(),
+            Command::Step { options, .. } => options.as_deref(),
+            Command::Cancel { .. } => None,
+            _ => return,
+        };
+        if options.is_some_and(|options| options.at_most_once) {
+            self.at_most_once.insert(command.position());
+        } else {
+            self.at_most_once.remove(&command.position());
+        }
+    }
+
+    /// Lets what the log says of a call or a compensation replace what replayed code asked for.
+    pub(crate) fn recorded(&mut self, command: &Command) {
+        self.note(command);
         match command {
             Command::Undo { position, scope, compensation } => self.tape.recorded_undo(*scope, *position, compensation),
             Command::Call(call) => {
@@ -403,9 +426,11 @@ impl Drop for Instance {
 }
 
 /// What the code hears of a call that lost its last attempt.
-fn lost(position: Position, attempt: Attempt) -> Failure {
-    if attempt == 1 {
-        let text = format!("the node died while the only attempt of call {position} ran; whether it happened is not known");
+fn lost(position: Position, attempt: Attempt, is_in_doubt: bool) -> Failure {
+    if is_in_doubt {
+        let text = format!(
+            "the node died while attempt {attempt} of call {position} ran, its only one; whether it happened is not known"
+        );
         Failure::new(KIND_MAYBE_DONE, text)
     } else {
         Failure::new(KIND_LOST, format!("call {position} lost attempt {attempt} with its node, once more than the limit allows"))

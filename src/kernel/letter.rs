@@ -67,7 +67,8 @@ impl Letter {
                 (*position, *attempt, failure.kind().to_owned(), failure.to_string(), next)
             }
             Fact::Lost { position, attempt, next } => {
-                let kind = if *attempt == 1 { KIND_MAYBE_DONE } else { KIND_LOST };
+                let is_in_doubt = *attempt == 1 || call.options.as_deref().is_some_and(|options| options.at_most_once);
+                let kind = if is_in_doubt { KIND_MAYBE_DONE } else { KIND_LOST };
                 (*position, *attempt, kind.to_owned(), "lost with its node".to_owned(), next)
             }
             _ => return None,

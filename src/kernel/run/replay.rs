@@ -84,7 +84,7 @@ impl Run {
                     // The recorded command is the truth: options and input of the code may have changed since.
                     self.state.command(expected, commit.time);
                     self.instance.recorded(expected);
-                    if let Some(twin) = &self.twin {
+                    if let Some(twin) = &mut self.twin {
                         twin.recorded(expected);
                     }
                     self.note(expected);

@@ -86,6 +86,23 @@ fn an_at_most_once_call_never_starts_twice() {
 }
 
 #[test]
+fn an_at_most_once_call_that_was_let_go_on_is_in_doubt_again_when_it_is_lost_again() {
+    let mut world = World::new(&Once);
+    world.ack();
+    world.start(1);
+    world.crash(false);
+    world.settle();
+    world.reset(crate::kernel::fork::Point::BeforeFailure(1)).unwrap();
+    world.ack();
+    world.start(1);
+    world.crash(false);
+    world.settle();
+    assert_eq!(world.acts, [("a".into(), 2)]);
+    assert_eq!(world.output::<String>(), "maybe done");
+    assert!(world.replayed(world.log.len()).is_ok());
+}
+
+#[test]
 fn a_parked_call_waits_by_name_and_goes_on_with_the_next_attempt() {
     let mut world = World::new(&Parks).handle(|what, attempt| if what == "a" && attempt == 1 { broken("no") } else { value(1) });
     world.ack();
