@@ -185,8 +185,8 @@ impl ReplayLetter {
     }
 }
 
-/// Takes a dead letter out. Its run and the failure in its log stay as they are: a parked call stays parked. The answer is whether there
-/// was one.
+/// Takes a dead letter out, as it is when this is asked: if its call fails anew meanwhile, that letter stays. Its run and the failure in its log
+/// stay as they are: a parked call stays parked. The answer is whether there was one.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<bool, Error>")]
 pub struct DiscardLetter(pub LetterKey);
@@ -224,7 +224,7 @@ impl ReplayLetters {
     }
 }
 
-/// Discards all letters that a filter names.
+/// Discards all letters that a filter names, as they are listed: calls that fail anew meanwhile keep their new letters.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<Swept, Error>")]
 pub struct DiscardLetters(pub ListLetters);
@@ -384,7 +384,7 @@ impl Door {
     }
 
     async fn drop_letters(&self, letters: &[DeadLetter]) -> Result<(), Error> {
-        let all: Vec<_> = letters.iter().map(|letter| (letter.run, letter.letter.position)).collect();
+        let all: Vec<_> = letters.iter().map(DeadLetter::seen).collect();
         loop {
             let links = self.links().await?;
             let (told, outcome) = oneshot::channel();

@@ -1,11 +1,11 @@
 //! The rows of dead letters, as stores have them, and how they are asked for. A row is written, or goes, in the very commit whose turn says so;
 //! batches without such a turn know nothing of it. Letters stay when their run has ended, as its log does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Status, Turn};
 use crate::kernel::{
-    id::{Position, RunId, RunKey},
+    id::{CommitNo, Position, RunId, RunKey},
     letter::{Letter, LetterChange},
     time::Timestamp,
 };
@@ -35,6 +35,33 @@ impl DeadLetter {
     #[must_use]
     pub fn place(&self) -> LetterPlace {
         LetterPlace { at: self.letter.at, run: self.run, position: self.letter.position }
+    }
+
+    /// Returns what tells it from later letters of its call.
+    #[must_use]
+    pub fn seen(&self) -> SeenLetter {
+        SeenLetter::of(self.run, &self.letter)
+    }
+}
+
+/// Names a letter as somebody has seen it: a call has one at a time, and another one each time it fails for good.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct SeenLetter {
+    /// Its run.
+    pub run: RunKey,
+    /// The call.
+    pub position: Position,
+    /// The commit that says so…
+    pub commit_no: CommitNo,
+    /// …and where in it.
+    pub event: u32,
+}
+
+impl SeenLetter {
+    /// Names a letter of a run.
+    #[must_use]
+    pub fn of(run: RunKey, letter: &Letter) -> SeenLetter {
+        SeenLetter { run, position: letter.position, commit_no: letter.commit_no, event: letter.event }
     }
 }
 
@@ -113,7 +140,12 @@ impl Turn {
 
 /// What the accepted items of a batch do to letters, each once, as it is in the end; in the order of keys.
 #[derive(Default)]
-pub(crate) struct LetterPlan<'a>(BTreeMap<(RunKey, Position), Option<&'a Letter>>);
+pub(crate) struct LetterPlan<'a> {
+    /// Calls whose letters are known in the end, whatever the store has.
+    calls: BTreeMap<(RunKey, Position), Option<&'a Letter>>,
+    /// Letters of other calls, which go if the store has them as they were seen.
+    seen: BTreeSet<SeenLetter>,
+}
 
 impl<'a> LetterPlan<'a> {
     /// Takes what an accepted turn does.
@@ -123,22 +155,44 @@ impl<'a> LetterPlan<'a> {
                 LetterChange::Put(letter) => Some(letter),
                 LetterChange::Drop(_) => None,
             };
-            self.0.insert((turn.run, change.position()), letter);
+            self.decide((turn.run, change.position()), letter);
         }
     }
 
-    /// Takes letters out.
-    pub(crate) fn drop(&mut self, letters: impl IntoIterator<Item = (RunKey, Position)>) {
-        self.0.extend(letters.into_iter().map(|letter| (letter, None)));
+    /// Takes out the letters of these calls.
+    pub(crate) fn drop(&mut self, calls: impl IntoIterator<Item = (RunKey, Position)>) {
+        calls.into_iter().for_each(|call| self.decide(call, None));
+    }
+
+    fn decide(&mut self, call: (RunKey, Position), letter: Option<&'a Letter>) {
+        self.seen.retain(|seen| (seen.run, seen.position) != call);
+        self.calls.insert(call, letter);
+    }
+
+    /// Takes out letters that are as they were seen.
+    pub(crate) fn drop_seen(&mut self, letters: &[SeenLetter]) {
+        for seen in letters {
+            match self.calls.get_mut(&(seen.run, seen.position)) {
+                Some(letter) => *letter = letter.filter(|letter| SeenLetter::of(seen.run, letter) != *seen),
+                None => {
+                    self.seen.insert(*seen);
+                }
+            }
+        }
     }
 
     /// Returns those that are written.
     pub(crate) fn put(&self) -> Vec<(RunKey, &'a Letter)> {
-        self.0.iter().filter_map(|((run, _), letter)| letter.map(|letter| (*run, letter))).collect()
+        self.calls.iter().filter_map(|((run, _), letter)| letter.map(|letter| (*run, letter))).collect()
     }
 
-    /// Returns those that go.
+    /// Returns the calls whose letters go.
     pub(crate) fn gone(&self) -> Vec<(RunKey, Position)> {
-        self.0.iter().filter(|(_, letter)| letter.is_none()).map(|(of, _)| *of).collect()
+        self.calls.iter().filter(|(_, letter)| letter.is_none()).map(|(of, _)| *of).collect()
+    }
+
+    /// Returns the letters that go if they are as they were seen; of calls that are in none of the others.
+    pub(crate) fn seen(&self) -> impl ExactSizeIterator<Item = &SeenLetter> {
+        self.seen.iter()
     }
 }

@@ -17,7 +17,7 @@ use crate::hints::OpenHints;
 use crate::kernel::{
     codec::Record,
     event::MessageBody,
-    id::{BuildId, CommitNo, Digest, Epoch, Incarnation, Position, RunId, RunKey},
+    id::{BuildId, CommitNo, Digest, Epoch, Incarnation, RunId, RunKey},
     memo::MemoKey,
     time::Timestamp,
 };
@@ -66,7 +66,7 @@ pub use crate::kernel::{
 };
 pub use error::StoreError;
 pub use fork::{Fork, Redelivered};
-pub use letters::{DeadLetter, LetterFilter, LetterPlace};
+pub use letters::{DeadLetter, LetterFilter, LetterPlace, SeenLetter};
 pub use memos::{MemoAsk, MemoChange, MemoFound, MemoRow, MemoThen};
 pub use node::{NewNode, NodeRow, NodeState, Renewed, Warden};
 pub use others::{NewChild, Tell, Told};
@@ -361,8 +361,8 @@ pub enum Item {
     Memo(Box<MemoChange>),
     /// Begins a run with the history of an earlier one.
     Fork(Box<Fork>),
-    /// Takes out the letters of these calls, those that are there. The answer is `Done`.
-    DropLetters(Vec<(RunKey, Position)>),
+    /// Takes out these letters, those that are there as they were seen: a newer one of the same call stays. The answer is `Done`.
+    DropLetters(Vec<SeenLetter>),
 }
 
 /// What one turn records.

@@ -7,7 +7,9 @@ use stent::{
         id::{RunId, RunKey},
         time::Timestamp,
     },
-    store::{DeadLetter, Fork, Item, Letter, LetterChange, LetterFilter, NewRun, Outcome, Redelivered, Status, Then, Turn},
+    store::{
+        DeadLetter, Fork, Item, Letter, LetterChange, LetterFilter, NewRun, Outcome, Redelivered, SeenLetter, Status, Then, Turn,
+    },
 };
 
 use crate::{kit::*, published::shows};
@@ -172,7 +174,34 @@ fn a_letter_comes_with_its_turn_or_not_at_all_is_replaced_and_goes() {
         assert_eq!(positions(world, all()).await, [1]);
         let unfit = LetterChange::Put(Letter { kind: "nul\0".into(), ..letter(7, 5) });
         assert!(matches!(world.one(lettered(turn(other, 3, Then::Hold), vec![unfit])).await, Outcome::Refused(_)));
-        world.done(Item::DropLetters(vec![(key, 1), (key, 9), (RunKey(99), 1)])).await;
+        let seen = |run, position| SeenLetter::of(run, &letter(position, 5));
+        world.done(Item::DropLetters(vec![seen(key, 1), seen(key, 9), seen(RunKey(99), 1)])).await;
+        assert_eq!(positions(world, all()).await, Vec::<u32>::new());
+    });
+}
+
+#[test]
+fn a_letter_goes_only_as_it_was_seen_and_a_newer_failure_of_the_call_keeps_its_own() {
+    on_each_store(async |world| {
+        let run = world.started("a").await;
+        world.done(lettered(turn(run, 1, Then::Hold), vec![put(1, 5), put(2, 5), put(3, 5), put(4, 5)])).await;
+        let listed: Vec<_> = letters(world, all()).await.iter().map(DeadLetter::seen).collect();
+        // Two are retried and fail again: in a later commit, and in another place of the same one.
+        let later = Letter { attempt: 4, commit_no: 2, at: Timestamp(6), ..letter(1, 6) };
+        let beside = Letter { event: 99, ..letter(2, 6) };
+        let again = [&later, &beside].map(|letter| LetterChange::Put(letter.clone())).into();
+        world.done(lettered(turn(run, 2, Then::Hold), again)).await;
+        world.done(Item::DropLetters(listed.clone())).await;
+        let left: Vec<_> = letters(world, all()).await.into_iter().map(|found| found.letter).collect();
+        assert_eq!(left, [beside.clone(), later.clone()]);
+        // In one batch with the newer failures, before them and behind them: turns come first.
+        let [third, fourth] = [letter(3, 7), letter(4, 7)].map(|letter| Letter { commit_no: 3, ..letter });
+        let both = [&third, &fourth].map(|letter| LetterChange::Put(letter.clone())).into();
+        let turned = lettered(turn(run, 3, Then::Hold), both);
+        let (stale, seen) = (Item::DropLetters(listed), Item::DropLetters(vec![SeenLetter::of(run, &fourth)]));
+        assert_eq!(world.commit(vec![stale, turned, seen]).await, [const { Outcome::Done }; 3]);
+        assert_eq!(positions(world, all()).await, [3, 2, 1], "the fourth was there when it was taken out");
+        world.done(Item::DropLetters([later, beside, third].iter().map(|letter| SeenLetter::of(run, letter)).collect())).await;
         assert_eq!(positions(world, all()).await, Vec::<u32>::new());
     });
 }

@@ -15,9 +15,9 @@ use stent::{
         time::Timestamp,
     },
     store::{
-        Batch, ClaimRequest, Filter, Fork, Item, LetterChange, LetterFilter, Message, NewChild, NewRun, NewTask, Publication,
-        Queue, ScheduleChange, Status, Store, Successor, Summary, TaskKey, TaskRequest, Tell, Then, Turn, Warden, Yield,
-        YieldReason, memory::MemoryStore,
+        Batch, ClaimRequest, Filter, Fork, Item, Letter, LetterChange, LetterFilter, Message, NewChild, NewRun, NewTask,
+        Publication, Queue, ScheduleChange, SeenLetter, Status, Store, Successor, Summary, TaskKey, TaskRequest, Tell, Then,
+        Turn, Warden, Yield, YieldReason, memory::MemoryStore,
     },
 };
 
@@ -242,7 +242,7 @@ impl All {
             30..=32 => self.memo().await,
             26..=27 => self.schedule().await,
             28 => self.fork().await,
-            29 => Item::DropLetters(self.some_letters().await),
+            29 => Item::DropLetters(self.seen_letters().await),
             0..=7 => self.turn().await,
             20..=23 => self.end_task().await,
             24 => {
@@ -460,6 +460,7 @@ impl All {
         let some = 0..self.dice.below(4);
         let change = |dice: &mut Dice, at| match u32::try_from(dice.below(4)).unwrap() {
             position if dice.once_in(3) => LetterChange::Drop(position),
+            position if dice.once_in(3) => LetterChange::Put(Letter { commit_no: 2, ..forks::letter(position, at) }),
             position => forks::put(position, at),
         };
         some.map(|_| change(&mut self.dice, self.now)).collect()
@@ -468,6 +469,12 @@ impl All {
     async fn some_letters(&mut self) -> Vec<(RunKey, u32)> {
         let run = self.some_run().await.map_or(RunKey(500_000), |row| row.run);
         (0..self.dice.below(3)).map(|_| (run, u32::try_from(self.dice.below(4)).unwrap())).collect()
+    }
+
+    async fn seen_letters(&mut self) -> Vec<SeenLetter> {
+        let calls = self.some_letters().await.into_iter();
+        let seen = calls.map(|(run, position)| SeenLetter::of(run, &forks::letter(position, 0)));
+        seen.map(|seen| SeenLetter { commit_no: 1 + u32::from(self.dice.once_in(3)), ..seen }).collect()
     }
 
     /// With a run that is the next one of its id, mostly, behind one that has ended or not.

@@ -110,7 +110,7 @@ impl Data {
             Item::Memo(change) => self.change_memo(change, writer, told).map_or_else(|refused| refused, |()| Outcome::Done),
             Item::Fork(fork) => self.fork(fork, writer).map_or_else(|refused| refused, |()| Outcome::Done),
             Item::DropLetters(letters) => {
-                self.drop_letters(letters.iter().copied());
+                self.drop_seen_letters(letters);
                 Outcome::Done
             }
         }

@@ -6,7 +6,7 @@ use crate::{
         id::{Position, RunKey},
         letter::LetterChange,
     },
-    store::{DeadLetter, Fork, LetterFilter, Outcome},
+    store::{DeadLetter, Fork, LetterFilter, Outcome, SeenLetter},
 };
 
 impl Run {
@@ -50,6 +50,16 @@ impl Data {
         for (run, position) in letters {
             if let Some(run) = self.runs.get_mut(&run) {
                 run.letters.remove(&position);
+            }
+        }
+    }
+
+    pub(super) fn drop_seen_letters(&mut self, letters: &[SeenLetter]) {
+        for seen in letters {
+            if let Some(run) = self.runs.get_mut(&seen.run)
+                && run.letters.get(&seen.position).is_some_and(|letter| SeenLetter::of(seen.run, letter) == *seen)
+            {
+                run.letters.remove(&seen.position);
             }
         }
     }

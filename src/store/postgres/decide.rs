@@ -148,7 +148,7 @@ impl<'a> Plan<'a> {
             Item::Memo(change) => refused_or_done(self.memo(change)),
             Item::Fork(fork) => refused_or_done(self.fork(fork)),
             Item::DropLetters(letters) => {
-                self.letters.drop(letters.iter().copied());
+                self.letters.drop_seen(letters);
                 Outcome::Done
             }
             Item::EndTask(end) => match self.tasks.end(end) {

@@ -25,6 +25,11 @@ const PUT: &str = "INSERT INTO dead_letters (run, position, attempt, commit_no, 
 const DROP: &str = "DELETE FROM dead_letters d USING unnest($1::bigint[], $2::bigint[]) AS k(run, position)
     WHERE d.run = k.run AND d.position = k.position";
 
+/// $1 runs, $2 positions, $3 commits, $4 places in them. Only what is as it was seen.
+const DROP_SEEN: &str = "DELETE FROM dead_letters d
+    USING unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[]) AS k(run, position, commit_no, event)
+    WHERE d.run = k.run AND d.position = k.position AND d.commit_no = k.commit_no AND d.event = k.event";
+
 macro_rules! letters {
     () => {
         "SELECT d.run, e.id, e.run_no, e.workflow, e.status, d.position, d.attempt, d.commit_no, d.event, d.parked, d.activity, d.kind, d.text, d.at
@@ -66,6 +71,14 @@ pub(super) async fn write(session: &mut Session, plan: &LetterPlan<'_>) -> Resul
     if !gone.is_empty() {
         let (runs, positions): (Vec<i64>, Vec<i64>) = gone.iter().map(|(run, position)| (run.0, i64::from(*position))).unzip();
         session.rows(DROP, Values::default().with(runs).with(positions)).await?;
+    }
+    if plan.seen().len() > 0 {
+        let values = Values::default()
+            .with(plan.seen().map(|seen| seen.run.0).collect::<Vec<_>>())
+            .with(plan.seen().map(|seen| i64::from(seen.position)).collect::<Vec<_>>())
+            .with(plan.seen().map(|seen| i64::from(seen.commit_no)).collect::<Vec<_>>())
+            .with(plan.seen().map(|seen| i64::from(seen.event)).collect::<Vec<_>>());
+        session.rows(DROP_SEEN, values).await?;
     }
     Ok(())
 }

@@ -18,7 +18,8 @@ use crate::{
         time::Timestamp,
     },
     store::{
-        DeadLetter, Fork, Letter, LetterFilter, LetterPlace, Outcome, Status, StoreError, letters::LetterPlan, memory::lines,
+        DeadLetter, Fork, Letter, LetterFilter, LetterPlace, Outcome, SeenLetter, Status, StoreError, letters::LetterPlan,
+        memory::lines,
     },
 };
 
@@ -62,6 +63,14 @@ impl Writer {
                 table.row().int(run.0).int(position);
             }
             let answers = self.answers(sql::DROP, Values::default().with(table.finish())).await?;
+            changed += answers.iter().map(|answer| answer.changed).sum::<u64>();
+        }
+        if plan.seen().len() > 0 {
+            let mut table = Table::new();
+            for SeenLetter { run, position, commit_no, event } in plan.seen() {
+                table.row().int(run.0).int(*position).int(*commit_no).int(*event);
+            }
+            let answers = self.answers(sql::DROP_SEEN, Values::default().with(table.finish())).await?;
             changed += answers.iter().map(|answer| answer.changed).sum::<u64>();
         }
         Ok(changed)

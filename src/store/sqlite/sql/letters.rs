@@ -13,6 +13,12 @@ pub(in crate::store::sqlite) const PUT: &str =
 pub(in crate::store::sqlite) const DROP: &str = "DELETE FROM dead_letters
     WHERE (run, position) IN (SELECT value ->> 0, value ->> 1 FROM json_each($1));";
 
+/// Rows of $1: run, position, commit, place in it. Only what is as it was seen.
+pub(in crate::store::sqlite) const DROP_SEEN: &str = "DELETE FROM dead_letters
+    WHERE (run, position) IN (SELECT d.run, d.position
+        FROM json_each($1) k CROSS JOIN dead_letters d ON d.run = k.value ->> 0 AND d.position = k.value ->> 1
+        WHERE d.commit_no = k.value ->> 2 AND d.event = k.value ->> 3);";
+
 macro_rules! letters {
     () => {
         "SELECT d.run, e.id, e.run_no, e.workflow, e.status, d.position, d.attempt, d.commit_no, d.event, d.parked, d.activity, d.kind, d.text, d.at
@@ -38,5 +44,10 @@ pub(in crate::store::sqlite) const SNAPSHOT: &str =
 
 /// Every text that runs on an open database, by name.
 #[cfg(test)]
-pub(in crate::store::sqlite) const ALL: &[(&str, &str)] =
-    &[("put_letters", PUT), ("drop_letters", DROP), ("letters", LIST), ("letters_of_run", OF_RUN)];
+pub(in crate::store::sqlite) const ALL: &[(&str, &str)] = &[
+    ("put_letters", PUT),
+    ("drop_letters", DROP),
+    ("drop_seen_letters", DROP_SEEN),
+    ("letters", LIST),
+    ("letters_of_run", OF_RUN),
+];
