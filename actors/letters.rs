@@ -144,7 +144,8 @@ pub struct LetterDetails {
 }
 
 /// Replays a dead letter. A parked call is tried again in its own run, with a new budget of attempts. One whose error went to the code is
-/// made again by a [reset](ResetRun) to the moment before it failed; its run must have ended.
+/// made again by a [reset](ResetRun) to the moment before it failed; its run must have ended, and be the current one of the execution: a letter
+/// of a run that another one has followed is left alone ([`ResetError::Overtaken`](crate::ResetError::Overtaken)).
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<Replayed, Error>")]
 pub struct ReplayLetter {
@@ -309,7 +310,7 @@ impl Door {
             self.send(id.id, format!("letter-{}", digest.to_hex()), body).await?;
             return Ok(Replayed::Retried);
         }
-        let reset = ResetRun::new(id.id, Point::BeforeFailure(position)).run(id.run_no).by(by).reason(reason);
+        let reset = ResetRun::new(id.id, Point::BeforeFailure(position)).current_run(id.run_no).by(by).reason(reason);
         Ok(Replayed::Reset(self.reset(reset).await?))
     }
 

@@ -33,6 +33,15 @@ const MOST_BYTES: usize = 48 << 20;
 /// So many rows of a log are read at once.
 const PAGE: u32 = 2_000;
 
+/// A request is looked for in so many of the newest runs.
+const LATEST_RUNS: usize = 32;
+
+/// So many rows of a log are read at once on this thread.
+const SHORT_PAGE: u32 = 200;
+
+/// The most bytes of the name of a request.
+const LONGEST_REQUEST: usize = 255;
+
 /// Who asked for something and why is kept up to so many bytes each.
 const LONGEST_NOTE: usize = 4_000;
 
@@ -47,6 +56,10 @@ const LONGEST_NOTE: usize = 4_000;
 /// does not. A deadline leaves as much time as it left at the point. Random numbers go on differently. What the run shows is what it
 /// showed at the point. Compensations that have run already stay done: of a saga that was undone, leave its beginning out as well.
 ///
+/// Of several who ask at once one is accepted; the others hear that a run has begun ([`Running`](ResetError::Running)) or has followed meanwhile
+/// ([`Overtaken`](ResetError::Overtaken)), even if it has ended by then: whoever resets has looked at the run that is current. Whoever may ask twice gives the
+/// request an [id](ResetRun::request_id).
+///
 /// The new run is due at once, on any node that has its workflow, and its parent, if it had one, does not hear of it: that has had its answer.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<RunId, Error>")]
@@ -57,13 +70,17 @@ pub struct ResetRun {
     by: String,
     reason: String,
     messages: bool,
+    request: Option<String>,
+    /// The run must be the current one.
+    current: bool,
 }
 
 impl ResetRun {
     /// Resets the execution of this id to a point of its current run.
     #[must_use]
     pub fn new(id: impl Into<String>, point: Point) -> ResetRun {
-        ResetRun { id: id.into(), point, run_no: None, by: String::new(), reason: String::new(), messages: true }
+        let (by, reason) = (String::new(), String::new());
+        ResetRun { id: id.into(), point, run_no: None, by, reason, messages: true, request: None, current: false }
     }
 
     /// Takes the history of another run of the execution than the current one, by its number.
@@ -93,34 +110,66 @@ impl ResetRun {
         self.messages = false;
         self
     }
-}
 
-/// A request that was given to the store, and whose answer may be lost.
-struct Tried {
-    run_no: u32,
-    /// Where its mark is in the new log.
-    mark: CommitNo,
+    /// Sets the request's own id, 1 to 255 bytes, so that it may be asked again: the same id again begins nothing, whatever else is asked, and is
+    /// answered with the run that it began, whether that has ended or not. It is known as long as that run is among the 32 newest of the execution.
+    #[must_use]
+    pub fn request_id(mut self, id: impl Into<String>) -> ResetRun {
+        self.request = Some(id.into());
+        self
+    }
+
+    /// Takes the history of the run of this number, which must be the current one.
+    pub(super) fn current_run(mut self, run_no: u32) -> ResetRun {
+        self.run_no = Some(run_no);
+        self.current = true;
+        self
+    }
+
+    fn check(&self) -> Result<(), ResetError> {
+        for (what, text) in [("the name of who resets", &self.by), ("the reason", &self.reason)] {
+            if text.len() > LONGEST_NOTE {
+                return Err(ResetError::Invalid(format!("{what} has {} bytes, the limit is {LONGEST_NOTE}", text.len())));
+            }
+        }
+        match self.request.as_ref().map_or(1, String::len) {
+            1..=LONGEST_REQUEST => Ok(()),
+            bytes => Err(ResetError::Invalid(format!("the request's id has {bytes} bytes; use 1 to {LONGEST_REQUEST}"))),
+        }
+    }
 }
 
 impl Door {
     /// Resets an execution.
     pub(crate) async fn reset(&self, asked: ResetRun) -> Result<RunId, Error> {
-        for (what, text) in [("the name of who resets", &asked.by), ("the reason", &asked.reason)] {
-            if text.len() > LONGEST_NOTE {
-                let why = format!("{what} has {} bytes, the limit is {LONGEST_NOTE}", text.len());
-                return Err(ResetError::Invalid(why).into());
-            }
-        }
-        let token = uuid::Uuid::now_v7().to_string();
-        let (mut tried, mut waits) = (None::<Tried>, 0);
+        asked.check()?;
+        let token = asked.request.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
+        let (mut seen, mut waits) = (None::<u32>, 0);
         loop {
             let current = self.row(&asked.id, None).await?.ok_or_else(|| ResetError::Unknown(asked.id.clone()))?;
-            if let Some(tried) = &tried
-                && current.id.run_no >= tried.run_no
-                && let Some(run) = self.is_marked(&asked.id, tried, &token).await?
-            {
-                // It was written; the answer was lost.
-                return Ok(run);
+            match seen {
+                Some(run_no) if run_no == current.id.run_no => {}
+                Some(run_no) => {
+                    // It was written and the answer was lost, or somebody else was faster. A run that has begun since then may have ended too, and
+                    // nobody who asked for this has looked at it.
+                    let next = self.row(&asked.id, run_no.checked_add(1)).await?;
+                    let ours = match &next {
+                        Some(next) => self.begun_by(next, &token).await?,
+                        None => None,
+                    };
+                    return Ok(ours.ok_or_else(|| overtaken(&current))?);
+                }
+                None => {
+                    if asked.request.is_some()
+                        && let Some(run) = self.asked_before(&current, &token).await?
+                    {
+                        return Ok(run);
+                    }
+                    if asked.current && asked.run_no != Some(current.id.run_no) {
+                        return Err(overtaken(&current).into());
+                    }
+                    seen = Some(current.id.run_no);
+                }
             }
             let next = next_run(&current)?;
             let source = match asked.run_no {
@@ -135,7 +184,6 @@ impl Door {
             let Some(key) = self.reserved(&links).await? else { continue };
             let now = self.time.now();
             let forked = self.forked(&source, log, &asked, next.run_no, &token).await?;
-            let mark = CommitNo::try_from(forked.log.len().saturating_sub(1)).unwrap_or(CommitNo::MAX);
             let row = NewRun { wake_at: Some(now), deadline: forked.deadline, ..row_of(&source, key, &next) };
             let fork = in_store(&next, row, forked, source.run)?;
             let (told, outcome) = oneshot::channel();
@@ -149,25 +197,51 @@ impl Door {
                 Ok(Outcome::Refused(why)) => return Err(ResetError::Unavailable(why).into()),
                 Ok(Outcome::Waits) => self.let_others_finish(&mut waits).await,
                 // Somebody has been faster, or the incarnation ended with the answer: it is looked at again.
-                Ok(_) | Err(_) => {
-                    tried = Some(Tried { run_no: next.run_no, mark });
-                    self.breathe().await;
-                }
+                Ok(_) | Err(_) => self.breathe().await,
             }
         }
     }
 
-    /// Returns the run that an earlier try has begun, if it is there.
-    async fn is_marked(&self, id: &str, tried: &Tried, token: &str) -> Result<Option<RunId>, Error> {
-        let Some(row) = self.row(id, Some(tried.run_no)).await? else { return Ok(None) };
-        let (run, mark) = (row.run, tried.mark);
-        let found = self.read(move |reader| async move { reader.history(run, mark, 1).await }).await?;
-        let Some((commit_no, record)) = found.into_iter().next().filter(|(commit_no, _)| *commit_no == mark) else {
-            return Ok(None);
-        };
-        let commit = codec::decode(&row.id, commit_no, &record).map_err(|e| ResetError::Unreadable(e.to_string()))?;
-        let ours = |event: &Event| matches!(event, Event::Fact(Fact::Forked(forked)) if forked.token == token);
-        Ok(commit.events.iter().any(ours).then_some(row.id))
+    /// Returns the run that a request has begun before, if it is one of the newest.
+    async fn asked_before(&self, current: &Summary, token: &str) -> Result<Option<RunId>, Error> {
+        for run_no in (1..=current.id.run_no).rev().take(LATEST_RUNS) {
+            if let Some(row) = self.row(&current.id.id, Some(run_no)).await?
+                && let Some(run) = self.begun_by(&row, token).await?
+            {
+                return Ok(Some(run));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns the run that a request has begun, if it is this one, or one whose mark is in the copy that this one begins with.
+    async fn begun_by(&self, row: &Summary, token: &str) -> Result<Option<RunId>, Error> {
+        let (run, mut from) = (row.run, 0);
+        loop {
+            // The first commit says whether there is a copy at all.
+            let limit = if from == 0 { 1 } else { SHORT_PAGE };
+            let page = self.read(move |reader| async move { reader.history(run, from, limit).await }).await?;
+            let Some((newest, _)) = page.last() else { return Ok(None) };
+            from = newest.saturating_add(1);
+            for (commit_no, record) in &page {
+                let commit = codec::decode(&row.id, *commit_no, record).map_err(|e| ResetError::Unreadable(e.to_string()))?;
+                let mut copied = *commit_no > 0;
+                for event in commit.events {
+                    match event {
+                        Event::Fact(Fact::Forked(forked)) if forked.token == token => {
+                            return Ok(Some(RunId { id: row.id.id.clone(), run_no: forked.run_no }));
+                        }
+                        // Its own mark: the copy ends.
+                        Event::Fact(Fact::Forked(forked)) if forked.run_no == row.id.run_no => return Ok(None),
+                        Event::Fact(Fact::Started(started)) => copied |= started.copied_from.is_some(),
+                        _ => {}
+                    }
+                }
+                if !copied {
+                    return Ok(None);
+                }
+            }
+        }
     }
 
     /// Reads a whole log, if it is not too long to be copied.
@@ -208,7 +282,9 @@ impl Door {
             let incarnation = Incarnation(uuid::Uuid::nil());
             let (point, messages) = (*point, *messages);
             let ask = fork::Ask { point, run_no, by, reason, token: &token, messages, at, incarnation, build };
-            fork::fork(&id, log, &ask).map_err(ResetError::Point)
+            let forked = fork::fork(&id, log, &ask).map_err(ResetError::Point);
+            failpoint!("reset.decided");
+            forked
         };
         let (told, answer) = oneshot::channel();
         std::thread::Builder::new()
@@ -247,6 +323,11 @@ fn next_run(current: &Summary) -> Result<RunId, ResetError> {
         Some(run_no) => Ok(RunId { id, run_no }),
         None => Err(ResetError::Invalid("the execution has as many runs as can be counted".to_owned())),
     }
+}
+
+/// Says that another run has followed.
+fn overtaken(current: &Summary) -> ResetError {
+    ResetError::Overtaken { run: current.id.clone(), status: current.status.as_str().to_owned() }
 }
 
 /// Returns the row of the new run, as that of the one whose history it begins with.

@@ -4,9 +4,14 @@
 //! Configured by the environment of a child process, `STENT_FAILPOINTS="name=action@n;…"`, or in process by [`set`].
 //! Actions: `kill` (SIGKILL to oneself: no destructor runs), `panic`, `sleep:<ms>`; `@n` means at the n-th hit (default the first).
 
-use std::{collections::HashMap, str::FromStr, sync::OnceLock, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    str::FromStr,
+    sync::OnceLock,
+    time::Duration,
+};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 /// Every point there is, in the order of a dispatch: a crash test visits each.
 pub const ALL: &[&str] = &[
@@ -32,6 +37,7 @@ pub const ALL: &[&str] = &[
     "notifier.heard",
     "undertaker.before_look",
     "timekeeper.decides",
+    "reset.decided",
     "steward.answers",
     "supervisor.before_start",
 ];
@@ -45,7 +51,13 @@ pub enum Action {
     Panic,
     /// The thread at the point stops for so long.
     Sleep(Duration),
+    /// The thread at the point stops until it is [released](release). For points with threads of their own.
+    Hold,
 }
+
+/// The points at which threads are held, and the bell that rings when one is released.
+static HELD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+static RELEASED: Condvar = Condvar::new();
 
 #[derive(Clone, Copy)]
 struct Armed {
@@ -89,9 +101,23 @@ pub fn set(name: &str, action: Action, at_hit: u32) {
     points().lock().insert(name.to_owned(), Armed { action, at_hit, hits: 0 });
 }
 
-/// Disarms every point.
+/// Disarms every point, and lets go whoever is held.
 pub fn clear() {
     points().lock().clear();
+    HELD.lock().clear();
+    RELEASED.notify_all();
+}
+
+/// Tells whether a thread is held at a point.
+#[must_use]
+pub fn holds(name: &str) -> bool {
+    HELD.lock().contains(name)
+}
+
+/// Lets go who is held at a point.
+pub fn release(name: &str) {
+    HELD.lock().remove(name);
+    RELEASED.notify_all();
 }
 
 /// Called by the macro.
@@ -115,5 +141,10 @@ pub fn hit(name: &str) {
         }
         Action::Panic => panic!("failpoint {name}"),
         Action::Sleep(time) => std::thread::sleep(time),
+        Action::Hold => {
+            let mut held = HELD.lock();
+            held.insert(name.to_owned());
+            RELEASED.wait_while(&mut held, |held| held.contains(name));
+        }
     }
 }

@@ -257,8 +257,114 @@ fn two_who_reset_at_once_get_one_new_run_and_the_other_hears_that_it_runs() {
         let (one, two) = futures_util::join!(reset(), reset());
         let (won, lost) = if one.is_ok() { (one, two) } else { (two, one) };
         assert_eq!(won.unwrap().run_no, 2);
-        assert!(matches!(lost, Err(Error::Reset(ResetError::Running { .. }))), "{lost:?}");
+        assert!(matches!(lost, Err(Error::Reset(ResetError::Running { .. } | ResetError::Overtaken { .. }))), "{lost:?}");
         assert_eq!(status(stent, "a").await, Status::Active);
+    });
+}
+
+/// Lets one who asks decide, and holds it there until the other is through with all that it does.
+#[cfg(feature = "failpoints")]
+async fn overtaken<T>(late: impl Future<Output = T>, other: impl Future<Output = ()>) -> T {
+    use stent::failpoints::{Action, holds, release, set};
+    const POINT: &str = "reset.decided";
+    set(POINT, Action::Hold, 1);
+    let meanwhile = async {
+        eventually("it has decided", limit(), async || holds(POINT)).await;
+        other.await;
+        release(POINT);
+    };
+    futures_util::join!(late, meanwhile).0
+}
+
+#[cfg(feature = "failpoints")]
+#[test]
+fn who_resets_too_late_hears_so_even_when_the_run_that_has_followed_has_ended_meanwhile() {
+    on_each_store(async |_, books, stent| {
+        for (id, reset) in [
+            ("a", ResetRun::new("a", Point::BeforeCall(3))),
+            ("b", ResetRun::new("b", Point::BeforeCall(3)).run(1)),
+            ("c", ResetRun::new("c", Point::BeforeCall(3)).request_id("late")),
+        ] {
+            begin(stent, id, false).await.result().await.unwrap();
+            let late = overtaken(stent.reset(reset.clone()), async {
+                let first = stent.reset(reset.request_id("first")).await.unwrap();
+                assert_eq!(first.run_no, 2);
+                assert_eq!(result(stent, id).await.unwrap(), "reserve go charge ship ");
+            });
+            let late = late.await;
+            let wanted = RunId { id: id.into(), run_no: 2 };
+            assert!(matches!(&late, Err(Error::Reset(ResetError::Overtaken { run, .. })) if *run == wanted), "{id}: {late:?}");
+            assert_eq!(stent.describe(id).await.unwrap().unwrap().summary.id, wanted);
+            let keys = books.done("charge");
+            assert_eq!(keys.iter().filter(|key| key.starts_with(&format!("{id}/"))).count(), 2, "{keys:?}");
+        }
+    });
+}
+
+#[cfg(feature = "failpoints")]
+#[test]
+fn a_letter_is_replayed_once_by_two_who_ask_and_left_alone_when_another_run_has_followed() {
+    on_each_store(async |_, books, stent| {
+        books.breaks(&["charge"]);
+        begin(stent, "a", false).await.result().await.unwrap_err();
+        begin(stent, "b", false).await.result().await.unwrap_err();
+        books.breaks(&[]);
+        let replay = |id: &str| stent.replay_letter(ReplayLetter::new(key(id, 1, 3)));
+        let late = overtaken(replay("a"), async {
+            replay("a").await.unwrap();
+            assert_eq!(result(stent, "a").await.unwrap(), "reserve go charge ship ");
+        });
+        let late = late.await;
+        assert!(matches!(&late, Err(Error::Reset(ResetError::Overtaken { run, .. })) if run.run_no == 2), "{late:?}");
+        assert_eq!(books.done("charge"), ["a/1/3", "b/1/3", "a/2/3"]);
+        let swept = overtaken(stent.replay_letters(ReplayLetters::new(ListLetters::new())), async {
+            let again = Dispatch::new(Order { parks: false }).id("b").if_in_use(IfInUse::AllowAfterFailure);
+            stent.dispatch(again).await.unwrap();
+            stent.signal(SendSignal::new("b", &Word("go".into()))).await.unwrap();
+            result(stent, "b").await.unwrap();
+        });
+        let swept = swept.await.unwrap();
+        assert!(swept.done == 0 && swept.left.len() == 1 && swept.left[0].1.contains("b/2"), "{swept:?}");
+        // By itself it is not replayed either: nobody has looked at what the run behind it has done.
+        let followed = replay("b").await;
+        assert!(matches!(&followed, Err(Error::Reset(ResetError::Overtaken { run, .. })) if run.run_no == 2), "{followed:?}");
+        assert_eq!(books.done("charge"), ["a/1/3", "b/1/3", "a/2/3", "b/2/3"]);
+        assert_eq!(letters(stent).await.len(), 1, "the letter stays");
+    });
+}
+
+#[test]
+fn a_reset_that_is_asked_for_again_under_its_id_is_answered_with_the_run_that_it_began() {
+    on_each_store(async |_, books, stent| {
+        begin(stent, "a", false).await.result().await.unwrap();
+        let asked = |id: &str| stent.reset(ResetRun::new("a", Point::BeforeCall(2)).without_messages().request_id(id));
+        let second = RunId { id: "a".into(), run_no: 2 };
+        let (one, two) = futures_util::join!(asked("r"), asked("r"));
+        assert_eq!((one.unwrap(), two.unwrap()), (second.clone(), second.clone()), "asked twice at once");
+        assert_eq!(asked("r").await.unwrap(), second, "while it runs");
+        assert!(matches!(asked("s").await, Err(Error::Reset(ResetError::Running { .. }))));
+        stent.signal(SendSignal::new("a", &Word("on".into()))).await.unwrap();
+        result(stent, "a").await.unwrap();
+        assert_eq!(asked("r").await.unwrap(), second, "when it has ended");
+        // A copy of its history behind the mark, one from its start, and one of the run before.
+        for (reset, run_no) in [
+            (ResetRun::new("a", Point::BeforeCall(4)), 3),
+            (ResetRun::new("a", Point::Start).run(2), 4),
+            (ResetRun::new("a", Point::BeforeCall(3)).run(1), 5),
+        ] {
+            let id = format!("r{run_no}");
+            for _ in 0..2 {
+                assert_eq!(stent.reset(reset.clone().request_id(&id)).await.unwrap().run_no, run_no);
+            }
+            result(stent, "a").await.unwrap();
+            assert_eq!(asked("r").await.unwrap(), second, "{run_no} runs");
+        }
+        assert_eq!(stent.describe("a").await.unwrap().unwrap().summary.id.run_no, 5);
+        assert_eq!(books.done("charge"), ["a/1/3", "a/2/3", "a/4/3", "a/5/3"]);
+        for id in ["".to_owned(), "x".repeat(256)] {
+            let refused = asked(&id).await;
+            assert!(matches!(&refused, Err(Error::Reset(ResetError::Invalid(why))) if why.contains("1 to 255")), "{refused:?}");
+        }
     });
 }
 

@@ -20,6 +20,14 @@ pub enum ResetError {
         /// Its state.
         status: String,
     },
+    /// Another run has followed the one that was current when this was asked, or the one that the letter is of: nobody has looked at that yet.
+    #[error("another run has followed, {run}, which is {status}: look at that one, and ask again")]
+    Overtaken {
+        /// The run that is current now.
+        run: RunId,
+        /// Its state.
+        status: String,
+    },
     /// The history cannot be left there.
     #[error(transparent)]
     Point(PointError),
