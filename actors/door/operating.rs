@@ -154,7 +154,9 @@ impl Door {
     /// Tells whether an order is carried out already, or there is nothing to do; and sees that the run's row says so.
     async fn is_carried_out(&self, ward: &Ward, stored: &Stored, message: &str, order: &Order) -> Result<bool, Error> {
         let row = &stored.summary;
-        if order.what == Ordered::Terminate && ward.state.as_ref().is_some_and(|state| state.knows(message)) {
+        // The row was read before the log: with this very order in it the run has ended meanwhile, and the next look finds that.
+        let is_used = |state: &State| state.outcome.is_none() && state.knows(message);
+        if order.what == Ordered::Terminate && ward.state.as_ref().is_some_and(is_used) {
             let why = format!("the id {message:?} is that of another message to {}; give this order one of its own", row.id.id);
             return Err(SendError::Invalid(why).into());
         }
