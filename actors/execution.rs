@@ -339,10 +339,8 @@ impl Execution {
             Ok(record) => record,
             Err(reason) => return self.give_back(YieldReason::Quarantined { reason: format!("{}: {reason}", self.id) }, ctx),
         };
-        let withdrawn = decision.effects.iter().filter_map(|effect| match effect {
-            Effect::Withdraw { position } => Some(*position),
-            _ => None,
-        });
+        let mut withdrawn = Effect::withdrawn(&decision.effects);
+        withdrawn.extend(self.is_paused().then_some(NOT_BEGUN));
         let turn = Turn {
             run: self.key,
             start: self.start.take(),
@@ -353,7 +351,7 @@ impl Execution {
             consumed: std::mem::take(&mut decision.consumed),
             settled: self.settled_rows(&decision),
             tasks: if self.is_paused() { Vec::new() } else { self.tasks_of(&decision.effects) },
-            withdrawn: withdrawn.chain(self.is_paused().then_some(NOT_BEGUN)).collect(),
+            withdrawn,
             starts: Vec::new(),
             tells: std::mem::take(&mut decision.tells),
             published: std::mem::take(&mut decision.published),

@@ -281,10 +281,6 @@ impl Door {
     ) -> Result<Outcome, Error> {
         let Decision { commit, effects, settled, tells, memos, letters, .. } = decision;
         let record = codec::encode(&stored.summary.id, &commit).map_err(Error::Wait)?;
-        let withdrawn = effects.iter().filter_map(|effect| match effect {
-            Effect::Withdraw { position } => Some(*position),
-            _ => None,
-        });
         let ours = stored.inbox.unread.iter().filter(|unread| unread.message == message);
         // An end may be recorded over the head of whoever has the run, whose next commit does not fit then. Nothing else may.
         let of_nobody = !matches!(then, Then::End { .. });
@@ -299,7 +295,7 @@ impl Door {
             consumed: ours.map(|unread| unread.seq).collect(),
             settled,
             tasks: Vec::new(),
-            withdrawn: withdrawn.collect(),
+            withdrawn: Effect::withdrawn(&effects),
             starts: Vec::new(),
             tells,
             published: Vec::new(),

@@ -1,6 +1,6 @@
 //! A turn while it is being made: what was applied so far, and what that asks of the world.
 
-use super::{Child, Event, Fact, LetterChange, Limits, MessageBody, Onward, Outcome, Position, State, Tell, Timestamp};
+use super::{Child, Effect, Event, Fact, LetterChange, Limits, MessageBody, Onward, Outcome, Position, State, Tell, Timestamp};
 use crate::kernel::{
     event::Ordered,
     memo::{MemoWord, Memos},
@@ -58,6 +58,18 @@ impl Turning {
         if position != 0 {
             self.touched.push(position);
         }
+    }
+}
+
+impl Effect {
+    /// Returns the calls whose attempts effects take out of shared queues: that belongs to the commit itself.
+    #[cfg_attr(not(feature = "actors"), allow(dead_code))]
+    pub(crate) fn withdrawn(effects: &[Effect]) -> Vec<Position> {
+        let of = |effect: &Effect| match effect {
+            Effect::Withdraw { position } => Some(*position),
+            _ => None,
+        };
+        effects.iter().filter_map(of).collect()
     }
 }
 

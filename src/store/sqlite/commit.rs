@@ -157,6 +157,11 @@ impl Writer {
         script::run(&mut self.connection, text, values).await.map_err(|error| self.sort(error))
     }
 
+    /// Runs a script of which only how many rows it changed is of interest.
+    pub(super) async fn changes(&mut self, text: &'static str, values: Result<Values, sqlx::Error>) -> Result<u64, Trouble> {
+        Ok(self.answers(text, values).await?.iter().map(|answer| answer.changed).sum())
+    }
+
     /// Runs a script of which only the rows of its first statement are of interest.
     pub(super) async fn rows(
         &mut self,

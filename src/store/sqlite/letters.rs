@@ -54,24 +54,21 @@ impl Writer {
                 let row = table.row().int(run.0).int(*position).int(*attempt).int(*commit_no).int(*event).int(*parked);
                 row.text(activity).text(kind).text(text).int(at.0);
             }
-            let answers = self.answers(sql::PUT, Values::default().with(table.finish())).await?;
-            changed += answers.iter().map(|answer| answer.changed).sum::<u64>();
+            changed += self.changes(sql::PUT, Values::default().with(table.finish())).await?;
         }
         if !gone.is_empty() {
             let mut table = Table::new();
             for (run, position) in gone {
                 table.row().int(run.0).int(position);
             }
-            let answers = self.answers(sql::DROP, Values::default().with(table.finish())).await?;
-            changed += answers.iter().map(|answer| answer.changed).sum::<u64>();
+            changed += self.changes(sql::DROP, Values::default().with(table.finish())).await?;
         }
         if plan.seen().len() > 0 {
             let mut table = Table::new();
             for SeenLetter { run, position, commit_no, event } in plan.seen() {
                 table.row().int(run.0).int(*position).int(*commit_no).int(*event);
             }
-            let answers = self.answers(sql::DROP_SEEN, Values::default().with(table.finish())).await?;
-            changed += answers.iter().map(|answer| answer.changed).sum::<u64>();
+            changed += self.changes(sql::DROP_SEEN, Values::default().with(table.finish())).await?;
         }
         Ok(changed)
     }

@@ -33,8 +33,7 @@ impl Writer {
             row.int(from).int(length);
         }
         let values = Values::default().with(blob.finish()).and_then(|values| values.with(table.finish()));
-        let answers = self.answers(sql::WRITE, values).await?;
-        Ok(answers.iter().map(|answer| answer.changed).sum())
+        self.changes(sql::WRITE, values).await
     }
 }
 

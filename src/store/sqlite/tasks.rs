@@ -110,8 +110,7 @@ impl Writer {
         if !plan.unqueued.is_empty() {
             let mut runs = Table::new();
             plan.unqueued.iter().for_each(|run| runs.number(run.0));
-            let answers = self.answers(sql::UNQUEUE, Values::default().with(runs.finish())).await?;
-            unqueued = answers.iter().map(|answer| answer.changed).sum();
+            unqueued = self.changes(sql::UNQUEUE, Values::default().with(runs.finish())).await?;
         }
         let mut blob = Blob::default();
         let [mut withdrawn, mut placed, mut beats] = [Table::new(), Table::new(), Table::new()];
@@ -131,8 +130,7 @@ impl Writer {
         }
         let values = Values::default().with(blob.finish()).and_then(|values| values.with(withdrawn.finish()));
         let values = values.and_then(|values| values.with(placed.finish())).and_then(|values| values.with(keys(&plan.ended)));
-        let answers = self.answers(sql::WRITE, values.and_then(|values| values.with(beats.finish()))).await?;
-        Ok(unqueued + answers.iter().map(|answer| answer.changed).sum::<u64>())
+        Ok(unqueued + self.changes(sql::WRITE, values.and_then(|values| values.with(beats.finish()))).await?)
     }
 
     /// Takes what a node may have of each queue that has something waiting.
