@@ -2,6 +2,8 @@
 //!
 //! Client, engine and store share the machine's cores. A run makes a database of its own and never touches another.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::Value;
 
@@ -28,6 +30,7 @@ mod repeat;
 mod report;
 mod signals;
 mod sleepers;
+mod soak;
 pub(super) mod statements;
 mod work;
 
@@ -68,6 +71,8 @@ enum Workload {
     /// More is offered than the node can bear, then nothing any more: what is refused, how long the rest takes, when it is itself
     /// again.
     Overload(overload::Overload),
+    /// A steady load for a long time, then the pace beside that of a fresh database.
+    Soak(soak::Soak),
     /// Several nodes on one server: the rate with one and more, then one is killed and one is frozen past its lease.
     Cluster(cluster::Cluster),
     /// Our own store without the engine: the same rows, key order and statements.
@@ -169,10 +174,11 @@ impl Bench {
                 _ => repeat::run(self.repeat),
             };
         }
-        let limit = self.timeout;
-        match tokio::time::timeout(std::time::Duration::from_secs(limit), self.measured()).await {
+        let load = if let Workload::Soak(soak) = &self.workload { soak.load() } else { Duration::ZERO };
+        let limit = Duration::from_secs(self.timeout) + load;
+        match tokio::time::timeout(limit, self.measured()).await {
             Ok(done) => done,
-            Err(_) => Err(Failure::Failed(format!("no end after {limit} s: a result is missing"))),
+            Err(_) => Err(Failure::Failed(format!("no end after {} s: a result is missing", limit.as_secs()))),
         }
     }
 
@@ -192,6 +198,7 @@ impl Bench {
             Workload::Page(page) => page.run(),
             Workload::Idle(idle) => idle.run().await,
             Workload::Overload(overload) => overload.run().await,
+            Workload::Soak(soak) => soak.run().await,
             Workload::Sleepers(sleepers) => sleepers.run().await,
             Workload::Cluster(cluster) => cluster.run().await,
             Workload::ClusterNode(node) => node.run().await,

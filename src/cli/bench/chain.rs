@@ -176,7 +176,7 @@ impl Fanout {
 }
 
 /// Starts a runtime for the plain workloads.
-async fn start(place: &Place, polled: Polled) -> Result<Stent, Failure> {
+pub(super) async fn start(place: &Place, polled: Polled) -> Result<Stent, Failure> {
     Ok(Stent::of(work::plain(place.builder(), polled).start().await?).await?)
 }
 
@@ -213,15 +213,15 @@ where
 }
 
 /// What a window of executions did.
-struct Window {
+pub(super) struct Window {
     /// How long each took, in the order of their ends…
-    times: Vec<Duration>,
+    pub(super) times: Vec<Duration>,
     /// …and when those were.
     ends: Vec<Instant>,
 }
 
 /// Keeps so many executions in flight until all are done.
-async fn window(stent: &Stent, executions: u64, in_flight: u64, steps: u64) -> Result<Window, Failure> {
+pub(super) async fn window(stent: &Stent, executions: u64, in_flight: u64, steps: u64) -> Result<Window, Failure> {
     let bar = bar(executions, "executions");
     let capacity = usize::try_from(executions).unwrap_or_default();
     let mut window = Window { times: Vec::with_capacity(capacity), ends: Vec::with_capacity(capacity) };
