@@ -13,7 +13,7 @@ use std::{
 
 use futures_util::future::join_all;
 use stent::{
-    Admitted, Builder, DispatchError, Error, Gated, SendError, Stent,
+    Admitted, Builder, DispatchError, Error, SendError, Stent,
     clock::ShiftedClock,
     kernel::time::Timestamp,
     prelude::*,
@@ -262,14 +262,12 @@ fn one_execution_stands_for_all_dispatches_of_its_window_whichever_nodes_they_co
             let again = stent.admit(note("again").dedupe("k", hours(1))).await.unwrap();
             assert_eq!((again.admission, again.handle.id()), (Admission::Attached, began[0].1.handle.id()));
             assert_eq!(stent.admit(note("other").dedupe("l", millis(1))).await.unwrap().admission, Admission::Begun);
-            let mut last = String::new();
             eventually("the window is over", limit(), async || {
                 let next = stent.admit(note("next").dedupe("l", millis(1))).await.unwrap();
                 next.admission == Admission::Begun && next.handle.id().ends_with("/2")
             })
             .await;
-            last.push_str(&said(&stent, "stent:dedupe/gates%2Fnote/l/2").await);
-            assert_eq!(last, "next");
+            assert_eq!(said(&stent, "stent:dedupe/gates%2Fnote/l/2").await, "next");
             stop([stent]).await;
         }
     });
@@ -340,28 +338,77 @@ fn a_repeated_request_begins_nothing_again_also_behind_the_end_of_its_execution(
     });
 }
 
-/// The core dies when the row is written and nobody has heard of it.
+/// Two processes on one file dispatch the same requests; in turn one of them is killed with SIGKILL, at whatever it is, and begins again.
 #[cfg(feature = "failpoints")]
 #[test]
-fn a_dispatch_whose_answer_is_lost_with_the_core_is_found_again_and_begins_once() {
-    use stent::failpoints::{self, Action};
-    support::alone(async {
-        for home in Home::all() {
-            let stent = start(&home).await;
-            let gated: [fn() -> Gated<Note>; 3] = [
-                || note("d").debounce("k", millis(1)),
-                || note("t").throttle("k", 1, hours(1)),
-                || note("o").dedupe("k", hours(1)),
-            ];
-            for (count, gated) in gated.into_iter().enumerate() {
-                failpoints::set("gate.written", Action::Panic, 1);
-                let admitted = stent.admit(gated()).await.unwrap();
-                admitted.handle.result().await.unwrap();
-                assert_eq!(runs(&stent).await.len(), count + 1);
-            }
-            stop([stent]).await;
+fn processes_that_are_killed_at_gates_begin_nothing_twice_and_leave_no_request_out() {
+    use std::process::{Child, Command, Stdio};
+    const REQUESTS: usize = 40;
+
+    let mut rng = support::Rng::from_env("gates");
+    let folder = tempfile::tempdir().unwrap();
+    let (database, side) = (folder.path().join("stent.db"), folder.path().join("side.txt"));
+    let life = || -> Child {
+        Command::new(env!("CARGO_BIN_EXE_stent-crash-child"))
+            .args([database.as_os_str(), side.as_os_str(), REQUESTS.to_string().as_ref()])
+            .env("STENT_GATES", "1")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    };
+    let told = || std::fs::read_to_string(&side).unwrap_or_default();
+    let until = |what: &str, times: usize| {
+        let begun = std::time::Instant::now();
+        while told().lines().filter(|line| line.starts_with(what)).count() < times {
+            assert!(begun.elapsed() < secs(60), "{what}: not {times} times");
+            std::thread::sleep(millis(2));
         }
+    };
+    let mut two = [life(), life()];
+    for kill in 0..8 {
+        let before = told().lines().filter(|line| line.starts_with("took")).count();
+        until("took", before + usize::try_from(rng.between(1, 15)).unwrap());
+        let dies = &mut two[kill % 2];
+        dies.kill().unwrap();
+        dies.wait().unwrap();
+        *dies = life();
+    }
+    until("passed", 1);
+    system(async {
+        // Without the workflow: it only looks.
+        let stent = Stent::open(&format!("sqlite:{}", database.display())).spawn().await.unwrap();
+        let behind = |runs: &[Summary], gate: &str| -> Vec<Summary> {
+            let prefix = format!("stent:{gate}/crash.part/");
+            runs.iter().filter(|run| run.id.id.starts_with(&prefix)).cloned().collect()
+        };
+        let wanted: BTreeSet<String> = (0..REQUESTS).map(|n| format!("stent:throttle/crash.part/t/{n}")).collect();
+        eventually("all that was throttled has begun", limit(), async || {
+            behind(&runs(&stent).await, "throttle").len() >= REQUESTS
+        })
+        .await;
+        // Each request went into one burst, whoever asked and however often.
+        let mut of: BTreeMap<String, String> = BTreeMap::new();
+        let told = told();
+        for (number, id) in told.lines().filter_map(|line| line.strip_prefix("took ")?.split_once(' ')) {
+            if id.starts_with("stent:debounce/") {
+                assert_eq!(of.entry(number.to_owned()).or_insert_with(|| id.to_owned()), id, "request {number}");
+            }
+        }
+        assert_eq!(of.len(), REQUESTS);
+        let bursts: BTreeSet<String> = of.into_values().collect();
+        eventually("all bursts have begun", limit(), async || behind(&runs(&stent).await, "debounce").len() >= bursts.len())
+            .await;
+        let all = runs(&stent).await;
+        assert_eq!(ids(&behind(&all, "throttle")), wanted);
+        assert_eq!(ids(&behind(&all, "debounce")), bursts);
+        windows_are_kept(&behind(&all, "throttle"), 3, millis(100));
+        stop([stent]).await;
     });
+    for process in &mut two {
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
 }
 
 #[test]

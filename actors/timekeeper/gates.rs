@@ -14,6 +14,7 @@ use crate::{
     error::{DispatchError, Error},
     gate::{Begun, Decided, Known, Passed, Request, Row, Rule, Wanted, decide, id_of},
     kernel::{
+        codec::Record,
         event::{RunRetry, Started},
         id::RunKey,
         limits::Limits,
@@ -130,17 +131,13 @@ impl Books {
         gate: &str,
         requests: &[Request],
     ) -> Result<(Vec<Result<Passed, DispatchError>>, bool), Error> {
-        let (mut in_use, mut waits) = (HashSet::new(), 0);
+        let mut in_use = HashSet::new();
         for tried in 0..TRIES {
             let found = self.find_gate(gate, requests).await?;
             let row = found.row.transpose().map_err(DispatchError::Unavailable)?;
             let now = self.door.time.now();
-            let begun = found.begun.into_iter();
-            let begun = begun.map(|run| {
-                let begun = Begun { run: run.run, input: run.input_digest, status: run.status.as_str() };
-                (run.id.id, begun)
-            });
-            let begun = begun.collect();
+            let begin = |run: Summary| (run.id.id, Begun { run: run.run, input: run.input_digest, status: run.status.as_str() });
+            let begun = found.begun.into_iter().map(begin).collect();
             let Decided { row, starts, answers } =
                 decide(row, requests, &Known { name: gate, now, begun: &begun, in_use: &in_use });
             let Some(row) = row else { return Ok((answers, false)) };
@@ -160,10 +157,10 @@ impl Books {
                     failpoint!("gate.written");
                     return Ok((answers, true));
                 }
-                Ok(Outcome::Conflict) => tokio::time::sleep(Duration::from_millis(u64::from(tried / 8))).await,
                 Ok(Outcome::IdInUse(_)) => in_use.extend(self.taken(ids).await?),
                 Ok(Outcome::Waits) if requests.is_empty() => return Ok((answers, false)),
-                Ok(Outcome::Waits) => self.door.let_others_finish(&mut waits).await,
+                // Another node was quicker, or is about to be.
+                Ok(Outcome::Conflict | Outcome::Waits) => tokio::time::sleep(Duration::from_millis(tried.into())).await,
                 Ok(Outcome::Refused(why)) => return Err(DispatchError::Unavailable(why).into()),
                 Ok(_) | Err(_) => return Err(StoreError::Closed.into()),
             }
@@ -190,13 +187,7 @@ impl Books {
     }
 
     /// Returns the row of an execution that begins now, and its first commit.
-    fn beginning(
-        &self,
-        run: RunKey,
-        id: String,
-        wanted: Wanted,
-        now: Timestamp,
-    ) -> Result<(NewRun, crate::kernel::codec::Record), String> {
+    fn beginning(&self, run: RunKey, id: String, wanted: Wanted, now: Timestamp) -> Result<(NewRun, Record), String> {
         let Wanted { workflow, version, input, deadline, retry, priority, queue, tags, needs } = wanted;
         let (config, digest) = (&self.door.config, input.digest());
         let limits = config.limits;
