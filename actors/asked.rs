@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::messages::IfInUse;
 use crate::{
     error::{DispatchError, SendError},
+    gate::OUR_IDS,
     kernel::{
         chain::Inherited,
         codec::{self, Record},
@@ -44,6 +45,15 @@ impl Asked {
         if self.id.is_empty() || self.id.len() > 255 || self.id.contains('\0') {
             return invalid("an id has 1 to 255 bytes and no NUL");
         }
+        if self.id.starts_with(OUR_IDS) {
+            return invalid("ids that begin with \"stent:\" are Stent's own; choose another");
+        }
+        self.check_options(limits)
+    }
+
+    /// The same, the id left aside.
+    pub(crate) fn check_options(&self, limits: &Limits) -> Result<(), DispatchError> {
+        let invalid = |what: &str| Err(DispatchError::Invalid(what.to_owned()));
         if self.tags.len() > 16 || self.tags.iter().any(|tag| tag.is_empty() || tag.len() > 255) {
             return invalid("at most 16 tags of 1 to 255 bytes each");
         }

@@ -174,7 +174,13 @@ impl Door {
     // ---- dispatch ----------------------------------------------------------------------------------------------
 
     pub(crate) async fn dispatch(&self, asked: Asked) -> Result<Found, Error> {
-        self.check(&asked)?;
+        asked.check(&self.config.limits)?;
+        self.begin(asked).await.map(|(found, _)| found)
+    }
+
+    /// Begins it, whatever its id; tells as well whether that was by this.
+    pub(super) async fn begin(&self, asked: Asked) -> Result<(Found, bool), Error> {
+        self.knows(asked.workflow, asked.version)?;
         let _credit = self.credit(&asked)?;
         let now = self.time.now();
         let (mut row, started) = asked.begin(now, self.config.limits);
@@ -186,7 +192,7 @@ impl Door {
             links.executor.do_send(Start { row: row.clone(), started: started.clone(), reply });
             match begun.await {
                 Ok(Begun { outcome: Ok(Outcome::Done), run, end: Some(end) }) => {
-                    return Ok(Found { run, id: row.id, end });
+                    return Ok((Found { run, id: row.id, end }, true));
                 }
                 Ok(Begun { outcome: Ok(Outcome::IdInUse(current)), .. }) => {
                     if tried_before
@@ -195,10 +201,10 @@ impl Door {
                         && current.workflow == row.workflow
                     {
                         // An earlier try of this very dispatch, whose answer was lost.
-                        return self.attach(&current).await;
+                        return Ok((self.attach(&current).await?, true));
                     }
                     match self.decide(&asked, &row, *current).await? {
-                        Decided::Attach(current) => return self.attach(&current).await,
+                        Decided::Attach(current) => return Ok((self.attach(&current).await?, false)),
                         Decided::Follow { run_no, after } => {
                             row.id.run_no = run_no;
                             row.after = after;
@@ -220,11 +226,10 @@ impl Door {
         }
     }
 
-    fn check(&self, asked: &Asked) -> Result<(), DispatchError> {
-        asked.check(&self.config.limits)?;
-        // In a cluster it waits for a node that has it; on one node it is a mistake in the program.
-        if !self.shared.load(Ordering::SeqCst) && self.workflows.get(asked.workflow, asked.version).is_none() {
-            return Err(DispatchError::Unregistered { name: asked.workflow.to_owned(), version: asked.version });
+    /// In a cluster it waits for a node that has it; on one node it is a mistake in the program.
+    pub(super) fn knows(&self, workflow: &str, version: u32) -> Result<(), DispatchError> {
+        if !self.shared.load(Ordering::SeqCst) && self.workflows.get(workflow, version).is_none() {
+            return Err(DispatchError::Unregistered { name: workflow.to_owned(), version });
         }
         Ok(())
     }
@@ -234,6 +239,11 @@ impl Door {
         if self.config.backlog > 0 && self.backlog.is_full() && self.is_for_us(asked) {
             return Err(self.backlog.busy());
         }
+        self.unanswered()
+    }
+
+    /// Counts a call that waits for its answer, or refuses it.
+    pub(super) fn unanswered(&self) -> Result<Credit<'_>, DispatchError> {
         let most = self.config.in_flight;
         let credit = self.unanswered.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |now| (now < most).then_some(now + 1));
         credit.map(|_| Credit(&self.unanswered)).map_err(|_| backlog::unanswered(most))
@@ -261,13 +271,15 @@ impl Door {
             differs,
         };
         let run_no = current.id.run_no + 1;
+        let ends = || Status::ALL.into_iter().filter(|status| status.is_end()).collect();
         match asked.if_in_use {
             IfInUse::Reject => Err(in_use().into()),
             IfInUse::AllowAfterFailure if FAILED.contains(&current.status) => {
                 Ok(Decided::Follow { run_no, after: FAILED.to_vec() })
             }
+            IfInUse::AllowAfterEnd if current.status.is_end() => Ok(Decided::Follow { run_no, after: ends() }),
             IfInUse::Attach | IfInUse::AllowAfterFailure if differs => Err(in_use().into()),
-            IfInUse::Attach | IfInUse::AllowAfterFailure => Ok(Decided::Attach(Box::new(current))),
+            IfInUse::Attach | IfInUse::AllowAfterFailure | IfInUse::AllowAfterEnd => Ok(Decided::Attach(Box::new(current))),
             IfInUse::Replace => {
                 if !current.status.is_end() {
                     let reason = "replaced by a new dispatch of its id".to_owned();
@@ -279,8 +291,7 @@ impl Door {
                     let mut end = self.attach(&current).await?.end;
                     let _ = end.wait_for(Option::is_some).await;
                 }
-                let after = Status::ALL.into_iter().filter(|status| status.is_end()).collect();
-                Ok(Decided::Follow { run_no, after })
+                Ok(Decided::Follow { run_no, after: ends() })
             }
         }
     }
@@ -559,7 +570,7 @@ enum Decided {
 }
 
 /// One unanswered dispatch; given back when it is dropped.
-struct Credit<'a>(&'a AtomicUsize);
+pub(super) struct Credit<'a>(&'a AtomicUsize);
 
 impl Drop for Credit<'_> {
     fn drop(&mut self) {

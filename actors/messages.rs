@@ -31,13 +31,20 @@ pub enum IfInUse {
     AllowAfterFailure,
     /// Cancel the current run, wait for its end, and start a new one.
     Replace,
+    /// Start a new run if the current one has ended, however; otherwise attach to it, also if its arguments are others. So at most one run
+    /// of the id is open at a time. A dispatch that is repeated after that run has ended begins another one.
+    AllowAfterEnd,
 }
 
 /// Starts an execution. Once it is answered, the execution is durable: it will run to an end, or say why it waits.
+///
+/// Where dispatches come in bursts, too fast, twice, or while one is open, it goes through a gate first, by a key:
+/// [`debounce`](Dispatch::debounce), [`throttle`](Dispatch::throttle), [`dedupe`](Dispatch::dedupe), [`singleton`](Dispatch::singleton).
 #[derive(Debug)]
 pub struct Dispatch<W> {
     pub(crate) input: Result<Payload, CodecError>,
-    pub(crate) id: String,
+    /// A fresh one, if none is given.
+    pub(crate) id: Option<String>,
     pub(crate) if_in_use: IfInUse,
     pub(crate) delay: Option<Duration>,
     pub(crate) deadline: Option<Duration>,
@@ -56,7 +63,7 @@ impl<W: Workflow> Dispatch<W> {
     pub fn new(workflow: W) -> Self {
         Dispatch {
             input: Payload::encode(&workflow, format_args!("the input of {}", W::NAME)),
-            id: uuid::Uuid::now_v7().to_string(),
+            id: None,
             if_in_use: IfInUse::default(),
             delay: None,
             deadline: None,
@@ -73,13 +80,14 @@ impl<W: Workflow> Dispatch<W> {
     pub(crate) fn asked(self) -> Result<Asked, DispatchError> {
         let Dispatch { input, id, if_in_use, delay, deadline, retry, priority, queue, tags, needs, .. } = self;
         let (input, workflow, version) = (input?, W::NAME, W::VERSION);
+        let id = id.unwrap_or_else(fresh_id);
         Ok(Asked { workflow, version, input, id, if_in_use, delay, deadline, retry, priority, queue, tags, needs })
     }
 
-    /// Sets the execution's id, 1 to 255 bytes: the same id again is the same execution.
+    /// Sets the execution's id, 1 to 255 bytes: the same id again is the same execution. Ids that begin with `stent:` are Stent's own.
     #[must_use]
     pub fn id(mut self, id: impl Into<String>) -> Self {
-        self.id = id.into();
+        self.id = Some(id.into());
         self
     }
 
@@ -144,6 +152,11 @@ impl<W: Workflow> Dispatch<W> {
         self.needs.push(tag.into());
         self
     }
+}
+
+/// Returns an id that no other dispatch has, ordered by time.
+pub(crate) fn fresh_id() -> String {
+    uuid::Uuid::now_v7().to_string()
 }
 
 impl<W: Workflow> Message for Dispatch<W> {

@@ -7,7 +7,7 @@
 //!     ├── LeaseKeeper        the right to act                         (arbiter of its own)
 //!     ├── Scheduler          timers, claims                           (arbiter of its own)
 //!     ├── Foreman            what is in shared queues                (beside the Scheduler)
-//!     ├── Timekeeper         schedules: what is due, what is asked   (beside the Scheduler)
+//!     ├── Timekeeper         schedules and gates: what is due, what is asked (beside the Scheduler)
 //!     ├── Steward            shared results: who asks, who holds     (beside the Scheduler)
 //!     ├── Undertaker         the other nodes: who is dead, what is freed (beside the Scheduler)
 //!     ├── Notifier           hints to and from the other nodes        (beside the Scheduler)
@@ -20,7 +20,7 @@
 //!
 //! | message | from | to |
 //! |---|---|---|
-//! | `Dispatch` `SendSignal` `SendUpdate` `Ask` `Cancel` `Terminate` `PauseExecution` `RetryNow` `SkipWait` `CompleteCall` `RetryParked` `Resume` `Describe` `List` `Find` `PauseQueue` `ResumeQueue` `ListQueues` `ReadValue` `AwaitValue` `Subscribe` `FollowingRows` `Shutdown` | application, its streams | Supervisor |
+//! | `Dispatch` `Gated` `SendSignal` `SendUpdate` `Ask` `Cancel` `Terminate` `PauseExecution` `RetryNow` `SkipWait` `CompleteCall` `RetryParked` `Resume` `Describe` `List` `Find` `PauseQueue` `ResumeQueue` `ListQueues` `ReadValue` `AwaitValue` `Subscribe` `FollowingRows` `Shutdown` | application, its streams | Supervisor |
 //! | `CreateSchedule` `UpdateSchedule` `PauseSchedule` `UnpauseSchedule` `TriggerSchedule` `BackfillSchedule` `DeleteSchedule` `DescribeSchedule` `ListSchedules` `ForgetMemo` | application | Supervisor |
 //! | `ResetRun` `ListLetters` `ShowLetter` `ReplayLetter` `ReplayLetters` `DiscardLetter` `DiscardLetters` | application | Supervisor |
 //! | `Open` `GetDoor` | builder, handles | Supervisor |
@@ -44,7 +44,7 @@
 //! | `Look` | outbox, Notifier | Foreman |
 //! | `TasksEnded` | pool | Foreman |
 //! | `Finish` | incarnation | Foreman |
-//! | `CarryOut` | door | Timekeeper |
+//! | `CarryOut` `Admit` | door | Timekeeper |
 //! | `Serve` | outbox | Steward |
 //! | `Forget` | door | Steward |
 //! | `Shed` | Undertaker | Executor |
@@ -64,6 +64,7 @@ pub(crate) mod events;
 mod execution;
 mod executor;
 mod foreman;
+pub(crate) mod gates;
 pub(crate) mod handle;
 pub(crate) mod handlers;
 mod incarnation;

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     error::{Error, ScheduleError},
+    gate::{BEHIND_GATES, is_gate},
     kernel::{id::Digest, time::Timestamp},
     schedule::{Order, Overlap, Row, Schedule, ScheduleDescription, Times, Triggered, check_name, guarded},
     store::{ScheduleRow, StoreError},
@@ -204,8 +205,13 @@ impl Door {
         loop {
             let behind = after.clone();
             let page = self.read(move |reader| async move { reader.schedules(&behind, PAGE).await }).await?;
-            let full = page.len() >= PAGE as usize;
+            let mut full = page.len() >= PAGE as usize;
             for row in page {
+                if is_gate(&row.name) {
+                    // All of them, however many, are passed over in one step.
+                    (after, full) = (BEHIND_GATES.to_owned(), true);
+                    break;
+                }
                 all.extend(self.described(&row, 1)?);
                 after = row.name;
             }

@@ -1,16 +1,23 @@
-//! Timekeeper: fires what is due of the schedules, and carries out what is asked of them. Every node has one, and each looks for itself:
+//! Timekeeper: fires what is due of the schedules and gates, and carries out what is asked of them. Every node has one, and each looks for itself:
 //! a row is replaced only by whoever has seen it as it is, so of those who fire the same instant one does, and the others find it
 //! fired.
 //!
 //! It holds no truth and needs no hints. An idle node asks the store once in five seconds what is due until it asks again, and
 //! otherwise sleeps until then; while something waits for the end of a run, it asks once a second whether that has come.
 
-use std::{cell::RefCell, collections::HashSet, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::{HashMap, HashSet},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, SpawnHandle, WrapFuture, fut::ActorFutureExt};
 use futures_util::{StreamExt, stream};
 use tokio::sync::oneshot;
 
+use self::gates::Asking;
 use super::{
     asked,
     door::Door,
@@ -19,6 +26,7 @@ use super::{
 };
 use crate::{
     error::{Error, ScheduleError},
+    gate::is_gate,
     kernel::{
         event::Started,
         id::{Incarnation, RunId, RunKey},
@@ -29,6 +37,10 @@ use crate::{
     schedule::{Decided, Known, Order, Row, Triggered, decide, guarded},
     store::{Item, NewRun, Outcome, Reader, ScheduleChange, StoreError},
 };
+
+mod gates;
+
+pub(crate) use gates::Admit;
 
 /// The longest between two looks: until then a schedule that another node has made or changed may not be noticed here.
 const TICK: Duration = Duration::from_secs(5);
@@ -72,6 +84,8 @@ pub(crate) struct Timekeeper {
     looking: bool,
     /// …and something has changed since it began.
     again: bool,
+    /// Dispatches that wait for those before them at their gate, by its name: they are decided about together.
+    lines: HashMap<String, Vec<Asking>>,
 }
 
 /// The way to the rows of schedules.
@@ -100,7 +114,7 @@ impl Timekeeper {
         scheduler: Addr<Scheduler>,
     ) -> Timekeeper {
         let books = Books { incarnation, door, persistence, scheduler, keys: Rc::default() };
-        Timekeeper { books, alarm: None, looking: false, again: false }
+        Timekeeper { books, alarm: None, looking: false, again: false, lines: HashMap::new() }
     }
 
     fn look(&mut self, ctx: &mut Context<Self>) {
@@ -149,11 +163,11 @@ impl Books {
                 return Ok(next.clamp(Duration::from_millis(1), most));
             }
             let carried = stream::iter(due).map(|due| async move {
-                let carried = self.carry_out(&due.name, &Order::Fire).await;
-                if let Err(error) = &carried {
-                    tracing::warn!(schedule = due.name, %error, "a schedule could not be fired; it is tried again");
+                let fired = self.fire_one(&due.name).await;
+                if let Err(error) = &fired {
+                    tracing::warn!(schedule = due.name, %error, "a schedule or gate could not be fired; it is tried again");
                 }
-                carried.ok().map(|carried| carried.changed)
+                fired.ok()
             });
             let carried: Vec<Option<bool>> = carried.buffer_unordered(AT_ONCE).collect().await;
             // There may be more, also where somebody else was quicker. What cannot be fired must not be tried without a pause.
@@ -162,6 +176,14 @@ impl Books {
                 return Ok(SOON);
             }
         }
+    }
+
+    /// Fires one; tells whether anything was written.
+    async fn fire_one(&self, name: &str) -> Result<bool, Error> {
+        if is_gate(name) {
+            return self.pass(name, &[]).await.map(|(_, changed)| changed);
+        }
+        self.carry_out(name, &Order::Fire).await.map(|carried| carried.changed)
     }
 
     /// Reads, decides, writes; again while somebody else is quicker. Where a transaction of somebody else is in the way, callers wait for
@@ -186,18 +208,10 @@ impl Books {
             let keys = self.keys(decided.starts.len()).await?;
             decided.begun(&keys, now);
             let change = self.change(name, found.revision, &decided, &keys, now)?;
-            let begins = !change.starts.is_empty();
-            let (told, outcome) = oneshot::channel();
-            self.persistence.do_send(Submit(vec![(Item::Schedule(Box::new(change)), Whom::Caller(told))]));
-            match outcome.await {
-                Ok(Outcome::Done) => {
-                    if begins {
-                        self.scheduler.do_send(Nudge);
-                    }
-                    return Ok(carried);
-                }
+            match self.write(change).await {
+                Ok(Outcome::Done) => return Ok(carried),
                 Ok(Outcome::Conflict) => {}
-                Ok(Outcome::IdInUse(_)) => in_use.extend(self.taken(&decided).await?),
+                Ok(Outcome::IdInUse(_)) => in_use.extend(self.taken(decided.ids()).await?),
                 Ok(Outcome::Waits) if matches!(order, Order::Fire) => return Ok(Carried { changed: false, ..carried }),
                 Ok(Outcome::Waits) => {
                     waits += 1;
@@ -207,6 +221,18 @@ impl Books {
                 Ok(_) | Err(_) => return Err(StoreError::Closed.into()),
             }
         }
+    }
+
+    /// Writes a row with what it begins; what has begun is to be claimed.
+    async fn write(&self, change: ScheduleChange) -> Result<Outcome, oneshot::error::RecvError> {
+        let begins = !change.starts.is_empty();
+        let (told, outcome) = oneshot::channel();
+        self.persistence.do_send(Submit(vec![(Item::Schedule(Box::new(change)), Whom::Caller(told))]));
+        let outcome = outcome.await?;
+        if begins && matches!(outcome, Outcome::Done) {
+            self.scheduler.do_send(Nudge);
+        }
+        Ok(outcome)
     }
 
     async fn find(&self, name: &str) -> Result<Found, Error> {
@@ -229,8 +255,7 @@ impl Books {
     }
 
     /// Returns which of the ids are in use that these runs would have.
-    async fn taken(&self, decided: &Decided) -> Result<Vec<String>, Error> {
-        let ids: Vec<String> = decided.starts.iter().map(|start| start.id.clone()).collect();
+    async fn taken(&self, ids: Vec<String>) -> Result<Vec<String>, Error> {
         let read = Read::new(move |reader: Rc<dyn Reader>| async move {
             let mut taken = Vec::new();
             for id in ids {

@@ -141,6 +141,24 @@ pub enum DispatchError {
     /// The workflow could not even begin: the run was not recorded.
     #[error("the run was not started: {0}")]
     NotStarted(String),
+    /// More waits at this throttle than may: nothing was recorded. Dispatch again when some of it has begun.
+    #[error(
+        "{waiting} dispatches with {bytes} bytes wait at this throttle, and more may not; the next begins in {retry_after:?}"
+    )]
+    GateFull {
+        /// How many wait.
+        waiting: usize,
+        /// How many bytes their arguments have.
+        bytes: usize,
+        /// By then there is room for one.
+        retry_after: std::time::Duration,
+    },
+    /// So many nodes dispatch by this key at once that none of the tries of this one was the first: nothing was recorded. Dispatch again.
+    #[error("nothing was recorded: {tries} times another node was quicker with a dispatch of this key; dispatch again")]
+    Contended {
+        /// How often it was tried.
+        tries: u32,
+    },
     /// The store did not answer in a way that tells whether it is recorded. Dispatch again with the same id: it is safe.
     #[error("unknown whether the run is recorded ({0}); dispatch again with the same id")]
     Unavailable(String),

@@ -37,6 +37,7 @@ pub const ALL: &[&str] = &[
     "notifier.heard",
     "undertaker.before_look",
     "timekeeper.decides",
+    "gate.written",
     "reset.decided",
     "steward.answers",
     "supervisor.before_start",

@@ -74,6 +74,8 @@ mod config;
 pub mod cx;
 pub mod error;
 mod fast;
+#[cfg(feature = "actors")]
+mod gate;
 pub mod hints;
 pub mod kernel;
 pub mod prelude;
@@ -94,6 +96,7 @@ pub use actors::{
     builder::Builder,
     call::Call,
     events::{Events, Happened, Happening, Subscribe},
+    gates::{Admission, Admitted, Gated, IfOpen},
     handle::{Handle, Stent},
     handlers::{ActivityHandler, Answer, InlineHandler},
     letters::{

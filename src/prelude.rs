@@ -12,9 +12,9 @@ pub use crate::{
 };
 #[cfg(feature = "actors")]
 pub use crate::{
-    Ask, AwaitValue, Builder, Call, Cancel, CompleteCall, Describe, Dispatch, ForgetMemo, Handle, IfInUse, List, ListQueues,
-    PauseExecution, PauseQueue, ReadValue, Resume, ResumeQueue, RetryNow, RetryParked, SendSignal, SendUpdate, Shutdown,
-    SkipWait, Stent, Supervisor, Terminate,
+    Admission, Ask, AwaitValue, Builder, Call, Cancel, CompleteCall, Describe, Dispatch, ForgetMemo, Handle, IfInUse, IfOpen,
+    List, ListQueues, PauseExecution, PauseQueue, ReadValue, Resume, ResumeQueue, RetryNow, RetryParked, SendSignal, SendUpdate,
+    Shutdown, SkipWait, Stent, Supervisor, Terminate,
 };
 #[cfg(feature = "actors")]
 pub use crate::{

@@ -192,6 +192,27 @@ fn a_panic_in_what_is_decided_about_a_schedule_takes_nothing_down_and_is_told() 
     });
 }
 
+/// The core dies when the row of a gate is written and nobody has heard of it.
+#[test]
+fn a_dispatch_whose_answer_is_lost_with_the_core_is_found_again_at_its_gate_and_begins_once() {
+    alone(async {
+        for home in Home::all() {
+            let stent = open(&home, &Starts::default()).await;
+            let job = || Dispatch::new(Job { number: 0 });
+            let gated: [&dyn Fn() -> stent::Gated<Job>; 3] =
+                [&|| job().debounce("k", millis(1)), &|| job().throttle("k", 1, hours(1)), &|| job().dedupe("k", hours(1))];
+            for (count, gated) in gated.into_iter().enumerate() {
+                failpoints::set("gate.written", Action::Panic, 1);
+                let admitted = stent.admit(gated()).await.unwrap();
+                admitted.handle.result().await.unwrap();
+                assert_eq!(stent.list(List::new()).await.unwrap().len(), count + 1);
+            }
+            stent.shutdown(Shutdown::within(secs(5))).await.unwrap();
+            lives_of(&home).await;
+        }
+    });
+}
+
 #[test]
 fn two_thousand_executions_outlive_several_deaths_of_the_core() {
     alone(async {

@@ -201,6 +201,11 @@ impl Decided {
         Some(Tell { to, message, body: MessageBody::Cancel { reason } })
     }
 
+    /// Returns the ids of the runs that it begins.
+    pub(crate) fn ids(&self) -> Vec<String> {
+        self.starts.iter().map(|start| start.id.clone()).collect()
+    }
+
     /// Names the runs that are begun, once they have keys.
     pub(crate) fn begun(&mut self, keys: &[RunKey], now: Timestamp) {
         let Some(Row::Here(body)) = &mut self.row else { return };

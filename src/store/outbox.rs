@@ -77,7 +77,8 @@ impl Draft {
             let differs = current.input_digest != row.input_digest || current.workflow != row.workflow;
             match self.asked.if_in_use {
                 IfInUse::AllowAfterFailure if FAILED.contains(&current.status) => row.id.run_no = current.run_no + 1,
-                IfInUse::Attach | IfInUse::AllowAfterFailure if !differs => {
+                IfInUse::AllowAfterEnd if current.status.is_end() => row.id.run_no = current.run_no + 1,
+                policy if policy == IfInUse::AllowAfterEnd || (policy != IfInUse::Reject && !differs) => {
                     let id = RunId { id: row.id.id, run_no: current.run_no };
                     return Ok(Decided::Attach(Enqueued { id, is_new: false }));
                 }

@@ -195,6 +195,20 @@ impl Workflow for Order {
     }
 }
 
+/// Dispatches through gates, from the beginning on in each life: a caller who cannot know which answers it has had.
+async fn through_gates(stent: &Stent, count: u64) {
+    let part = || Dispatch::new(Part { word: "gate".into() });
+    for number in 0..count {
+        let request = number.to_string();
+        let throttled = part().throttle("t", 3, millis(100)).request_id(&request);
+        let debounced = part().debounce("d", millis(30)).at_most(millis(80)).request_id(&request);
+        for gated in [throttled, debounced] {
+            let admitted = stent.admit(gated).await.expect("a dispatch is taken");
+            side(&format!("took {number} {}", admitted.handle.id()));
+        }
+    }
+}
+
 #[actix::main]
 async fn main() {
     let mut args = std::env::args().skip(1);
@@ -238,6 +252,11 @@ async fn main() {
         let tick = Schedule::new("tick", Part { word: "tick".into() }).every(secs(1)).overlap(Overlap::AllowAll);
         stent.create_schedule(tick).await.expect("it is made, or was before");
         side("scheduled");
+        return std::future::pending().await;
+    }
+    if std::env::var_os("STENT_GATES").is_some() {
+        through_gates(&stent, count).await;
+        side("passed");
         return std::future::pending().await;
     }
     let stent = Arc::new(stent);
