@@ -3,6 +3,8 @@
 use std::{
     collections::HashSet,
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::mpsc,
+    thread,
 };
 
 use crate::{
@@ -18,6 +20,15 @@ use crate::{
     registry::Workflows,
     store::{Reader, StoreError, Stored},
 };
+
+/// A log that is longer is decoded on a thread of its own while it is replayed: decoding is half of the work.
+const LONG: usize = 1_000;
+
+/// So many commits go from the one to the other at once…
+const LOT: usize = 128;
+
+/// …and so many lots are decoded ahead at most.
+const LOTS_AHEAD: usize = 8;
 
 /// Why a run cannot be opened here. It stays as it is.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +80,7 @@ pub(crate) fn open(
 ) -> Result<Box<Run>, Unopened> {
     let id = &loaded.summary.id;
     let begin = begin_of(loaded, workflows)?;
-    let mut run = Run::replay(id, current(loaded, workflows), begin, verify)?;
+    let mut run = current(loaded, workflows, |log| Run::replay(id, log, begin, verify))?;
     let told = loaded.inbox.unread.iter().filter_map(|unread| match &unread.body {
         MessageBody::Task { position, attempt, .. } => Some((*position, *attempt)),
         _ => None,
@@ -83,16 +94,44 @@ pub(crate) fn open(
 pub(crate) fn replay(loaded: &Stored, workflows: &Workflows) -> Result<Box<Run>, Unopened> {
     let id = &loaded.summary.id;
     let begin = begin_of(loaded, workflows)?;
-    Run::replay(id, current(loaded, workflows), begin, false)
+    current(loaded, workflows, |log| Run::replay(id, log, begin, false))
 }
 
-/// Decodes the log, under the current names of what is in it.
-fn current<'l>(loaded: &'l Stored, workflows: &'l Workflows) -> impl Iterator<Item = Result<(Commit, Digest), Unopened>> + 'l {
+/// Goes through the log of a run, decoded and under the current names of what is in it.
+fn current<T>(
+    loaded: &Stored,
+    workflows: &Workflows,
+    through: impl FnOnce(&mut dyn Iterator<Item = Result<(Commit, Digest), Unopened>>) -> T,
+) -> T {
     let aliases = workflows.aliases();
-    decoded(&loaded.summary.id, &loaded.log).map(|decoded| {
-        let (mut commit, digest) = decoded?;
-        aliases.read(&mut commit);
-        Ok((commit, digest))
+    ahead(&loaded.summary.id, &loaded.log, |decoded| {
+        through(&mut decoded.map(|decoded| {
+            let (mut commit, digest) = decoded?;
+            aliases.read(&mut commit);
+            Ok((commit, digest))
+        }))
+    })
+}
+
+/// Goes through a log; a long one is decoded ahead on another thread, so far and no further.
+fn ahead<T>(
+    id: &RunId,
+    log: &[(CommitNo, Record)],
+    through: impl FnOnce(&mut dyn Iterator<Item = Result<(Commit, Digest), Unreadable>>) -> T,
+) -> T {
+    if log.len() <= LONG {
+        return through(&mut decoded(id, log));
+    }
+    thread::scope(|scope| {
+        let (lots, ahead) = mpsc::sync_channel(LOTS_AHEAD);
+        let decode = move || {
+            // Whoever goes through it may stop in the middle.
+            let _ = log.chunks(LOT).try_for_each(|lot| lots.send(decoded(id, lot).collect::<Vec<_>>()));
+        };
+        match thread::Builder::new().name("stent-decode".to_owned()).spawn_scoped(scope, decode) {
+            Ok(_) => through(&mut ahead.into_iter().flatten()),
+            Err(_) => through(&mut decoded(id, log)),
+        }
     })
 }
 
@@ -131,4 +170,60 @@ pub(crate) fn fold(id: &RunId, log: &[(CommitNo, Record)]) -> Result<Option<Stat
 
 fn decoded(id: &RunId, log: &[(CommitNo, Record)]) -> impl Iterator<Item = Result<(Commit, Digest), Unreadable>> {
     log.iter().map(|(commit_no, record)| Ok((codec::decode(id, *commit_no, record)?, record.digest)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::{
+        event::{Event, Fact},
+        id::{BuildId, Incarnation},
+        time::Timestamp,
+    };
+
+    fn id() -> RunId {
+        RunId { id: "long".to_owned(), run_no: 1 }
+    }
+
+    fn log(commits: usize) -> Vec<(CommitNo, Record)> {
+        let mut prev = None;
+        let commits = (0..commits).map(|commit_no| {
+            let commit_no = CommitNo::try_from(commit_no).unwrap();
+            let events = vec![Event::Fact(Fact::Fired { position: commit_no })];
+            let (incarnation, build) = (Incarnation(uuid::Uuid::nil()), BuildId(1));
+            let commit = Commit { commit_no, prev, incarnation, epoch: 1, build, time: Timestamp(0), events };
+            let record = codec::encode(&id(), &commit).unwrap();
+            prev = Some(record.digest);
+            (commit_no, record)
+        });
+        commits.collect()
+    }
+
+    #[test]
+    fn a_log_of_any_length_is_gone_through_whole_and_in_order() {
+        for commits in [0, 1, LONG, LONG + 1, LONG + LOT * LOTS_AHEAD * 2 + 1] {
+            let log = log(commits);
+            let seen: Vec<CommitNo> = ahead(&id(), &log, |log| log.map(|commit| commit.unwrap().0.commit_no).collect());
+            assert!(seen.into_iter().eq(log.iter().map(|(commit_no, _)| *commit_no)), "of {commits}");
+        }
+    }
+
+    #[test]
+    fn damage_in_the_middle_of_a_long_log_is_found_in_its_place() {
+        let mut log = log(2 * LONG);
+        let place = LONG + LOT / 2;
+        log[place].1.body = log[place - 1].1.body.clone();
+        let good: Vec<bool> = ahead(&id(), &log, |log| log.map(|commit| commit.is_ok()).collect());
+        let bad: Vec<usize> = (0..good.len()).filter(|place| !good[*place]).collect();
+        assert_eq!((bad, good.len()), (vec![place], log.len()));
+    }
+
+    #[test]
+    fn whoever_stops_in_the_middle_of_a_long_log_waits_for_nothing() {
+        let log = log(LONG + LOT * LOTS_AHEAD * 4);
+        let first = ahead(&id(), &log, |log| log.next().unwrap().unwrap().0.commit_no);
+        assert_eq!(first, 0);
+        let panicked = catch_unwind(AssertUnwindSafe(|| ahead(&id(), &log, |_| panic!("replay"))));
+        assert!(panicked.is_err());
+    }
 }

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use super::{
-    event::{Command, Event, Outcome, Reply, StepPlace},
-    payload::{Encoding, Payload},
+    event::{Command, Outcome, Reply, StepPlace},
+    payload::Payload,
 };
 
 /// Replay compares kind, name and place of a command; what it carries is data, and the recorded one counts.
@@ -100,13 +100,6 @@ pub(super) fn first_difference(a: &[Command], b: &[Command]) -> Option<(String, 
     Some((expected, found))
 }
 
-pub(super) fn describe_event(event: &Event) -> String {
-    match event {
-        Event::Fact(_) => "nothing more before the next fact".to_owned(),
-        Event::Command(command) => describe(command),
-    }
-}
-
 /// A command in words, for reports.
 pub(super) fn describe(command: &Command) -> String {
     match command {
@@ -132,37 +125,5 @@ pub(super) fn describe(command: &Command) -> String {
         Command::Again { .. } => "to be tried again as a new run".to_owned(),
         Command::Continue { .. } => "to continue as a new run".to_owned(),
         Command::End { .. } => "the end".to_owned(),
-    }
-}
-
-/// A command without its payload, to be kept for reports.
-pub(super) fn shallow(command: &Command) -> Command {
-    match command {
-        Command::Call(call) => {
-            let mut call = (**call).clone();
-            call.input.bytes = bytes::Bytes::new();
-            call.undo = None;
-            call.options = None;
-            Command::Call(Box::new(call))
-        }
-        Command::Child(child) => {
-            let mut child = (**child).clone();
-            child.input.bytes = bytes::Bytes::new();
-            child.options = None;
-            Command::Child(Box::new(child))
-        }
-        Command::Publish { key, value } => {
-            let value = Payload { encoding: value.encoding, bytes: bytes::Bytes::new() };
-            Command::Publish { key: key.clone(), value }
-        }
-        Command::Answered { message, .. } => {
-            let empty = Payload { encoding: Encoding::MessagePack, bytes: bytes::Bytes::new() };
-            Command::Answered { message: message.clone(), reply: Box::new(Reply::Done(empty)) }
-        }
-        Command::Continue { input } => {
-            Command::Continue { input: Payload { bytes: bytes::Bytes::new(), encoding: input.encoding } }
-        }
-        Command::End { .. } => Command::End { outcome: Box::new(Outcome::Continued) },
-        other => other.clone(),
     }
 }

@@ -90,14 +90,33 @@ impl fmt::Display for Digest {
 
 /// Writes a digest as one binary string instead of 32 small integers.
 mod digest_bytes {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use std::fmt;
+
+    use serde::{
+        Deserializer, Serializer,
+        de::{Error, Visitor},
+    };
 
     pub(super) fn serialize<S: Serializer>(digest: &[u8; 32], to: S) -> Result<S::Ok, S::Error> {
         to.serialize_bytes(digest)
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<[u8; 32], D::Error> {
-        let bytes = bytes::Bytes::deserialize(from)?;
-        <[u8; 32]>::try_from(&bytes[..]).map_err(|_| D::Error::custom("a digest has 32 bytes"))
+        from.deserialize_bytes(Whole)
+    }
+
+    /// Takes the bytes where they are: each commit that is read has a digest.
+    struct Whole;
+
+    impl Visitor<'_> for Whole {
+        type Value = [u8; 32];
+
+        fn expecting(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+            to.write_str("a digest of 32 bytes")
+        }
+
+        fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<[u8; 32], E> {
+            bytes.try_into().map_err(|_| E::invalid_length(bytes.len(), &self))
+        }
     }
 }

@@ -147,8 +147,6 @@ pub(crate) struct Run {
     tail: Option<Digest>,
     last_time: Timestamp,
     last_epoch: Epoch,
-    /// The newest commands that were replayed, for reports.
-    last: Vec<Command>,
     /// Calls whose current attempts are in a shared queue, or on their way back from one. The log does not say it: the
     /// store's own rows do, which are written and taken in the same commits.
     queued: BTreeSet<Position>,
@@ -186,7 +184,6 @@ impl Run {
             tail: None,
             last_time: at,
             last_epoch: 0,
-            last: Vec::new(),
             queued: BTreeSet::new(),
         }))
     }
