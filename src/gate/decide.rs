@@ -192,7 +192,7 @@ impl Work<'_> {
         let (since, run) = debounce.burst.as_ref().map_or((self.now, asked.run), |burst| (burst.since, burst.run));
         let latest = at_most.map_or(Timestamp(i64::MAX), |most| since.after(most));
         let due = self.now.after(quiet).min(latest);
-        debounce.burst = Some(Burst { run, since, due, wanted: asked.wanted.clone() });
+        debounce.burst = Some(Box::new(Burst { run, since, due, wanted: asked.wanted.clone() }));
         debounce.recent.push_back(Recent { request, number: debounce.number, run });
         let old = debounce.recent.len().saturating_sub(MOST_RECENT);
         debounce.recent.drain(..old);

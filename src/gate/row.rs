@@ -77,7 +77,7 @@ pub(crate) enum State {
 pub(crate) struct Debounce {
     /// How many bursts there were, the open one included.
     pub(crate) number: u64,
-    pub(crate) burst: Option<Burst>,
+    pub(crate) burst: Option<Box<Burst>>,
     /// Requests that are known again, the newest last.
     pub(crate) recent: VecDeque<Recent>,
 }
