@@ -1,22 +1,40 @@
 //! The workflow that runs any program, and its activities. Its output is text, so that a difference from the model can be read.
 
-use std::{pin::Pin, sync::OnceLock};
+use std::{cell::RefCell, pin::Pin, sync::OnceLock};
 
 use futures_util::future::join_all;
-use stent::{Builder, ChildError, prelude::*};
+use stent::{Builder, ChildError, ContinueError, prelude::*};
 
-use crate::language::{Act, Never, Node, Part};
+use crate::language::{Act, Grown, Never, Node, Part};
 
-/// One run of a program: the root, or a child.
+/// One run of a program: of the root, or a child.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Program {
     /// The root's name: the ids of children begin with it.
-    pub(crate) root: String,
-    pub(crate) body: Node,
+    root: String,
+    /// Its runs from this one on: each continues as the next.
+    runs: Vec<Node>,
+    so_far: SoFar,
+}
+
+impl Program {
+    /// A whole program.
+    pub(crate) fn of(program: &Grown) -> Program {
+        Program { root: program.name.clone(), runs: program.runs.clone(), so_far: SoFar::default() }
+    }
+}
+
+/// What an execution knows, over all its runs.
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct SoFar {
+    /// What the runs before came to.
+    values: Vec<String>,
+    /// The numbers of the signals that were heard.
+    heard: Vec<u32>,
 }
 
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Go;
+pub(crate) struct Go(pub(crate) u32);
 
 impl Signal for Go {
     const NAME: &'static str = "program.go";
@@ -103,8 +121,8 @@ impl Workflow for Program {
     type Error = AppError;
 
     async fn run(self, cx: Cx<Self>) -> Result<String, AppError> {
-        let runner = Runner { cx, root: &self.root };
-        match runner.node(&self.body).await {
+        let runner = Runner { cx, root: &self.root, so_far: RefCell::new(self.so_far) };
+        match runner.program(&self.runs).await {
             Ok(value) => Ok(value),
             Err(Stop::Failed(why)) => Err(AppError::new(why)),
             Err(Stop::Cancelled) => Err(AppError::new("cancelled")),
@@ -115,9 +133,32 @@ impl Workflow for Program {
 struct Runner<'a> {
     cx: Cx<Program>,
     root: &'a str,
+    so_far: RefCell<SoFar>,
 }
 
 impl Runner<'_> {
+    async fn program(&self, runs: &[Node]) -> Value {
+        let [run, rest @ ..] = runs else { return Err(Stop::Failed("nothing to do".to_owned())) };
+        let value = self.node(run).await?;
+        self.so_far.borrow_mut().values.push(value);
+        if rest.is_empty() { Ok(self.so_far.borrow().values.join(" ")) } else { self.go_on(rest).await }
+    }
+
+    /// Continues as the next run, as soon as nothing is left that belongs to this one.
+    async fn go_on(&self, rest: &[Node]) -> Value {
+        loop {
+            let so_far = self.so_far.borrow().clone();
+            let next = Program { root: self.root.to_owned(), runs: rest.to_vec(), so_far };
+            match self.cx.continue_as_new(next).await {
+                // What a race has dropped is still being undone.
+                Err(ContinueError::OpenSaga) => self.cx.sleep(millis(1)).await?,
+                Err(ContinueError::Cancelled) => return Err(Stop::Cancelled),
+                Err(other) => return Err(Stop::Failed(other.to_string())),
+                Ok(end) => return Ok(end),
+            }
+        }
+    }
+
     fn node<'n>(&'n self, node: &'n Node) -> Pin<Box<dyn Future<Output = Value> + 'n>> {
         Box::pin(self.run(node))
     }
@@ -132,8 +173,17 @@ impl Runner<'_> {
                 Ok("z".to_owned())
             }
             Node::Receive => {
-                cx.signal::<Go>().await?;
+                let Go(number) = cx.signal().await?;
+                let heard = &mut self.so_far.borrow_mut().heard;
+                heard.push(number);
+                cx.publish(HEARD, heard);
                 Ok("go".to_owned())
+            }
+            Node::Show { label } => {
+                cx.publish(&format!("v{}", label % 3), label);
+                cx.count(&counter(*label), 1);
+                cx.count(SUM, i64::from(*label));
+                Ok(format!("p{label}"))
             }
             Node::Never(never) => self.never(*never).await,
             Node::Fail { label } => Err(Stop::Failed(format!("fail{label}"))),
@@ -239,7 +289,7 @@ impl Runner<'_> {
     }
 
     async fn child(&self, label: u32, body: &Node, detached: bool) -> Value {
-        let program = Program { root: self.root.to_owned(), body: body.clone() };
+        let program = Program { root: self.root.to_owned(), runs: vec![body.clone()], so_far: SoFar::default() };
         let child = self.cx.child(program).id(child_id(self.root, label));
         if detached {
             child.detach().await.map_err(of_child)?;
@@ -259,6 +309,17 @@ fn of_child(error: ChildError<AppError>) -> Stop {
         ChildError::Failed(why) => Stop::Failed(why.to_string()),
         other => Stop::Failed(format!("child: {other}")),
     }
+}
+
+/// Under which key a list of the signals heard is published, …
+pub(crate) const HEARD: &str = "heard";
+
+/// …and the sum of all that was counted.
+pub(crate) const SUM: &str = "sum";
+
+/// The counter of one that counts.
+pub(crate) fn counter(label: u32) -> String {
+    format!("n{label}")
 }
 
 /// The id of a child.
@@ -298,7 +359,9 @@ pub(crate) fn register(builder: Builder, inline: bool) -> Builder {
     if inline { builder.inline(act).inline(undo) } else { builder.activity(act).activity(undo) }
 }
 
-/// A call by its place in the log.
+/// A call by its place in the log of a run.
 fn place(key: String) -> String {
-    format!("#{}", key.rsplit('/').next().unwrap_or_default())
+    let mut parts = key.rsplit('/');
+    let (position, run) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    format!("{run}#{position}")
 }
