@@ -1,6 +1,6 @@
 //! The workflow that runs any program, and its activities. Its output is text, so that a difference from the model can be read.
 
-use std::{cell::RefCell, pin::Pin, sync::OnceLock};
+use std::{cell::RefCell, pin::Pin, rc::Rc, sync::OnceLock};
 
 use futures_util::future::join_all;
 use stent::{Builder, ChildError, ContinueError, prelude::*};
@@ -31,6 +31,8 @@ struct SoFar {
     values: Vec<String>,
     /// The numbers of the signals that were heard.
     heard: Vec<u32>,
+    /// Those of the updates that were made.
+    made: Vec<u32>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -38,6 +40,25 @@ pub(crate) struct Go(pub(crate) u32);
 
 impl Signal for Go {
     const NAME: &'static str = "program.go";
+}
+
+/// The update of a number, which is to be made behind the one before it; it answers how many were made by then.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Raise(pub(crate) u32);
+
+impl Update for Raise {
+    const NAME: &'static str = "program.raise";
+    type Answer = u32;
+    type Error = AppError;
+}
+
+/// How many signals were heard, and how many updates made.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct HowFar;
+
+impl Query for HowFar {
+    const NAME: &'static str = "program.how_far";
+    type Answer = (u32, u32);
 }
 
 /// Nobody sends it.
@@ -121,7 +142,9 @@ impl Workflow for Program {
     type Error = AppError;
 
     async fn run(self, cx: Cx<Self>) -> Result<String, AppError> {
-        let runner = Runner { cx, root: &self.root, so_far: RefCell::new(self.so_far) };
+        let so_far = Rc::new(RefCell::new(self.so_far));
+        talks(&cx, &so_far);
+        let runner = Runner { cx, root: &self.root, so_far };
         match runner.program(&self.runs).await {
             Ok(value) => Ok(value),
             Err(Stop::Failed(why)) => Err(AppError::new(why)),
@@ -130,10 +153,30 @@ impl Workflow for Program {
     }
 }
 
+/// Answers and takes what comes from outside.
+fn talks(cx: &Cx<Program>, so_far: &Rc<RefCell<SoFar>>) {
+    let (asked, checked, applied) = (so_far.clone(), so_far.clone(), so_far.clone());
+    cx.on_query(move |_: &HowFar| (count(&asked.borrow().heard), count(&asked.borrow().made)));
+    cx.on_update(
+        move |raise: &Raise| {
+            let made = count(&checked.borrow().made);
+            if raise.0 == made { Ok(()) } else { Err(AppError::new(format!("{} out of turn: {made} were made", raise.0))) }
+        },
+        move |raise: Raise| {
+            applied.borrow_mut().made.push(raise.0);
+            count(&applied.borrow().made)
+        },
+    );
+}
+
+fn count(list: &[u32]) -> u32 {
+    u32::try_from(list.len()).unwrap_or(u32::MAX)
+}
+
 struct Runner<'a> {
     cx: Cx<Program>,
     root: &'a str,
-    so_far: RefCell<SoFar>,
+    so_far: Rc<RefCell<SoFar>>,
 }
 
 impl Runner<'_> {
@@ -178,6 +221,10 @@ impl Runner<'_> {
                 heard.push(number);
                 cx.publish(HEARD, heard);
                 Ok("go".to_owned())
+            }
+            Node::Until { updates } => {
+                cx.until(|| count(&self.so_far.borrow().made) >= *updates).await?;
+                Ok(format!("u{updates}"))
             }
             Node::Show { label } => {
                 cx.publish(&format!("v{}", label % 3), label);

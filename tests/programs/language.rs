@@ -22,6 +22,10 @@ pub(crate) enum Node {
     },
     /// Waits for one of the signals that are sent from outside.
     Receive,
+    /// Waits until so many updates were made.
+    Until {
+        updates: u32,
+    },
     /// Publishes a value and counts.
     Show {
         label: u32,
@@ -118,6 +122,8 @@ pub(crate) struct Grown {
     pub(crate) runs: Vec<Node>,
     /// So many signals are sent to it.
     pub(crate) signals: u32,
+    /// …and so many updates.
+    pub(crate) updates: u32,
     /// When it is cancelled from outside, if it is.
     pub(crate) cancel_after: Option<u64>,
 }
@@ -128,13 +134,14 @@ pub(crate) const NEWER: u64 = 1_000_000_000;
 /// Grows the program of a seed.
 pub(crate) fn grow(seed: u64) -> Grown {
     let newer = seed >= NEWER;
-    let mut growth = Growth { state: seed, newer, labels: 0, signals: 0, budget: 4 + seed % 23 };
+    let mut growth = Growth { state: seed, newer, labels: 0, signals: 0, updates: 0, budget: 4 + seed % 23 };
     let pieces: Vec<Node> = (0..growth.between(2, 4)).map(|_| growth.node(0, true)).collect();
     let runs = growth.runs(&pieces);
     let cancelled = growth.one_in(6);
     let cancel_after = cancelled.then(|| growth.between(0, 60));
     let body = Node::Sequence(pieces);
-    Grown { name: format!("program-{seed}"), body, runs, signals: growth.signals, cancel_after }
+    let Growth { signals, updates, .. } = growth;
+    Grown { name: format!("program-{seed}"), body, runs, signals, updates, cancel_after }
 }
 
 struct Growth {
@@ -142,6 +149,7 @@ struct Growth {
     newer: bool,
     labels: u32,
     signals: u32,
+    updates: u32,
     /// So many more nodes that contain others.
     budget: u64,
 }
@@ -182,7 +190,7 @@ impl Growth {
     /// `own`: a piece of the root's own run, and not of a child of it: signals are sent to the root.
     fn node(&mut self, depth: u32, own: bool) -> Node {
         if self.newer && self.one_in(6) {
-            return self.newer_node();
+            return self.newer_node(own);
         }
         let leaf = depth >= 5 || self.budget == 0;
         let kind = self.between(0, if leaf { 9 } else { 21 });
@@ -244,8 +252,14 @@ impl Growth {
     }
 
     /// What the language did not have at first.
-    fn newer_node(&mut self) -> Node {
-        Node::Show { label: self.label() }
+    fn newer_node(&mut self, own: bool) -> Node {
+        match self.between(0, 1) {
+            0 if own => {
+                self.updates += 1;
+                Node::Until { updates: self.updates }
+            }
+            _ => Node::Show { label: self.label() },
+        }
     }
 
     /// Cuts a program into runs.

@@ -10,14 +10,15 @@ use std::{
 use stent::{
     kernel::{
         codec,
-        event::{Command, Event, Fact, Next, Outcome},
+        event::{Command, Event, Fact, MessageBody, Next, Outcome},
+        failure::KIND_UNANSWERED,
         payload::Payload,
     },
     store::{Filter, Reader, Status, Summary},
 };
 
 use crate::{
-    interpreter::{Do, HEARD, SUM, Undo, counter},
+    interpreter::{Do, HEARD, Raise, SUM, Undo, counter},
     model::{End, Expected},
 };
 
@@ -40,6 +41,8 @@ pub(crate) struct Told {
     undone: Vec<u32>,
     /// What each saga has registered, and whether it was kept.
     sagas: BTreeMap<(u32, u32), (Vec<u32>, Option<bool>)>,
+    /// The numbers of the updates that were made, in their order.
+    made: Vec<u32>,
     /// What is published, as the logs say: values, and counters.
     values: BTreeMap<String, Payload>,
     counters: BTreeMap<String, i64>,
@@ -160,6 +163,13 @@ impl Told {
                     self.given_up.insert(name);
                 }
             }
+            Event::Fact(Fact::Received { body: MessageBody::Update { payload, .. }, .. }) => {
+                self.made.push(payload.decode::<Raise>("an update").unwrap().0);
+            }
+            // It came too late for any code to take it.
+            Event::Fact(Fact::Refused { message, failure }) => {
+                assert!(failure.kind() == KIND_UNANSWERED, "{id}: {message} was refused: {failure:?}");
+            }
             _ => {}
         }
     }
@@ -199,12 +209,13 @@ impl Told {
         assert_eq!(found, said, "{}: what is shown is not what is recorded", current.id);
     }
 
-    /// Signals are heard in their order, each once; what is certain was counted, and nothing twice.
+    /// Signals are heard and updates made in their order, each once; what is certain was counted, and nothing twice.
     fn check_heard_and_counted(&self, expected: &Expected, cancelled: bool, what: &str) {
         if let Some(heard) = self.values.get(HEARD) {
             let heard: Vec<u32> = heard.decode("what was heard").unwrap();
-            assert!(heard.iter().copied().eq(0..u32::try_from(heard.len()).unwrap()), "heard {heard:?}: {what}");
+            assert!(in_order(&heard), "heard {heard:?}: {what}");
         }
+        assert!(in_order(&self.made), "{what}");
         let mut sum = 0;
         for (label, certain) in &expected.shows {
             let count = self.counters.get(&counter(*label)).copied().unwrap_or(0);
@@ -230,6 +241,10 @@ impl Told {
             }
         }
     }
+}
+
+fn in_order(numbers: &[u32]) -> bool {
+    (0..).zip(numbers).all(|(expected, number)| expected == *number)
 }
 
 /// What of the end of a run depends on others.

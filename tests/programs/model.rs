@@ -76,6 +76,7 @@ impl Walk<'_> {
             }
             Node::Sleep { .. } => Some(Ok("z".to_owned())),
             Node::Receive => Some(Ok("go".to_owned())),
+            Node::Until { updates } => Some(Ok(format!("u{updates}"))),
             Node::Show { label } => {
                 self.expected.shows.insert(*label, certain);
                 Some(Ok(format!("p{label}")))
