@@ -81,6 +81,19 @@ impl Activity for Do {
     type Error = AppError;
 }
 
+/// Returns where it was done, so that whoever shares its result knows whose it is.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Shared {
+    pub(crate) label: u32,
+    pub(crate) key: String,
+}
+
+impl Activity for Shared {
+    const NAME: &'static str = "program.shared";
+    type Output = String;
+    type Error = AppError;
+}
+
 /// Goes on until it is asked to stop.
 #[derive(Serialize, Deserialize)]
 struct Hang {
@@ -226,6 +239,12 @@ impl Runner<'_> {
                 cx.until(|| count(&self.so_far.borrow().made) >= *updates).await?;
                 Ok(format!("u{updates}"))
             }
+            Node::Memo { label, key } => {
+                let shared = Shared { label: *label, key: key.clone() };
+                let whose = cx.call(shared).memo(Memo::key(key).forever()).retry(Retry::fixed(millis(2))).await?;
+                cx.publish(&taken(key), &whose);
+                Ok(format!("m{key}"))
+            }
             Node::Show { label } => {
                 cx.publish(&format!("v{}", label % 3), label);
                 cx.count(&counter(*label), 1);
@@ -369,6 +388,11 @@ pub(crate) fn counter(label: u32) -> String {
     format!("n{label}")
 }
 
+/// Under which key it is published whose result of a shared key was taken.
+pub(crate) fn taken(key: &str) -> String {
+    format!("m{key}")
+}
+
 /// The id of a child.
 pub(crate) fn child_id(root: &str, label: u32) -> String {
     format!("{root}-c{label}")
@@ -402,7 +426,12 @@ pub(crate) fn register(builder: Builder, inline: bool) -> Builder {
         call.cancelled().await;
         Err(AppError::new("stopped"))
     };
-    let builder = builder.workflow::<Program>().activity(hang);
+    let shared = async |call: Call<Shared>| {
+        acts(&call.run().id, &place(call.key()), call.attempt());
+        tokio::time::sleep(millis(u64::from(call.label % 3))).await;
+        Ok(call.key())
+    };
+    let builder = builder.workflow::<Program>().activity(hang).activity(shared);
     if inline { builder.inline(act).inline(undo) } else { builder.activity(act).activity(undo) }
 }
 

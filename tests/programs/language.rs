@@ -26,6 +26,11 @@ pub(crate) enum Node {
     Until {
         updates: u32,
     },
+    /// Calls an activity whose result is shared by all programs that name the key.
+    Memo {
+        label: u32,
+        key: String,
+    },
     /// Publishes a value and counts.
     Show {
         label: u32,
@@ -134,7 +139,7 @@ pub(crate) const NEWER: u64 = 1_000_000_000;
 /// Grows the program of a seed.
 pub(crate) fn grow(seed: u64) -> Grown {
     let newer = seed >= NEWER;
-    let mut growth = Growth { state: seed, newer, labels: 0, signals: 0, updates: 0, budget: 4 + seed % 23 };
+    let mut growth = Growth { state: seed, newer, labels: 0, signals: 0, updates: 0, budget: 4 + seed % 23, group: seed / 6 };
     let pieces: Vec<Node> = (0..growth.between(2, 4)).map(|_| growth.node(0, true)).collect();
     let runs = growth.runs(&pieces);
     let cancelled = growth.one_in(6);
@@ -152,6 +157,8 @@ struct Growth {
     updates: u32,
     /// So many more nodes that contain others.
     budget: u64,
+    /// Programs of a group share results.
+    group: u64,
 }
 
 impl Growth {
@@ -253,10 +260,14 @@ impl Growth {
 
     /// What the language did not have at first.
     fn newer_node(&mut self, own: bool) -> Node {
-        match self.between(0, 1) {
+        match self.between(0, 2) {
             0 if own => {
                 self.updates += 1;
                 Node::Until { updates: self.updates }
+            }
+            1 => {
+                let (label, which) = (self.label(), self.between(0, 1));
+                Node::Memo { label, key: format!("{}-{which}", self.group) }
             }
             _ => Node::Show { label: self.label() },
         }

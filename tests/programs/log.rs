@@ -18,7 +18,7 @@ use stent::{
 };
 
 use crate::{
-    interpreter::{Do, HEARD, Raise, SUM, Undo, counter},
+    interpreter::{Do, HEARD, Raise, SUM, Shared, Undo, counter, taken},
     model::{End, Expected},
 };
 
@@ -43,6 +43,10 @@ pub(crate) struct Told {
     sagas: BTreeMap<(u32, u32), (Vec<u32>, Option<bool>)>,
     /// The numbers of the updates that were made, in their order.
     made: Vec<u32>,
+    /// By the name of an act whose result is shared: by which key, …
+    shares: BTreeMap<String, String>,
+    /// …and the keys of those that were called here.
+    called: Vec<String>,
     /// What is published, as the logs say: values, and counters.
     values: BTreeMap<String, Payload>,
     counters: BTreeMap<String, i64>,
@@ -114,6 +118,11 @@ impl Told {
         match event {
             Event::Command(Command::Call(call)) => {
                 let name = match call.activity.as_str() {
+                    "program.shared" => {
+                        let Shared { label, key } = call.input.decode("a shared act").unwrap();
+                        self.shares.insert(format!("m{label}"), key);
+                        format!("m{label}")
+                    }
                     "program.undo" => format!("u{}", label(&call.input)),
                     "program.do" => format!("a{}", call.input.decode::<Do>("an act").unwrap().label),
                     _ => format!("h{}", call.input.decode::<Undo>("an act").unwrap().label),
@@ -144,6 +153,7 @@ impl Told {
             }
             Event::Fact(Fact::Completed { position, attempt, .. }) => {
                 let name = self.over(position, attempt, true);
+                self.called.extend(self.shares.get(&name).cloned());
                 if let Some(undone) = name.strip_prefix('u') {
                     self.undone.push(undone.parse().unwrap());
                 }
@@ -247,6 +257,29 @@ fn in_order(numbers: &[u32]) -> bool {
     (0..).zip(numbers).all(|(expected, number)| expected == *number)
 }
 
+/// Of each shared key one result is recorded, and whoever has taken one has taken that.
+pub(crate) fn check_shared(all: &BTreeMap<String, Told>) {
+    let mut called: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut whose: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    for (id, told) in all {
+        for key in &told.called {
+            called.entry(key).or_default().push(id);
+        }
+        for key in told.shares.values() {
+            if let Some(value) = told.values.get(&taken(key)) {
+                whose.entry(key).or_default().insert(value.decode("whose result it is").unwrap());
+            }
+        }
+    }
+    for (key, values) in &whose {
+        assert_eq!(values.len(), 1, "{key} has several values: {values:?}, called by {:?}", called.get(key));
+    }
+    for (key, ids) in &called {
+        assert_eq!(ids.len(), 1, "{key} was called by {ids:?}, taken are {:?}", whose.get(key));
+    }
+    println!("{} shared keys", called.len());
+}
+
 /// What of the end of a run depends on others.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Ends {
@@ -291,7 +324,7 @@ pub(crate) fn check(all: &BTreeMap<String, Told>, id: &str, expected: &Expected,
         }
     }
     told.check_heard_and_counted(expected, cancelled, &what);
-    for name in told.done.iter().chain(&told.given_up).filter(|name| !name.starts_with('u')) {
+    for name in told.done.iter().chain(&told.given_up).filter(|name| !name.starts_with(['u', 'm'])) {
         assert!(may_do.contains(name), "{name} is none of its acts: {what}");
     }
     for label in &told.undone {

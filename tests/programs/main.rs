@@ -68,6 +68,7 @@ fn judge(logs: &std::collections::BTreeMap<String, log::Told>, programs: &[Grown
         log::check(logs, &program.name, &model::expect(program), ends, killed);
         runs += 1;
     }
+    log::check_shared(logs);
     println!("{runs} programs of {} runs are as the model says", logs.len());
 }
 

@@ -77,6 +77,8 @@ impl Walk<'_> {
             Node::Sleep { .. } => Some(Ok("z".to_owned())),
             Node::Receive => Some(Ok("go".to_owned())),
             Node::Until { updates } => Some(Ok(format!("u{updates}"))),
+            // Whose result it is, is a matter of time.
+            Node::Memo { key, .. } => Some(Ok(format!("m{key}"))),
             Node::Show { label } => {
                 self.expected.shows.insert(*label, certain);
                 Some(Ok(format!("p{label}")))
