@@ -6,7 +6,7 @@
 use std::{cell::RefCell, rc::Rc};
 
 use futures::future::join_all;
-use stent::{Builder, SendError, Stent, UpdateError, prelude::*};
+use stent::{Builder, SendError, Stent, UpdateError, prelude::*, store::Status};
 use support::{Home, alone, eventually};
 
 mod support;
@@ -422,6 +422,26 @@ fn an_update_of_a_run_that_has_not_begun_waits_for_it_and_sees_what_was_sent_bef
             );
             assert_eq!(first.unwrap().iter().sum::<u32>().max(second.unwrap().iter().sum()), 3);
             assert_eq!(late.result().await.unwrap().iter().sum::<u32>(), 3);
+            stop(stent).await;
+        }
+    });
+}
+
+#[test]
+fn an_update_of_a_run_that_was_paused_before_it_began_is_not_refused_and_waits_until_it_goes_on() {
+    alone(async {
+        for home in Home::all() {
+            let stent = start(&home).await;
+            let late = stent.dispatch(Dispatch::new(Bus { seats: 2, stays: true }).id("late").delay(millis(300))).await.unwrap();
+            stent.pause(PauseExecution::new("late", "ada")).await.unwrap();
+            let paused = async || stent.describe("late").await.unwrap().unwrap().summary.status == Status::Paused;
+            eventually("it is paused", secs(20), paused).await;
+            let (update, ()) = futures::join!(stent.update(reserve("late", "a", 2).within(secs(30))), async {
+                tokio::time::sleep(millis(200)).await;
+                stent.resume("late").await.unwrap();
+            });
+            assert_eq!(update.unwrap(), [2]);
+            assert_eq!(late.result().await.unwrap(), [2]);
             stop(stent).await;
         }
     });

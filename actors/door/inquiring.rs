@@ -100,7 +100,9 @@ impl Door {
                 return Ok(Asked::Continued(next.run));
             }
         }
-        if summary.status == Status::Active && summary.epoch == 0 {
+        // One that is paused may not have begun either; it does when it goes on.
+        let lives = matches!(summary.status, Status::Active | Status::Paused);
+        if lives && summary.epoch == 0 {
             // Nobody has claimed it, so none of its code was polled.
             match inquiry {
                 // What it has no handler for is said by the run, when it has had the chance to have one.
@@ -119,7 +121,7 @@ impl Door {
         let (told, answer) = oneshot::channel();
         let replay = move || {
             let _permit = permit;
-            let goes_on = stored.summary.status == Status::Active && stored.summary.blocked_build.is_none();
+            let goes_on = lives && stored.summary.blocked_build.is_none();
             let _ = told.send(loading::replay(&stored, &workflows).map(|run| match inquiry {
                 Inquiry::Check { .. } if goes_on && !run.state().begun() => Asked::Answered(Ok(Told::Fits)),
                 _ if goes_on && run.state().is_about_to_go_on() => Asked::NotBegun,

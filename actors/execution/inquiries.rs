@@ -41,10 +41,11 @@ impl Execution {
         }
     }
 
-    /// Answers whoever waits. A node past its deadline says nothing: somebody else may have moved the run on.
+    /// Answers whoever waits. A node past its deadline says nothing: somebody else may have moved the run on. Nor does a run whose code was not
+    /// polled yet, and so has no handlers: the door knows what that means.
     pub(super) fn answer_inquiries(&mut self) {
         for Inquire { inquiry, reply, .. } in std::mem::take(&mut self.inquiries) {
-            if self.engine.deadline.stands() && !reply.is_closed() {
+            if self.run.state().begun() && self.engine.deadline.stands() && !reply.is_closed() {
                 let _ = reply.send(self.run.inquire(&inquiry));
             }
         }

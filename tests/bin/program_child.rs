@@ -12,6 +12,8 @@ use std::{
 
 use stent::{List, Stent, prelude::*, store::Status};
 
+#[path = "../programs/driver.rs"]
+mod driver;
 #[path = "../programs/interpreter.rs"]
 #[allow(dead_code, reason = "the tests use the rest")]
 mod interpreter;
@@ -20,8 +22,6 @@ mod language;
 #[path = "../programs/model.rs"]
 #[allow(dead_code, reason = "a program is grown with what it says; the tests use the rest")]
 mod model;
-
-use interpreter::{Go, Program};
 
 static SIDE: OnceLock<File> = OnceLock::new();
 
@@ -51,34 +51,8 @@ async fn main() {
         .spawn()
         .await
         .expect("the runtime starts");
-    let ends = seeds.map(|seed| {
-        let stent = &stent;
-        async move {
-            let program = language::grow(seed);
-            let name = &program.name;
-            let body = Program { root: name.clone(), body: program.body.clone() };
-            let handle = stent.dispatch(Dispatch::new(body).id(name)).await.expect("a dispatch is taken");
-            side(&format!("ack {name}"));
-            for number in 0..program.signals {
-                let go = SendSignal::new(name, &Go).message_id(format!("go-{number}"));
-                match stent.signal(go).await {
-                    Ok(()) | Err(stent::Error::Send(stent::SendError::AlreadyEnded { .. })) => {}
-                    Err(other) => panic!("{name}: {other}"),
-                }
-            }
-            if let Some(after) = program.cancel_after {
-                tokio::time::sleep(millis(after)).await;
-                match stent.cancel(Cancel::new(name).reason("planned")).await {
-                    Ok(_) | Err(stent::Error::Send(stent::SendError::AlreadyEnded { .. })) => {}
-                    Err(other) => panic!("{name}: {other}"),
-                }
-            }
-            match handle.result().await {
-                Ok(_) | Err(RunError::Failed(_) | RunError::Cancelled { .. }) => {}
-                Err(other) => panic!("{name}: {other}"),
-            }
-        }
-    });
+    let programs: Vec<language::Grown> = seeds.map(language::grow).collect();
+    let ends = programs.iter().map(|program| driver::drive(&stent, program, |name| side(&format!("ack {name}"))));
     futures_util::future::join_all(ends).await;
     while open(&stent).await {
         tokio::time::sleep(millis(5)).await;

@@ -1,25 +1,64 @@
 //! The workflow that runs any program, and its activities. Its output is text, so that a difference from the model can be read.
 
-use std::{pin::Pin, sync::OnceLock};
+use std::{cell::RefCell, pin::Pin, rc::Rc, sync::OnceLock};
 
 use futures_util::future::join_all;
-use stent::{Builder, ChildError, prelude::*};
+use stent::{Builder, ChildError, ContinueError, prelude::*};
 
-use crate::language::{Act, Never, Node, Part};
+use crate::language::{Act, Grown, Never, Node, Part};
 
-/// One run of a program: the root, or a child.
+/// One run of a program: of the root, or a child.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Program {
     /// The root's name: the ids of children begin with it.
-    pub(crate) root: String,
-    pub(crate) body: Node,
+    root: String,
+    /// Its runs from this one on: each continues as the next.
+    runs: Vec<Node>,
+    so_far: SoFar,
+}
+
+impl Program {
+    /// A whole program.
+    pub(crate) fn of(program: &Grown) -> Program {
+        Program { root: program.name.clone(), runs: program.runs.clone(), so_far: SoFar::default() }
+    }
+}
+
+/// What an execution knows, over all its runs.
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct SoFar {
+    /// What the runs before came to.
+    values: Vec<String>,
+    /// The numbers of the signals that were heard.
+    heard: Vec<u32>,
+    /// Those of the updates that were made.
+    made: Vec<u32>,
 }
 
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Go;
+pub(crate) struct Go(pub(crate) u32);
 
 impl Signal for Go {
     const NAME: &'static str = "program.go";
+}
+
+/// The update of a number, which is to be made behind the one before it; it answers how many were made by then.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Raise(pub(crate) u32);
+
+impl Update for Raise {
+    const NAME: &'static str = "program.raise";
+    type Answer = u32;
+    type Error = AppError;
+}
+
+/// How many signals were heard, and how many updates made.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct HowFar;
+
+impl Query for HowFar {
+    const NAME: &'static str = "program.how_far";
+    type Answer = (u32, u32);
 }
 
 /// Nobody sends it.
@@ -39,6 +78,19 @@ pub(crate) struct Do {
 impl Activity for Do {
     const NAME: &'static str = "program.do";
     type Output = u32;
+    type Error = AppError;
+}
+
+/// Returns where it was done, so that whoever shares its result knows whose it is.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Shared {
+    pub(crate) label: u32,
+    pub(crate) key: String,
+}
+
+impl Activity for Shared {
+    const NAME: &'static str = "program.shared";
+    type Output = String;
     type Error = AppError;
 }
 
@@ -103,8 +155,10 @@ impl Workflow for Program {
     type Error = AppError;
 
     async fn run(self, cx: Cx<Self>) -> Result<String, AppError> {
-        let runner = Runner { cx, root: &self.root };
-        match runner.node(&self.body).await {
+        let so_far = Rc::new(RefCell::new(self.so_far));
+        talks(&cx, &so_far);
+        let runner = Runner { cx, root: &self.root, so_far };
+        match runner.program(&self.runs).await {
             Ok(value) => Ok(value),
             Err(Stop::Failed(why)) => Err(AppError::new(why)),
             Err(Stop::Cancelled) => Err(AppError::new("cancelled")),
@@ -112,12 +166,55 @@ impl Workflow for Program {
     }
 }
 
+/// Answers and takes what comes from outside.
+fn talks(cx: &Cx<Program>, so_far: &Rc<RefCell<SoFar>>) {
+    let (asked, checked, applied) = (so_far.clone(), so_far.clone(), so_far.clone());
+    cx.on_query(move |_: &HowFar| (count(&asked.borrow().heard), count(&asked.borrow().made)));
+    cx.on_update(
+        move |raise: &Raise| {
+            let made = count(&checked.borrow().made);
+            if raise.0 == made { Ok(()) } else { Err(AppError::new(format!("{} out of turn: {made} were made", raise.0))) }
+        },
+        move |raise: Raise| {
+            applied.borrow_mut().made.push(raise.0);
+            count(&applied.borrow().made)
+        },
+    );
+}
+
+fn count(list: &[u32]) -> u32 {
+    u32::try_from(list.len()).unwrap_or(u32::MAX)
+}
+
 struct Runner<'a> {
     cx: Cx<Program>,
     root: &'a str,
+    so_far: Rc<RefCell<SoFar>>,
 }
 
 impl Runner<'_> {
+    async fn program(&self, runs: &[Node]) -> Value {
+        let [run, rest @ ..] = runs else { return Err(Stop::Failed("nothing to do".to_owned())) };
+        let value = self.node(run).await?;
+        self.so_far.borrow_mut().values.push(value);
+        if rest.is_empty() { Ok(self.so_far.borrow().values.join(" ")) } else { self.go_on(rest).await }
+    }
+
+    /// Continues as the next run, as soon as nothing is left that belongs to this one.
+    async fn go_on(&self, rest: &[Node]) -> Value {
+        loop {
+            let so_far = self.so_far.borrow().clone();
+            let next = Program { root: self.root.to_owned(), runs: rest.to_vec(), so_far };
+            match self.cx.continue_as_new(next).await {
+                // What a race has dropped is still being undone.
+                Err(ContinueError::OpenSaga) => self.cx.sleep(millis(1)).await?,
+                Err(ContinueError::Cancelled) => return Err(Stop::Cancelled),
+                Err(other) => return Err(Stop::Failed(other.to_string())),
+                Ok(end) => return Ok(end),
+            }
+        }
+    }
+
     fn node<'n>(&'n self, node: &'n Node) -> Pin<Box<dyn Future<Output = Value> + 'n>> {
         Box::pin(self.run(node))
     }
@@ -132,8 +229,27 @@ impl Runner<'_> {
                 Ok("z".to_owned())
             }
             Node::Receive => {
-                cx.signal::<Go>().await?;
+                let Go(number) = cx.signal().await?;
+                let heard = &mut self.so_far.borrow_mut().heard;
+                heard.push(number);
+                cx.publish(HEARD, heard);
                 Ok("go".to_owned())
+            }
+            Node::Until { updates } => {
+                cx.until(|| count(&self.so_far.borrow().made) >= *updates).await?;
+                Ok(format!("u{updates}"))
+            }
+            Node::Memo { label, key } => {
+                let shared = Shared { label: *label, key: key.clone() };
+                let whose = cx.call(shared).memo(Memo::key(key).forever()).retry(Retry::fixed(millis(2))).await?;
+                cx.publish(&taken(key), &whose);
+                Ok(format!("m{key}"))
+            }
+            Node::Show { label } => {
+                cx.publish(&format!("v{}", label % 3), label);
+                cx.count(&counter(*label), 1);
+                cx.count(SUM, i64::from(*label));
+                Ok(format!("p{label}"))
             }
             Node::Never(never) => self.never(*never).await,
             Node::Fail { label } => Err(Stop::Failed(format!("fail{label}"))),
@@ -239,7 +355,7 @@ impl Runner<'_> {
     }
 
     async fn child(&self, label: u32, body: &Node, detached: bool) -> Value {
-        let program = Program { root: self.root.to_owned(), body: body.clone() };
+        let program = Program { root: self.root.to_owned(), runs: vec![body.clone()], so_far: SoFar::default() };
         let child = self.cx.child(program).id(child_id(self.root, label));
         if detached {
             child.detach().await.map_err(of_child)?;
@@ -259,6 +375,22 @@ fn of_child(error: ChildError<AppError>) -> Stop {
         ChildError::Failed(why) => Stop::Failed(why.to_string()),
         other => Stop::Failed(format!("child: {other}")),
     }
+}
+
+/// Under which key a list of the signals heard is published, …
+pub(crate) const HEARD: &str = "heard";
+
+/// …and the sum of all that was counted.
+pub(crate) const SUM: &str = "sum";
+
+/// The counter of one that counts.
+pub(crate) fn counter(label: u32) -> String {
+    format!("n{label}")
+}
+
+/// Under which key it is published whose result of a shared key was taken.
+pub(crate) fn taken(key: &str) -> String {
+    format!("m{key}")
 }
 
 /// The id of a child.
@@ -294,11 +426,18 @@ pub(crate) fn register(builder: Builder, inline: bool) -> Builder {
         call.cancelled().await;
         Err(AppError::new("stopped"))
     };
-    let builder = builder.workflow::<Program>().activity(hang);
+    let shared = async |call: Call<Shared>| {
+        acts(&call.run().id, &place(call.key()), call.attempt());
+        tokio::time::sleep(millis(u64::from(call.label % 3))).await;
+        Ok(call.key())
+    };
+    let builder = builder.workflow::<Program>().activity(hang).activity(shared);
     if inline { builder.inline(act).inline(undo) } else { builder.activity(act).activity(undo) }
 }
 
-/// A call by its place in the log.
+/// A call by its place in the log of a run.
 fn place(key: String) -> String {
-    format!("#{}", key.rsplit('/').next().unwrap_or_default())
+    let mut parts = key.rsplit('/');
+    let (position, run) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    format!("{run}#{position}")
 }

@@ -13,7 +13,12 @@ use stent::store::{
     sqlite::{SqliteOptions, SqliteStore},
 };
 
-use crate::{judge, language::grow, log, support::Rng};
+use crate::{
+    judge,
+    language::{NEWER, grow},
+    log,
+    support::Rng,
+};
 
 /// How many programs share a database.
 const PROGRAMS: u64 = 25;
@@ -119,7 +124,7 @@ fn killed_again_and_again_a_program_still_does_what_its_model_says_and_repeats_n
     let (mut kills, mut databases) = (0, 0);
     // Bounded by time as well: a slow machine sees fewer programs.
     while databases < 12 && begun.elapsed() < Duration::from_secs(40) {
-        let first = rng.next() % 1_000_000_000;
+        let first = NEWER + rng.next() % 1_000_000_000;
         let folder = tempfile::tempdir().unwrap();
         let (over, attempts) = Default::default();
         let mut bench = Bench { folder, seeds: first..first + PROGRAMS, lives: 0, judged: 0, over, attempts };

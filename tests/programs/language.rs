@@ -22,6 +22,19 @@ pub(crate) enum Node {
     },
     /// Waits for one of the signals that are sent from outside.
     Receive,
+    /// Waits until so many updates were made.
+    Until {
+        updates: u32,
+    },
+    /// Calls an activity whose result is shared by all programs that name the key.
+    Memo {
+        label: u32,
+        key: String,
+    },
+    /// Publishes a value and counts.
+    Show {
+        label: u32,
+    },
     /// Waits for ever, in one of several ways.
     Never(Never),
     Fail {
@@ -108,28 +121,44 @@ pub(crate) enum Part {
 #[derive(Clone, Debug)]
 pub(crate) struct Grown {
     pub(crate) name: String,
+    /// All of it, …
     pub(crate) body: Node,
+    /// …and in the pieces that are runs of their own: each continues as the next.
+    pub(crate) runs: Vec<Node>,
     /// So many signals are sent to it.
     pub(crate) signals: u32,
+    /// …and so many updates.
+    pub(crate) updates: u32,
     /// When it is cancelled from outside, if it is.
     pub(crate) cancel_after: Option<u64>,
 }
 
+/// Seeds below grow programs of the language as it was first, so that what was found with them stays as it was.
+pub(crate) const NEWER: u64 = 1_000_000_000;
+
 /// Grows the program of a seed.
 pub(crate) fn grow(seed: u64) -> Grown {
-    let mut growth = Growth { state: seed, labels: 0, signals: 0, budget: 4 + seed % 23 };
-    let body = Node::Sequence((0..growth.between(2, 4)).map(|_| growth.node(0, true)).collect());
+    let newer = seed >= NEWER;
+    let mut growth = Growth { state: seed, newer, labels: 0, signals: 0, updates: 0, budget: 4 + seed % 23, group: seed / 6 };
+    let pieces: Vec<Node> = (0..growth.between(2, 4)).map(|_| growth.node(0, true)).collect();
+    let runs = growth.runs(&pieces);
     let cancelled = growth.one_in(6);
     let cancel_after = cancelled.then(|| growth.between(0, 60));
-    Grown { name: format!("program-{seed}"), body, signals: growth.signals, cancel_after }
+    let body = Node::Sequence(pieces);
+    let Growth { signals, updates, .. } = growth;
+    Grown { name: format!("program-{seed}"), body, runs, signals, updates, cancel_after }
 }
 
 struct Growth {
     state: u64,
+    newer: bool,
     labels: u32,
     signals: u32,
+    updates: u32,
     /// So many more nodes that contain others.
     budget: u64,
+    /// Programs of a group share results.
+    group: u64,
 }
 
 impl Growth {
@@ -167,6 +196,9 @@ impl Growth {
 
     /// `own`: a piece of the root's own run, and not of a child of it: signals are sent to the root.
     fn node(&mut self, depth: u32, own: bool) -> Node {
+        if self.newer && self.one_in(6) {
+            return self.newer_node(own);
+        }
         let leaf = depth >= 5 || self.budget == 0;
         let kind = self.between(0, if leaf { 9 } else { 21 });
         self.budget = self.budget.saturating_sub(u64::from(kind > 9));
@@ -224,6 +256,33 @@ impl Growth {
                 Node::Child { label, body: Box::new(self.node(depth + 1, false)), detached: self.one_in(3) }
             }
         }
+    }
+
+    /// What the language did not have at first.
+    fn newer_node(&mut self, own: bool) -> Node {
+        match self.between(0, 2) {
+            0 if own => {
+                self.updates += 1;
+                Node::Until { updates: self.updates }
+            }
+            1 => {
+                let (label, which) = (self.label(), self.between(0, 1));
+                Node::Memo { label, key: format!("{}-{which}", self.group) }
+            }
+            _ => Node::Show { label: self.label() },
+        }
+    }
+
+    /// Cuts a program into runs.
+    fn runs(&mut self, pieces: &[Node]) -> Vec<Node> {
+        let mut runs: Vec<Vec<Node>> = Vec::new();
+        for piece in pieces {
+            match runs.last_mut() {
+                Some(run) if !self.newer || self.one_in(2) => run.push(piece.clone()),
+                _ => runs.push(vec![piece.clone()]),
+            }
+        }
+        runs.into_iter().map(Node::Sequence).collect()
     }
 
     fn nodes(&mut self, least: u64, most: u64, depth: u32, own: bool) -> Vec<Node> {

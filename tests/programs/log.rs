@@ -10,31 +10,46 @@ use std::{
 use stent::{
     kernel::{
         codec,
-        event::{Command, Event, Fact, Next, Outcome},
+        event::{Command, Event, Fact, MessageBody, Next, Outcome},
+        failure::KIND_UNANSWERED,
+        payload::Payload,
     },
-    store::{Filter, Reader, Status},
+    store::{Filter, Reader, Status, Summary},
 };
 
 use crate::{
-    interpreter::{Do, Undo},
+    interpreter::{Do, HEARD, Raise, SUM, Shared, Undo, counter, taken},
     model::{End, Expected},
 };
 
-/// One run, as its log tells it.
+/// One execution, as the logs of its runs tell it.
 #[derive(Debug, Default)]
 pub(crate) struct Told {
     pub(crate) status: Option<Status>,
     pub(crate) reason: Option<String>,
     end: Option<End>,
-    /// By position: what was asked for.
+    /// The run that tells now.
+    run_no: u32,
+    /// By position: what it has asked for, …
     names: BTreeMap<u32, String>,
+    /// …and what any has.
+    asked: BTreeSet<String>,
     done: BTreeSet<String>,
     given_up: BTreeSet<String>,
     failures: BTreeMap<String, u32>,
     pub(crate) losses: u32,
     undone: Vec<u32>,
     /// What each saga has registered, and whether it was kept.
-    sagas: BTreeMap<u32, (Vec<u32>, Option<bool>)>,
+    sagas: BTreeMap<(u32, u32), (Vec<u32>, Option<bool>)>,
+    /// The numbers of the updates that were made, in their order.
+    made: Vec<u32>,
+    /// By the name of an act whose result is shared: by which key, …
+    shares: BTreeMap<String, String>,
+    /// …and the keys of those that were called here.
+    called: Vec<String>,
+    /// What is published, as the logs say: values, and counters.
+    values: BTreeMap<String, Payload>,
+    counters: BTreeMap<String, i64>,
     /// Of each attempt that is over: where, and which.
     pub(crate) over: BTreeSet<(String, u32)>,
     /// Of each call that is over: where, or its name if it is a step.
@@ -45,34 +60,56 @@ pub(crate) struct Told {
 
 /// Reads every log there is.
 pub(crate) async fn read(reader: Rc<dyn Reader>) -> BTreeMap<String, Told> {
-    let mut all = BTreeMap::new();
+    let mut runs: BTreeMap<String, BTreeMap<u32, Summary>> = BTreeMap::new();
     let mut filter = Filter { limit: 500, ..Filter::default() };
     loop {
         let page = reader.list(&filter).await.unwrap();
-        let Some(last) = page.last().map(|run| run.run) else { return all };
+        let Some(last) = page.last().map(|run| run.run) else { break };
         for summary in page {
-            let mut told = Told { status: Some(summary.status), reason: summary.reason.clone(), ..Told::default() };
-            let mut tail = None;
-            let mut sleeps = BTreeMap::new();
-            for (commit_no, record) in reader.history(summary.run, 0, 100_000).await.unwrap() {
-                let commit = codec::decode(&summary.id, commit_no, &record).unwrap();
-                assert_eq!(commit.prev, tail, "{}: commit {commit_no} does not follow its predecessor", summary.id);
-                tail = Some(record.digest);
-                for event in commit.events {
-                    match &event {
-                        Event::Command(Command::Sleep { position, due }) => _ = sleeps.insert(*position, *due),
-                        Event::Fact(Fact::Fired { position }) => {
-                            assert!(commit.time >= sleeps[position], "{}: sleep {position} was over early", summary.id);
-                        }
-                        _ => {}
-                    }
-                    told.event(&summary.id.id, event);
-                }
-            }
-            assert!(all.insert(summary.id.id.clone(), told).is_none(), "{} has two runs", summary.id);
+            runs.entry(summary.id.id.clone()).or_default().insert(summary.id.run_no, summary);
         }
         filter.before = Some(last);
     }
+    let mut all = BTreeMap::new();
+    for (id, runs) in runs {
+        all.insert(id, read_one(&*reader, &runs).await);
+    }
+    all
+}
+
+/// Reads the runs of an execution: all but the last one have continued.
+async fn read_one(reader: &dyn Reader, runs: &BTreeMap<u32, Summary>) -> Told {
+    let mut told = Told::default();
+    for (expected, (run_no, summary)) in (1..).zip(runs) {
+        let id = &summary.id;
+        assert_eq!(*run_no, expected, "{id}: there is no run {expected}");
+        let is_last = runs.len() == expected as usize;
+        assert_eq!(summary.status == Status::Continued, !is_last, "{id} is {:?}, one of {} runs", summary.status, runs.len());
+        (told.status, told.reason) = (Some(summary.status), summary.reason.clone());
+        told.run_no = *run_no;
+        told.names.clear();
+        let mut tail = None;
+        let mut sleeps = BTreeMap::new();
+        for (commit_no, record) in reader.history(summary.run, 0, 100_000).await.unwrap() {
+            let commit = codec::decode(id, commit_no, &record).unwrap();
+            assert_eq!(commit.prev, tail, "{id}: commit {commit_no} does not follow its predecessor");
+            tail = Some(record.digest);
+            for event in commit.events {
+                match &event {
+                    Event::Command(Command::Sleep { position, due }) => _ = sleeps.insert(*position, *due),
+                    Event::Fact(Fact::Fired { position }) => {
+                        assert!(commit.time >= sleeps[position], "{id}: sleep {position} was over early");
+                    }
+                    _ => {}
+                }
+                told.event(&id.id, event);
+            }
+        }
+        if is_last {
+            told.check_shown(reader, summary).await;
+        }
+    }
+    told
 }
 
 impl Told {
@@ -81,26 +118,32 @@ impl Told {
         match event {
             Event::Command(Command::Call(call)) => {
                 let name = match call.activity.as_str() {
+                    "program.shared" => {
+                        let Shared { label, key } = call.input.decode("a shared act").unwrap();
+                        self.shares.insert(format!("m{label}"), key);
+                        format!("m{label}")
+                    }
                     "program.undo" => format!("u{}", label(&call.input)),
                     "program.do" => format!("a{}", call.input.decode::<Do>("an act").unwrap().label),
                     _ => format!("h{}", call.input.decode::<Undo>("an act").unwrap().label),
                 };
-                assert!(!self.names.values().any(|asked| *asked == name), "{id}: {name} was asked for twice");
                 if call.options.as_ref().is_some_and(|options| options.at_most_once) {
-                    self.once.insert(format!("#{}", call.position));
+                    self.once.insert(self.place(call.position));
                 }
                 if let (Some(scope), Some(undo)) = (call.scope, &call.undo) {
-                    self.sagas.entry(scope).or_default().0.push(label(&undo.input));
+                    self.saga(scope).0.push(label(&undo.input));
                 }
-                self.names.insert(call.position, name);
+                self.asks(id, call.position, name);
             }
-            Event::Command(Command::Step { position, name, .. }) => _ = self.names.insert(position, name),
-            Event::Command(Command::OpenSaga { position }) => _ = self.sagas.insert(position, (Vec::new(), None)),
+            Event::Command(Command::Step { position, name, .. }) => self.asks(id, position, name),
+            Event::Command(Command::OpenSaga { position }) => *self.saga(position) = (Vec::new(), None),
             Event::Command(Command::Undo { scope, compensation, .. }) => {
-                self.sagas.entry(scope).or_default().0.push(label(&compensation.input));
+                self.saga(scope).0.push(label(&compensation.input));
             }
-            Event::Command(Command::KeepSaga { scope }) => self.sagas.entry(scope).or_default().1 = Some(true),
-            Event::Command(Command::Compensate { scope }) => self.sagas.entry(scope).or_default().1 = Some(false),
+            Event::Command(Command::KeepSaga { scope }) => self.saga(scope).1 = Some(true),
+            Event::Command(Command::Compensate { scope }) => self.saga(scope).1 = Some(false),
+            Event::Command(Command::Publish { key, value }) => _ = self.values.insert(key, value),
+            Event::Command(Command::Count { key, by }) => *self.counters.entry(key).or_default() += by,
             Event::Command(Command::End { outcome }) => {
                 self.end = match *outcome {
                     Outcome::Completed(output) => Some(Ok(output.decode::<String>("the output").unwrap())),
@@ -110,6 +153,7 @@ impl Told {
             }
             Event::Fact(Fact::Completed { position, attempt, .. }) => {
                 let name = self.over(position, attempt, true);
+                self.called.extend(self.shares.get(&name).cloned());
                 if let Some(undone) = name.strip_prefix('u') {
                     self.undone.push(undone.parse().unwrap());
                 }
@@ -129,14 +173,34 @@ impl Told {
                     self.given_up.insert(name);
                 }
             }
+            Event::Fact(Fact::Received { body: MessageBody::Update { payload, .. }, .. }) => {
+                self.made.push(payload.decode::<Raise>("an update").unwrap().0);
+            }
+            // It came too late for any code to take it.
+            Event::Fact(Fact::Refused { message, failure }) => {
+                assert!(failure.kind() == KIND_UNANSWERED, "{id}: {message} was refused: {failure:?}");
+            }
             _ => {}
         }
+    }
+
+    fn asks(&mut self, id: &str, position: u32, name: String) {
+        assert!(self.asked.insert(name.clone()), "{id}: {name} was asked for twice");
+        self.names.insert(position, name);
+    }
+
+    fn saga(&mut self, scope: u32) -> &mut (Vec<u32>, Option<bool>) {
+        self.sagas.entry((self.run_no, scope)).or_default()
+    }
+
+    fn place(&self, position: u32) -> String {
+        format!("{}#{position}", self.run_no)
     }
 
     /// An attempt is over; returns of what.
     fn over(&mut self, position: u32, attempt: u32, is_last: bool) -> String {
         let name = self.names[&position].clone();
-        let place = if name.starts_with('s') { name.clone() } else { format!("#{position}") };
+        let place = if name.starts_with('s') { name.clone() } else { self.place(position) };
         self.over.insert((place.clone(), attempt));
         if is_last {
             self.recorded.insert(place);
@@ -144,10 +208,37 @@ impl Told {
         name
     }
 
+    /// What a reader finds is what the logs say, counters with their sums over all runs.
+    async fn check_shown(&self, reader: &dyn Reader, current: &Summary) {
+        let mut said = self.values.clone();
+        for (key, sum) in &self.counters {
+            said.insert(key.clone(), Payload::encode(sum, "a counter").unwrap());
+        }
+        let found = reader.published(current.run, None).await.unwrap();
+        let found: BTreeMap<String, Payload> = found.into_iter().map(|shown| (shown.key, shown.value)).collect();
+        assert_eq!(found, said, "{}: what is shown is not what is recorded", current.id);
+    }
+
+    /// Signals are heard and updates made in their order, each once; what is certain was counted, and nothing twice.
+    fn check_heard_and_counted(&self, expected: &Expected, cancelled: bool, what: &str) {
+        if let Some(heard) = self.values.get(HEARD) {
+            let heard: Vec<u32> = heard.decode("what was heard").unwrap();
+            assert!(in_order(&heard), "heard {heard:?}: {what}");
+        }
+        assert!(in_order(&self.made), "{what}");
+        let mut sum = 0;
+        for (label, certain) in &expected.shows {
+            let count = self.counters.get(&counter(*label)).copied().unwrap_or(0);
+            sum += count * i64::from(*label);
+            assert!(count <= 1 && (cancelled || !certain || count == 1), "n{label} is {count}: {what}");
+        }
+        assert_eq!(self.counters.get(SUM).copied().unwrap_or(0), sum, "{what}");
+    }
+
     /// What holds for every log.
     fn check_sagas(&self, id: &str) {
         let ended = self.status.is_some_and(Status::is_end);
-        for (scope, (registered, kept)) in &self.sagas {
+        for ((_, scope), (registered, kept)) in &self.sagas {
             let undone: Vec<u32> = self.undone.iter().filter(|label| registered.contains(label)).copied().collect();
             match kept {
                 Some(true) => assert!(undone.is_empty(), "{id}: saga {scope} was kept, and {undone:?} undone"),
@@ -160,6 +251,33 @@ impl Told {
             }
         }
     }
+}
+
+fn in_order(numbers: &[u32]) -> bool {
+    (0..).zip(numbers).all(|(expected, number)| expected == *number)
+}
+
+/// Of each shared key one result is recorded, and whoever has taken one has taken that.
+pub(crate) fn check_shared(all: &BTreeMap<String, Told>) {
+    let mut called: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut whose: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    for (id, told) in all {
+        for key in &told.called {
+            called.entry(key).or_default().push(id);
+        }
+        for key in told.shares.values() {
+            if let Some(value) = told.values.get(&taken(key)) {
+                whose.entry(key).or_default().insert(value.decode("whose result it is").unwrap());
+            }
+        }
+    }
+    for (key, values) in &whose {
+        assert_eq!(values.len(), 1, "{key} has several values: {values:?}, called by {:?}", called.get(key));
+    }
+    for (key, ids) in &called {
+        assert_eq!(ids.len(), 1, "{key} was called by {ids:?}, taken are {:?}", whose.get(key));
+    }
+    println!("{} shared keys", called.len());
 }
 
 /// What of the end of a run depends on others.
@@ -205,7 +323,8 @@ pub(crate) fn check(all: &BTreeMap<String, Told>, id: &str, expected: &Expected,
             assert_eq!(undone, *order, "{what}");
         }
     }
-    for name in told.done.iter().chain(&told.given_up).filter(|name| !name.starts_with('u')) {
+    told.check_heard_and_counted(expected, cancelled, &what);
+    for name in told.done.iter().chain(&told.given_up).filter(|name| !name.starts_with(['u', 'm'])) {
         assert!(may_do.contains(name), "{name} is none of its acts: {what}");
     }
     for label in &told.undone {

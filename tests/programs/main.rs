@@ -12,7 +12,7 @@ use std::{collections::HashMap, rc::Rc, time::Duration};
 use futures::future::join_all;
 use parking_lot::Mutex;
 use stent::{
-    Builder, Error, SendError, Stent,
+    Builder,
     prelude::*,
     store::{
         Reader, Store,
@@ -21,6 +21,7 @@ use stent::{
 };
 use support::{Home, Rng, alone, unended};
 
+mod driver;
 mod interpreter;
 mod kills;
 mod language;
@@ -29,8 +30,7 @@ mod model;
 #[path = "../support/mod.rs"]
 mod support;
 
-use interpreter::{Go, Program};
-use language::{Grown, grow};
+use language::{Grown, NEWER, grow};
 use log::Ends;
 
 /// Programs that found something once.
@@ -51,37 +51,13 @@ fn seeds(test: &str, fresh: u64) -> Vec<u64> {
     if let Some(one) = std::env::var("STENT_PROGRAM").ok().and_then(|text| text.parse().ok()) {
         return vec![one];
     }
-    let first = Rng::from_env(test).next() % 1_000_000_000;
+    let first = NEWER + Rng::from_env(test).next() % 1_000_000_000;
     println!("{test}: programs {first} to {}", first + fresh - 1);
     FOUND.iter().copied().chain(first..first + fresh).collect()
 }
 
 fn runtime(home: &Home, inline: bool) -> Builder {
     interpreter::register(home.open(), inline).passivate_after(millis(8)).look_ahead(millis(3))
-}
-
-/// Dispatches a program, says what it waits for, cancels it if that is planned, and waits for its end.
-async fn drive(stent: &Stent, program: &Grown) {
-    let body = Program { root: program.name.clone(), body: program.body.clone() };
-    let handle = stent.dispatch(Dispatch::new(body).id(&program.name)).await.unwrap();
-    for number in 0..program.signals {
-        let go = SendSignal::new(&program.name, &Go).message_id(format!("go-{number}"));
-        match stent.signal(go).await {
-            Ok(()) | Err(Error::Send(SendError::AlreadyEnded { .. })) => {}
-            Err(other) => panic!("{}: {other}", program.name),
-        }
-    }
-    if let Some(after) = program.cancel_after {
-        tokio::time::sleep(millis(after)).await;
-        match stent.cancel(Cancel::new(&program.name).reason("planned")).await {
-            Ok(_) | Err(Error::Send(SendError::AlreadyEnded { .. })) => {}
-            Err(other) => panic!("{}: {other}", program.name),
-        }
-    }
-    if tokio::time::timeout(secs(60), handle.result()).await.is_err() {
-        let told = stent.describe(&program.name).await.unwrap();
-        panic!("{} does not end: {told:#?}\n{:#?}", program.name, program.body);
-    }
 }
 
 /// Compares all programs of a home with the model.
@@ -92,6 +68,7 @@ fn judge(logs: &std::collections::BTreeMap<String, log::Told>, programs: &[Grown
         log::check(logs, &program.name, &model::expect(program), ends, killed);
         runs += 1;
     }
+    log::check_shared(logs);
     println!("{runs} programs of {} runs are as the model says", logs.len());
 }
 
@@ -117,7 +94,7 @@ async fn run(home: &Home, seeds: &[u64], evicts: bool, inline: bool) {
     let stent = if evicts { builder.evict_always() } else { builder }.spawn().await.unwrap();
     let programs: Vec<Grown> = seeds.iter().map(|seed| grow(*seed)).collect();
     for crowd in programs.chunks(50) {
-        join_all(crowd.iter().map(|program| drive(&stent, program))).await;
+        join_all(crowd.iter().map(|program| driver::drive(&stent, program, |_| {}))).await;
     }
     // Children that were stopped with their parents, and those that go on by themselves.
     support::eventually("everything ends", Duration::from_secs(30), async || unended(&stent).await.is_empty()).await;

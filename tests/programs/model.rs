@@ -27,6 +27,8 @@ pub(crate) struct Expected {
     pub(crate) may_undo: BTreeSet<u32>,
     /// What is kept if the run comes to its own end.
     pub(crate) may_undo_if_cancelled: BTreeSet<u32>,
+    /// What is counted once: whether it is certain.
+    pub(crate) shows: BTreeMap<u32, bool>,
     /// The children.
     pub(crate) children: Vec<Child>,
 }
@@ -74,6 +76,13 @@ impl Walk<'_> {
             }
             Node::Sleep { .. } => Some(Ok("z".to_owned())),
             Node::Receive => Some(Ok("go".to_owned())),
+            Node::Until { updates } => Some(Ok(format!("u{updates}"))),
+            // Whose result it is, is a matter of time.
+            Node::Memo { key, .. } => Some(Ok(format!("m{key}"))),
+            Node::Show { label } => {
+                self.expected.shows.insert(*label, certain);
+                Some(Ok(format!("p{label}")))
+            }
             Node::Never(Never::Act { label }) => {
                 self.expected.may.insert(format!("h{label}"));
                 None
