@@ -1,5 +1,5 @@
-//! One batch, applied to the maps: fence, renewal, then the items kind by kind (turns, enqueues, what the turns do to other
-//! runs, yields, sends, heartbeats, progress), then the claim. Each item is looked at in full before anything of it is written.
+//! One batch, applied to the maps: fence, renewal, then the items kind by kind (tasks without a turn, turns, enqueues, what the turns do
+//! to other runs, yields, sends, heartbeats, progress), then the claim. Each item is looked at in full before anything of it is written.
 
 use std::collections::BTreeMap;
 
