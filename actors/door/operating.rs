@@ -21,8 +21,8 @@ use crate::{
     error::{Error, SendError},
     kernel::{
         codec,
-        event::{Command, Event, Fact, MessageBody, Order, Ordered, Outcome as RunEnd},
-        id::RunKey,
+        event::{CURRENT_RUN, Command, Event, Fact, MessageBody, Order, Ordered, Outcome as RunEnd},
+        id::{RunId, RunKey},
         memo::MemoKey,
         run::{Decision, Effect, Ward, Writer},
         state::State,
@@ -130,24 +130,29 @@ impl Door {
         order: Order,
         activity: Option<Named>,
     ) -> Result<(), Error> {
-        let row = self.current(&to).await?;
-        if row.status.is_end() && row.status != Status::Continued {
-            return self.ended_by(row, &message).await;
-        }
-        let run = row.run;
-        let stored = self.read(move |reader| async move { reader.run(run).await }).await?;
-        let ward = stored.as_ref().map(loading::ward);
-        let unread = stored.iter().flat_map(|stored| &stored.inbox.unread).any(|unread| unread.message == message);
-        if let Some(state) = ward.and_then(|ward| ward.state).filter(|state| !unread && !state.knows(&message)) {
-            let missing = missing(&state, &order.what, activity);
-            if let Some(what) = missing {
+        let body = MessageBody::Order(Box::new(order.clone()));
+        loop {
+            let row = self.current(&to).await?;
+            if row.status.is_end() && row.status != Status::Continued {
+                return self.ended_by(row, &message).await;
+            }
+            let run = row.run;
+            let stored = self.read(move |reader| async move { reader.run(run).await }).await?;
+            let ward = stored.as_ref().map(loading::ward);
+            let unread = stored.iter().flat_map(|stored| &stored.inbox.unread).any(|unread| unread.message == message);
+            if let Some(state) = ward.and_then(|ward| ward.state).filter(|state| !unread && !state.knows(&message))
+                && let Some(what) = missing(&state, &order.what, activity)
+            {
                 return Err(SendError::NotThere { id: to, what }.into());
             }
-        }
-        match self.send(to.clone(), message.clone(), MessageBody::Order(Box::new(order))).await {
-            // It may have been this that has ended it.
-            Err(Error::Send(SendError::AlreadyEnded { .. })) => self.ended_by(self.current(&to).await?, &message).await,
-            sent => sent,
+            // A run that follows this one has another call at the same place.
+            let run_no = order.what.position().map_or(CURRENT_RUN, |_| row.id.run_no);
+            let addressee = RunId { id: to.clone(), run_no };
+            match self.post(addressee, message.clone(), body.clone()).await {
+                // By this, perhaps; or it has been followed, and it is looked anew.
+                Err(Error::Send(SendError::AlreadyEnded { .. })) => self.breathe().await,
+                sent => return sent.map(drop),
+            }
         }
     }
 

@@ -5,8 +5,11 @@
 use super::NewRun;
 #[cfg(feature = "postgres")]
 use super::ScheduleChange;
-use super::{Item, MemoChange, Summary, Turn};
-use crate::kernel::id::{CommitNo, Digest};
+use super::{Item, MemoChange, Message, Summary, Turn};
+use crate::kernel::{
+    event::CURRENT_RUN,
+    id::{CommitNo, Digest},
+};
 
 impl Turn {
     /// Tells whether it touches shared queues.
@@ -32,6 +35,14 @@ impl Turn {
     #[must_use]
     pub fn follows(&self, commit_no: CommitNo, digest: Digest) -> bool {
         commit_no.checked_add(1) == Some(self.commit_no) && self.prev == Some(digest)
+    }
+}
+
+impl Message {
+    /// Tells whether the run that it is for has ended, the current one of its id being this.
+    #[must_use]
+    pub(crate) fn is_too_late(&self, current: &Summary) -> bool {
+        current.status.is_end() || (self.to.run_no != CURRENT_RUN && self.to.run_no != current.id.run_no)
     }
 }
 

@@ -291,7 +291,12 @@ impl All {
                     1 => MessageBody::Retry { position: None },
                     _ => signal(&message),
                 };
-                Item::Send(Message { to, body, message, sent_at })
+                let run_no = match self.dice.below(4) {
+                    0 => 1,
+                    1 => 2,
+                    _ => CURRENT_RUN,
+                };
+                Item::Send(Message { to: RunId { id: to, run_no }, body, message, sent_at })
             }
             15..=16 => {
                 let row = self.some_run().await;

@@ -288,10 +288,10 @@ impl Data {
 
     fn send(&mut self, message: &Message, writer: Writer) -> Outcome {
         let limit = self.inbox_limit as usize;
-        let current = self.current(&message.to);
+        let current = self.current(&message.to.id);
         let Some(key) = current else { return Outcome::Unknown };
         let Some(run) = self.runs.get(&key) else { return Outcome::Unknown };
-        if run.summary.status.is_end() {
+        if message.is_too_late(&run.summary) {
             return Outcome::Ended(Box::new(run.summary.clone()));
         }
         if run.inbox.values().any(|unread| unread.message == message.message) {
