@@ -468,9 +468,15 @@ impl State {
         Some(Command::End { outcome: Box::new(outcome) })
     }
 
+    /// Tells whether a call was given up in the history that this one's is a copy of, where that is to happen again: it need not have been by
+    /// its own rules.
+    fn was_given_up(&self, position: Position) -> bool {
+        self.forked.as_deref().is_some_and(|forked| forked.kept == Some(position))
+    }
+
     /// Decides what follows a failed attempt.
     pub(crate) fn after_failure(&self, position: Position, failure: &Failure, now: Timestamp) -> Next {
-        let Some(call) = self.call(position) else {
+        let Some(call) = self.call(position).filter(|_| !self.was_given_up(position)) else {
             return Next::GiveUp;
         };
         let defaults = CallOptions::default();
@@ -490,7 +496,7 @@ impl State {
     /// Decides what follows an attempt that was lost with its node: never the retry budget's business. A lost transaction is
     /// not in doubt: the next attempt begins by looking whether it took place, so there must always be one.
     pub(crate) fn after_loss(&self, position: Position, now: Timestamp, limits: &Limits) -> Next {
-        let Some(call) = self.call(position) else {
+        let Some(call) = self.call(position).filter(|_| !self.was_given_up(position)) else {
             return Next::GiveUp;
         };
         if call.place == Some(StepPlace::Transaction) {
