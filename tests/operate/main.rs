@@ -8,7 +8,9 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
 };
 
-use stent::{Builder, ChildError, Error, Happening, Queue, SendError, Stent, kernel::limits::Limits, prelude::*, store::Status};
+use stent::{
+    Builder, CallError, ChildError, Error, Happening, Queue, SendError, Stent, kernel::limits::Limits, prelude::*, store::Status,
+};
 use support::{Home, alone, eventually};
 
 mod pause;
@@ -45,6 +47,8 @@ enum Then {
     Steps,
     /// An act that may fail at first, and is tried again soon.
     WorksAgain,
+    /// An act that is begun once at most; a signal, if nobody knows how it went.
+    Once,
     /// A step that blocks the thread under all executions of its node.
     Blocks,
 }
@@ -129,6 +133,10 @@ impl Workflow for Trip {
                     });
                     step.retry(Retry::fixed(hours(1))).await?
                 }
+                Then::Once => match cx.call(Work).at_most_once().await {
+                    Err(CallError::MaybeDone(_)) => cx.signal::<Word>().await?.0,
+                    known => known?,
+                },
                 Then::Blocks => {
                     cx.step("blocks", async || {
                         std::thread::sleep(secs(4));
