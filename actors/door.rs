@@ -39,7 +39,7 @@ use crate::{
     error::{DispatchError, Error, SendError},
     kernel::{
         codec::{self, Record},
-        event::{Command, Event, MessageBody, Outcome as RunEnd},
+        event::{CURRENT_RUN, Command, Event, MessageBody, Outcome as RunEnd},
         id::{CommitNo, Incarnation, RunId, RunKey},
         state::State,
     },
@@ -359,11 +359,11 @@ impl Door {
     // ---- messages ----------------------------------------------------------------------------------------------
 
     pub(crate) async fn send(&self, to: String, message: String, body: MessageBody) -> Result<(), Error> {
-        self.post(to, message, body).await.map(drop)
+        self.post(RunId { id: to, run_no: CURRENT_RUN }, message, body).await.map(drop)
     }
 
-    /// The same; returns the run into whose inbox it went, if it did so just now.
-    async fn post(&self, to: String, message: String, body: MessageBody) -> Result<Option<RunKey>, Error> {
+    /// The same, also to one run; returns the run into whose inbox it went, if it did so just now.
+    async fn post(&self, to: RunId, message: String, body: MessageBody) -> Result<Option<RunKey>, Error> {
         asked::check_message(&message, &body, &self.config.limits)?;
         let (sent_at, mut waits) = (self.time.now(), 0);
         loop {
@@ -374,16 +374,16 @@ impl Door {
             return match outcome.await {
                 Ok(Outcome::Sent { run, .. }) => Ok(Some(run)),
                 Ok(Outcome::AlreadySent) => Ok(None),
-                Ok(Outcome::Unknown) => Err(SendError::Unknown(to).into()),
+                Ok(Outcome::Unknown) => Err(SendError::Unknown(to.id).into()),
                 // It has continued in between: its next run is there already.
-                Ok(Outcome::Ended(summary)) if summary.status == Status::Continued => {
+                Ok(Outcome::Ended(summary)) if to.run_no == CURRENT_RUN && summary.status == Status::Continued => {
                     self.breathe().await;
                     continue;
                 }
                 Ok(Outcome::Ended(summary)) => {
-                    Err(SendError::AlreadyEnded { id: to, status: summary.status.as_str().to_owned() }.into())
+                    Err(SendError::AlreadyEnded { id: to.id, status: summary.status.as_str().to_owned() }.into())
                 }
-                Ok(Outcome::InboxFull) => Err(SendError::InboxFull(to).into()),
+                Ok(Outcome::InboxFull) => Err(SendError::InboxFull(to.id).into()),
                 Ok(Outcome::Refused(why)) => Err(SendError::Unavailable(why).into()),
                 Ok(Outcome::Waits) => {
                     self.let_others_finish(&mut waits).await;

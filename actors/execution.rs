@@ -139,6 +139,9 @@ pub(crate) struct Execution {
     travelled: bool,
     /// It goes to another node as soon as nothing of it runs here.
     departing: bool,
+    /// Tasks of it are on their way into their queues, without a turn. Until they are there no turn is taken, which might not want them any
+    /// more, and the run does not leave.
+    placing: bool,
     /// A timer will look whether what it has in queues lasts.
     resting: bool,
     /// It has asked to leave memory, and was not answered yet.
@@ -214,6 +217,7 @@ impl Execution {
             stale: Vec::new(),
             travelled: false,
             departing: false,
+            placing: false,
             resting: false,
             cooling: false,
             breath: BREATH,
@@ -406,8 +410,13 @@ impl Execution {
         }
     }
 
+    /// Tells whether something of this run is on its way to the store that comes before whatever it does next.
+    fn is_recording(&self) -> bool {
+        self.recording.is_some() || self.placing
+    }
+
     fn idle(&mut self, ctx: &mut Context<Self>) {
-        if self.sealed || self.recording.is_some() {
+        if self.sealed || self.is_recording() {
             return;
         }
         if self.is_paused() {
@@ -507,7 +516,7 @@ impl Execution {
             }
             Then::Hold => {
                 let effects =
-                    if std::mem::take(&mut self.reopened) { self.reopened_effects(&decision) } else { decision.effects };
+                    if std::mem::take(&mut self.reopened) { self.reopened_effects(&decision, ctx) } else { decision.effects };
                 self.perform(effects, ctx);
                 failpoint!("execution.after_effects");
                 self.idle(ctx);
@@ -516,9 +525,9 @@ impl Execution {
     }
 
     /// Behind a replay everything that is open asks once; aborts of the turn itself come first.
-    fn reopened_effects(&mut self, decision: &Decision) -> Vec<Effect> {
+    fn reopened_effects(&mut self, decision: &Decision, ctx: &mut Context<Self>) -> Vec<Effect> {
         let aborts = decision.effects.iter().filter(|effect| matches!(effect, Effect::Abort { .. })).cloned();
-        aborts.collect::<Vec<_>>().into_iter().chain(self.open_effects()).collect()
+        aborts.collect::<Vec<_>>().into_iter().chain(self.open_effects(ctx)).collect()
     }
 
     /// `next` is the run as which it has continued, if that is known.
@@ -578,7 +587,7 @@ impl Execution {
 
     /// Leaves for another node if nothing of this run is under way here; else the end of what is brings it here again.
     fn depart(&mut self, ctx: &mut Context<Self>) {
-        if self.sealed || self.recording.is_some() || self.is_paused() || !self.waiting.is_empty() {
+        if self.sealed || self.is_recording() || self.is_paused() || !self.waiting.is_empty() {
             return;
         }
         self.engine.withdraw_all(self.key);

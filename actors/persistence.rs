@@ -15,7 +15,7 @@ use super::{executor::Executor, notifier::Notifier, scheduler::Scheduler, stats:
 use crate::{
     clock::StoreTime,
     kernel::{
-        id::{Incarnation, RunKey},
+        id::{Incarnation, RunId, RunKey},
         time::Timestamp,
     },
     store::{
@@ -551,7 +551,9 @@ impl Handler<Close> for Persistence {
 fn post(item: &Item, now: Timestamp) -> Option<Post> {
     match item {
         Item::Send(post) => Some(post.clone()),
-        Item::EndTask(end) => Some(Post { to: String::new(), message: end.message(), body: end.told(None), sent_at: now }),
+        Item::EndTask(end) => {
+            Some(Post { to: RunId { id: String::new(), run_no: 0 }, message: end.message(), body: end.told(None), sent_at: now })
+        }
         _ => None,
     }
 }

@@ -48,7 +48,7 @@ const TICK: Duration = Duration::from_secs(5);
 /// The same while something waits for the end of a run, and behind what could not be fired.
 const SOON: Duration = Duration::from_secs(1);
 
-/// So many schedules are looked at in one look…
+/// So many schedules are looked at in one page, beside those that could not be fired…
 const MOST: u32 = 256;
 
 /// …and so many fired at once: then their commits are one.
@@ -147,19 +147,24 @@ impl Timekeeper {
 impl Books {
     /// Fires what is due; returns when to look again.
     async fn fire(&self) -> Result<Duration, Error> {
-        let mut in_vain = 0;
+        // What this look could not fire, or found fired by somebody else: it must not be tried without a pause, nor keep others waiting.
+        let mut in_vain: HashSet<String> = HashSet::new();
         loop {
             let now = self.door.time.now();
             let until = now.after(TICK);
-            let read = Read::new(move |reader: Rc<dyn Reader>| async move { reader.due_schedules(until, MOST).await });
+            let most = MOST.saturating_add(u32::try_from(in_vain.len()).unwrap_or(u32::MAX));
+            let read = Read::new(move |reader: Rc<dyn Reader>| async move { reader.due_schedules(until, most).await });
             let found = self.persistence.send(read).await??;
             let is_due = |due: Option<Timestamp>| due.is_some_and(|due| due <= now);
             let (due, later): (Vec<_>, Vec<_>) = found.into_iter().partition(|found| found.ready || is_due(found.next_at));
+            let (stuck, due): (Vec<_>, Vec<_>) = due.into_iter().partition(|found| in_vain.contains(&found.name));
+            // Somebody else has fired the others of them: when they are due again, they are tried again.
+            in_vain = stuck.into_iter().map(|found| found.name).collect();
             if due.is_empty() {
                 let next = later.iter().filter_map(|found| found.next_at).min().map_or(TICK, |next| next.since(now));
                 // What is not due before the next look is here because it waits.
                 let waits = later.iter().any(|found| found.next_at.is_none_or(|next| next > until));
-                let most = if waits { SOON } else { TICK };
+                let most = if waits || !in_vain.is_empty() { SOON } else { TICK };
                 return Ok(next.clamp(Duration::from_millis(1), most));
             }
             let carried = stream::iter(due).map(|due| async move {
@@ -167,14 +172,11 @@ impl Books {
                 if let Err(error) = &fired {
                     tracing::warn!(schedule = due.name, %error, "a schedule or gate could not be fired; it is tried again");
                 }
-                fired.ok()
+                (due.name, fired.is_ok_and(|changed| changed))
             });
-            let carried: Vec<Option<bool>> = carried.buffer_unordered(AT_ONCE).collect().await;
-            // There may be more, also where somebody else was quicker. What cannot be fired must not be tried without a pause.
-            in_vain = if carried.contains(&Some(true)) { 0 } else { in_vain + 1 };
-            if in_vain > 2 || carried.iter().all(Option::is_none) {
-                return Ok(SOON);
-            }
+            let carried: Vec<(String, bool)> = carried.buffer_unordered(AT_ONCE).collect().await;
+            // There may be more, also where somebody else was quicker.
+            in_vain.extend(carried.into_iter().filter(|(_, changed)| !changed).map(|(name, _)| name));
         }
     }
 

@@ -224,7 +224,8 @@ pub enum QueryError {
         /// Its version.
         version: u32,
     },
-    /// The code of this build does not fit the run's log, its log cannot be read, or it is quarantined.
+    /// The code of this build does not fit the run's log, its log cannot be read, or it is quarantined, or may be what has killed its
+    /// node.
     #[error("{0}")]
     Blocked(String),
     /// There was no answer in time. Nothing was changed by asking; ask again, or give it more time.

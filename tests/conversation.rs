@@ -9,7 +9,11 @@ use std::{
     sync::atomic::{AtomicU32, Ordering::SeqCst},
 };
 
-use stent::{Builder, Error, QueryError, Stent, prelude::*, store::Status};
+use stent::{
+    Builder, Error, QueryError, Stent,
+    prelude::*,
+    store::{Batch, Item, Outcome, Status, Store, memory::MemoryStore},
+};
 use support::{Home, alone, counts_memory, eventually};
 
 mod support;
@@ -296,5 +300,27 @@ fn a_run_of_one_node_is_asked_at_another_which_takes_nothing_from_it() {
             stop(first).await;
             stop(second).await;
         }
+    });
+}
+
+#[test]
+fn a_run_that_may_be_what_kills_nodes_is_asked_where_it_lives_and_opened_for_no_question() {
+    alone(async {
+        let mut store = MemoryStore::new();
+        let home = Home::Memory(store.clone());
+        let (first, second) = (start(&home).await, start(&home).await);
+        let cart = first.dispatch(Dispatch::new(STAYER).id("c")).await.unwrap();
+        let row = first.describe("c").await.unwrap().unwrap().summary;
+        let (incarnation, now) = (row.owner.unwrap(), row.created_at);
+        has(&second, "c", &[]).await;
+        // As its node does before it opens a suspect.
+        let mark = Item::Heartbeat { run: row.run, position: 0, attempt: 1, details: bytes::Bytes::new() };
+        let marked = store.commit(&Batch { incarnation, now, renew: false, items: vec![mark], claim: None }).await.unwrap();
+        assert_eq!(marked.outcomes, [Outcome::Done]);
+        let QueryError::Blocked(why) = refused(&second, Ask::new("c", &Items)).await else { panic!("another one") };
+        assert!(why.contains("suspect"), "{why}");
+        assert_eq!(cart.query(&Items).await.unwrap(), Vec::<String>::new());
+        stop(first).await;
+        stop(second).await;
     });
 }

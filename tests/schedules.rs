@@ -19,8 +19,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 use stent::{
     Builder, Error, ScheduleDescription, ScheduleError, Stent, Why,
     clock::{Clock, ShiftedClock, SystemClock},
+    kernel::{
+        id::{BuildId, Incarnation},
+        time::Timestamp,
+    },
     prelude::*,
-    store::{Status, Summary, memory::MemoryStore},
+    store::{Batch, Item, NewNode, Outcome, ScheduleChange, Status, Store, Summary, memory::MemoryStore},
 };
 use support::{Home, eventually, system};
 
@@ -465,6 +469,32 @@ fn many_schedules_of_one_instant_all_fire_and_jitter_spreads_them() {
         let mut times: HashMap<String, u32> = HashMap::new();
         all.iter().for_each(|run| *times.entry(run.id.id.clone()).or_default() += 1);
         assert!(times.values().all(|count| *count == 1));
+        stop(stent).await;
+    });
+}
+
+#[test]
+fn schedules_that_cannot_be_fired_keep_no_other_waiting_however_many_they_are() {
+    system(async {
+        let mut store = MemoryStore::new();
+        // As a release that is not this one might leave them: due since long ago, and nothing that can be read.
+        let incarnation = Incarnation(uuid::Uuid::from_u128(1));
+        let lease = secs(10);
+        let label = "former".to_owned();
+        let node = NewNode { incarnation, build: BuildId(1), label, lease, can: 0, now: Timestamp(1) };
+        store.register(&node).await.unwrap();
+        let broken = |number: u32| {
+            let (name, body) = (format!("broken {number}"), bytes::Bytes::from_static(b"?"));
+            let (next_at, awaits, starts, tells) = (Some(Timestamp(1)), None, Vec::new(), Vec::new());
+            Item::Schedule(Box::new(ScheduleChange { name, seen: 0, next_at, awaits, body, starts, tells }))
+        };
+        let items = (0..600).map(broken).collect();
+        let answer = store.commit(&Batch { incarnation, now: Timestamp(1), renew: false, items, claim: None }).await.unwrap();
+        assert!(answer.outcomes.iter().all(|outcome| *outcome == Outcome::Done));
+        let stent = start(&Home::Memory(store)).await;
+        stent.create_schedule(Schedule::new("sound", AT_ONCE).every(secs(1))).await.unwrap();
+        begun(&stent, "sound", 3).await;
+        seconds_in_a_row(&runs_of(&stent, "sound").await, "sound");
         stop(stent).await;
     });
 }

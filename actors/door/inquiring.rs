@@ -9,6 +9,7 @@ use super::Door;
 use crate::{
     actors::{
         execution::Inquire,
+        executor::MARK,
         loading::{self, Unopened},
         messages::Whose,
     },
@@ -116,6 +117,11 @@ impl Door {
             return Err(
                 QueryError::Blocked(format!("{} is quarantined, and not opened to be asked: {reason}", summary.id)).into()
             );
+        }
+        // The mark goes with its first turn. Until then nobody knows whether it fells whoever replays it, and a question leaves no mark.
+        if stored.heartbeats.iter().any(|(position, ..)| *position == MARK) {
+            let why = "its node may have died of opening it; it is asked again when it has taken a turn, or is quarantined";
+            return Err(QueryError::Blocked(format!("{} is a suspect, and not opened to be asked: {why}", summary.id)).into());
         }
         let workflows = self.workflows.clone();
         let (told, answer) = oneshot::channel();

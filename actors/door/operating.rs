@@ -21,11 +21,12 @@ use crate::{
     error::{Error, SendError},
     kernel::{
         codec,
-        event::{Command, Event, Fact, MessageBody, Order, Ordered, Outcome as RunEnd},
-        id::RunKey,
+        event::{CURRENT_RUN, Command, Event, Fact, MessageBody, Order, Ordered, Outcome as RunEnd},
+        id::{Position, RunId, RunKey},
         memo::MemoKey,
         run::{Decision, Effect, Ward, Writer},
-        state::State,
+        state::{OpenCall, State},
+        time::Timestamp,
     },
     store::{Item, NOT_BEGUN, Outcome, Status, StoreError, Stored, Summary, Then, Turn},
 };
@@ -44,12 +45,19 @@ const LONGEST_LOOK: Duration = Duration::from_millis(200);
 const MOST_REFUSED: u32 = 20;
 
 /// What an order supposes and is not there.
-fn missing(state: &State, what: &Ordered, activity: Option<Named>) -> Option<String> {
+fn missing(state: &State, what: &Ordered, activity: Option<Named>, now: Timestamp) -> Option<String> {
     match what {
         Ordered::Retry { position } => {
-            let there = state.delayed(*position).chain(state.parked(*position)).next().is_some();
-            let which = position.map_or_else(|| "no call".to_owned(), |position| format!("no call #{position}"));
-            (!there).then(|| format!("{which} waits for its next attempt or is parked"))
+            let there = state.to_retry(*position, now).next().is_some();
+            let runs = |position: &Position| state.call(*position).is_some_and(OpenCall::is_begun);
+            let what = || match position {
+                Some(position) if runs(position) => {
+                    format!("nothing of call #{position} is to be tried again: its attempt runs, or is in its queue")
+                }
+                Some(position) => format!("no call #{position} waits for its next attempt or is parked"),
+                None => "no call waits for its next attempt or is parked".to_owned(),
+            };
+            (!there).then(what)
         }
         Ordered::Skip { position } => state.due_of(*position).is_none().then(|| format!("no sleep #{position} is open")),
         Ordered::Complete { position, end } => match state.call(*position) {
@@ -130,24 +138,29 @@ impl Door {
         order: Order,
         activity: Option<Named>,
     ) -> Result<(), Error> {
-        let row = self.current(&to).await?;
-        if row.status.is_end() && row.status != Status::Continued {
-            return self.ended_by(row, &message).await;
-        }
-        let run = row.run;
-        let stored = self.read(move |reader| async move { reader.run(run).await }).await?;
-        let ward = stored.as_ref().map(loading::ward);
-        let unread = stored.iter().flat_map(|stored| &stored.inbox.unread).any(|unread| unread.message == message);
-        if let Some(state) = ward.and_then(|ward| ward.state).filter(|state| !unread && !state.knows(&message)) {
-            let missing = missing(&state, &order.what, activity);
-            if let Some(what) = missing {
+        let body = MessageBody::Order(Box::new(order.clone()));
+        loop {
+            let row = self.current(&to).await?;
+            if row.status.is_end() && row.status != Status::Continued {
+                return self.ended_by(row, &message).await;
+            }
+            let run = row.run;
+            let stored = self.read(move |reader| async move { reader.run(run).await }).await?;
+            let ward = stored.as_ref().map(loading::ward);
+            let unread = stored.iter().flat_map(|stored| &stored.inbox.unread).any(|unread| unread.message == message);
+            if let Some(state) = ward.and_then(|ward| ward.state).filter(|state| !unread && !state.knows(&message))
+                && let Some(what) = missing(&state, &order.what, activity, self.time.now())
+            {
                 return Err(SendError::NotThere { id: to, what }.into());
             }
-        }
-        match self.send(to.clone(), message.clone(), MessageBody::Order(Box::new(order))).await {
-            // It may have been this that has ended it.
-            Err(Error::Send(SendError::AlreadyEnded { .. })) => self.ended_by(self.current(&to).await?, &message).await,
-            sent => sent,
+            // A run that follows this one has another call at the same place.
+            let run_no = order.what.position().map_or(CURRENT_RUN, |_| row.id.run_no);
+            let addressee = RunId { id: to.clone(), run_no };
+            match self.post(addressee, message.clone(), body.clone()).await {
+                // By this, perhaps; or it has been followed, and it is looked anew.
+                Err(Error::Send(SendError::AlreadyEnded { .. })) => self.breathe().await,
+                sent => return sent.map(drop),
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use actix::Context;
+use actix::{AsyncContext, Context, WrapFuture, fut::ActorFutureExt};
 use tokio::sync::oneshot;
 
 use super::{BREATH, Execution, longer, transaction};
@@ -74,31 +74,29 @@ impl Execution {
 
     /// What is open and was not asked for by this memory. Attempts that belong into queues and are in none (their intents were
     /// recorded where they would have run) are put there now.
-    pub(super) fn open_effects(&mut self) -> Vec<Effect> {
+    pub(super) fn open_effects(&mut self, ctx: &mut Context<Self>) -> Vec<Effect> {
         let effects = self.run.open_effects(&*self.engine.is_shared);
         let tasks = self.tasks_of(&effects);
         if !tasks.is_empty() {
-            self.place(tasks);
+            self.placing = true;
+            self.place(tasks, BREATH, ctx);
         }
         effects
     }
 
-    fn place(&self, tasks: Vec<NewTask>) {
+    fn place(&self, tasks: Vec<NewTask>, breath: Duration, ctx: &mut Context<Self>) {
         let (told, outcome) = oneshot::channel();
         self.engine.record(Item::PlaceTasks(self.key, self.epoch, tasks.clone()), Whom::Caller(told));
-        let (engine, run, epoch) = (self.engine.clone(), self.key, self.epoch);
-        actix_rt::spawn(async move {
-            let (mut outcome, mut breath) = (outcome.await, BREATH);
-            while outcome == Ok(Outcome::Waits) {
-                tokio::time::sleep(breath).await;
-                breath = longer(breath);
-                let (told, next) = oneshot::channel();
-                engine.record(Item::PlaceTasks(run, epoch, tasks.clone()), Whom::Caller(told));
-                outcome = next.await;
+        ctx.spawn(outcome.into_actor(self).map(move |outcome, this, ctx| {
+            if outcome == Ok(Outcome::Waits) {
+                ctx.run_later(breath, move |this, ctx| this.place(tasks, longer(breath), ctx));
+                return;
             }
             // Refused, the run is not ours any more: whoever has it does the same.
-            tasks.iter().for_each(|task| engine.queued(&task.queue));
-        });
+            this.placing = false;
+            tasks.iter().for_each(|task| this.engine.queued(&task.queue));
+            this.idle(ctx);
+        }));
     }
 
     /// Returns the tasks that effects ask for.

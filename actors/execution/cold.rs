@@ -22,7 +22,7 @@ impl Execution {
     fn is_still(&self) -> bool {
         !self.sealed
             && !self.reopened
-            && self.recording.is_none()
+            && !self.is_recording()
             && self.waiting.is_empty()
             && self.stale.is_empty()
             // The closures of inline steps are part of the workflow's future.

@@ -101,7 +101,8 @@ impl Execution {
             Err(failure) => TaskEnd::Failed(Box::new(failure)),
         };
         let message = Message {
-            to: self.id.id.clone(),
+            // A run that follows this one has other calls at the same places.
+            to: (*self.id).clone(),
             message: format!("{OUR_MESSAGES}kept:{position}/{attempt}"),
             body: MessageBody::Task { position, attempt, end, details },
             sent_at: self.now(),

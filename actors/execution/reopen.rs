@@ -99,7 +99,7 @@ impl Execution {
                 self.sleep(next, now, ctx);
             }
             Rest::Waits { .. } | Rest::Busy => {
-                let effects = self.open_effects();
+                let effects = self.open_effects(ctx);
                 self.perform(effects, ctx);
                 self.take_ready(ctx);
                 if self.engine.config.evict {

@@ -111,7 +111,7 @@ impl Execution {
         let now = self.now();
         match self.run.rest(now) {
             Rest::Waits { next }
-                if self.recording.is_none()
+                if !self.is_recording()
                     && !self.is_paused()
                     && self.waiting.is_empty()
                     && self.unstored.is_empty()

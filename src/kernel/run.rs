@@ -265,7 +265,7 @@ impl Run {
                     TaskEnd::Failed(failure) => self.facts_of(Arrival::Ended { position, attempt, result: Err(*failure) }, at),
                 }
             }
-            Arrival::Message { message, body, .. } => self.facts_of_message(message, body),
+            Arrival::Message { message, body, .. } => self.facts_of_message(message, body, at),
             Arrival::Deadline => match self.state.started.deadline {
                 Some(deadline) if deadline <= at && !self.state.deadline_passed => {
                     vec![Fact::DeadlinePassed]
@@ -309,7 +309,7 @@ impl Run {
         matches!(body, MessageBody::Task { position, attempt, .. } if self.is_current(*position, *attempt))
     }
 
-    fn fact_of_message(&self, message: String, body: MessageBody) -> Fact {
+    fn fact_of_message(&self, message: String, body: MessageBody, at: Timestamp) -> Fact {
         if self.state.knows(&message) && !matches!(body, MessageBody::Child { .. } | MessageBody::Memo { .. }) {
             return Fact::Ignored { message, why: Ignored::Duplicate };
         }
@@ -328,7 +328,7 @@ impl Run {
                 !self.state.memos.get(position).is_some_and(|memo| memo.awaits(*ask, word))
             }
             MessageBody::Task { .. } => true,
-            MessageBody::Order(order) => self.is_late(order),
+            MessageBody::Order(order) => self.is_late(order, at),
         };
         if late { Fact::Ignored { message, why: Ignored::Late } } else { Fact::Received { message, body } }
     }

@@ -308,7 +308,8 @@ impl State {
 
     /// What waits for its next attempt does not wait any more.
     fn hurry(&mut self, position: Option<Position>) {
-        for at in self.delayed(position).collect::<Vec<_>>() {
+        // Of one whose time has come it does not matter what it has waited for.
+        for at in self.delayed(position, Timestamp(i64::MIN)).collect::<Vec<_>>() {
             if let Some(Open::Call(call)) = self.open.get_mut(&at) {
                 call.phase = Phase::Intended;
             }
@@ -316,10 +317,13 @@ impl State {
         self.unpark(position);
     }
 
-    /// The calls whose next attempts wait for a moment, this one or all.
-    pub(crate) fn delayed(&self, wanted: Option<Position>) -> impl Iterator<Item = Position> {
+    /// The calls whose next attempts wait for a moment behind `now`, this one or all. When it has come the attempt runs, or is somebody's in
+    /// a queue, though the log says nothing of it.
+    pub(crate) fn delayed(&self, wanted: Option<Position>, now: Timestamp) -> impl Iterator<Item = Position> {
         self.open.iter().filter_map(move |(&at, open)| match open {
-            Open::Call(OpenCall { phase: Phase::Waiting { .. }, .. }) if wanted.is_none_or(|wanted| wanted == at) => Some(at),
+            Open::Call(OpenCall { phase: Phase::Waiting { at: due }, .. }) if *due > now => {
+                Some(at).filter(|at| wanted.is_none_or(|wanted| wanted == *at))
+            }
             _ => None,
         })
     }
@@ -464,9 +468,15 @@ impl State {
         Some(Command::End { outcome: Box::new(outcome) })
     }
 
+    /// Tells whether a call was given up in the history that this one's is a copy of, where that is to happen again: it need not have been by
+    /// its own rules.
+    fn was_given_up(&self, position: Position) -> bool {
+        self.forked.as_deref().is_some_and(|forked| forked.kept == Some(position))
+    }
+
     /// Decides what follows a failed attempt.
     pub(crate) fn after_failure(&self, position: Position, failure: &Failure, now: Timestamp) -> Next {
-        let Some(call) = self.call(position) else {
+        let Some(call) = self.call(position).filter(|_| !self.was_given_up(position)) else {
             return Next::GiveUp;
         };
         let defaults = CallOptions::default();
@@ -486,7 +496,7 @@ impl State {
     /// Decides what follows an attempt that was lost with its node: never the retry budget's business. A lost transaction is
     /// not in doubt: the next attempt begins by looking whether it took place, so there must always be one.
     pub(crate) fn after_loss(&self, position: Position, now: Timestamp, limits: &Limits) -> Next {
-        let Some(call) = self.call(position) else {
+        let Some(call) = self.call(position).filter(|_| !self.was_given_up(position)) else {
             return Next::GiveUp;
         };
         if call.place == Some(StepPlace::Transaction) {

@@ -5,8 +5,11 @@
 use super::NewRun;
 #[cfg(feature = "postgres")]
 use super::ScheduleChange;
-use super::{Item, MemoChange, Summary, Turn};
-use crate::kernel::id::{CommitNo, Digest};
+use super::{Item, MemoChange, Message, Summary, Turn};
+use crate::kernel::{
+    event::CURRENT_RUN,
+    id::{CommitNo, Digest},
+};
 
 impl Turn {
     /// Tells whether it touches shared queues.
@@ -35,6 +38,14 @@ impl Turn {
     }
 }
 
+impl Message {
+    /// Tells whether the run that it is for has ended, the current one of its id being this.
+    #[must_use]
+    pub(crate) fn is_too_late(&self, current: &Summary) -> bool {
+        current.status.is_end() || (self.to.run_no != CURRENT_RUN && self.to.run_no != current.id.run_no)
+    }
+}
+
 impl Item {
     /// Tells whether it touches shared queues.
     #[must_use]
@@ -53,16 +64,17 @@ impl Item {
         matches!(self, Item::Turn(turn) if !turn.published.is_empty() || !turn.memos.is_empty() || turn.changes_letters())
     }
 
-    /// Returns where in a batch the kind of this item has its turn.
+    /// Returns where in a batch the kind of this item has its turn. Tasks are placed for what is open behind a turn that is durable, so the turn of that
+    /// run which is in the same batch comes later, and may take them out again.
     pub(crate) fn kind(&self) -> u8 {
         match self {
-            Item::Turn(_) => 0,
-            Item::Enqueue(..) => 1,
-            Item::Yield(_) => 2,
-            Item::Send(_) => 3,
-            Item::Heartbeat { .. } => 4,
-            Item::Progressed(_) => 5,
-            Item::PlaceTasks(..) => 6,
+            Item::PlaceTasks(..) => 0,
+            Item::Turn(_) => 1,
+            Item::Enqueue(..) => 2,
+            Item::Yield(_) => 3,
+            Item::Send(_) => 4,
+            Item::Heartbeat { .. } => 5,
+            Item::Progressed(_) => 6,
             Item::EndTask(_) => 7,
             Item::BeatTask(..) => 8,
             Item::Schedule(_) => 9,
@@ -106,7 +118,7 @@ impl Item {
     /// Tells whether its kind comes before what turns do to other runs: that must find every run as all turns of the batch
     /// have left it, so that who has just gone to sleep is woken and who has just ended hears nothing.
     pub(crate) fn precedes_others(&self) -> bool {
-        self.kind() < 2
+        self.kind() < 3
     }
 
     /// Returns its turn, if that concerns other runs than its own.

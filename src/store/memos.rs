@@ -89,7 +89,7 @@ impl Turn {
 }
 
 /// A call of a run.
-type Who = (RunKey, Position);
+pub(crate) type Who = (RunKey, Position);
 
 /// What the items of a batch do about keys, for stores that read and write sets of rows. What it has found is changed along with what is
 /// decided, so that each item finds what those before it have done.
@@ -174,6 +174,20 @@ impl<'a> MemoPlan<'a> {
 /// Returns the changes among these items.
 pub(crate) fn memo_changes<'a>(items: impl Iterator<Item = &'a Item>) -> Vec<&'a MemoChange> {
     items.filter_map(Item::memo).collect()
+}
+
+/// Returns the keys that turns among these items let go, or keep results under, if they hold them.
+#[cfg(feature = "postgres")]
+pub(crate) fn let_go<'a>(items: impl Iterator<Item = &'a Item>) -> Vec<(MemoKey, Who)> {
+    let turns = items.filter_map(|item| match item {
+        Item::Turn(turn) => Some(turn),
+        _ => None,
+    });
+    let of = |turn: &'a std::sync::Arc<Turn>| {
+        let ends = turn.memos.iter().filter(|entry| !matches!(entry.step, MemoStep::Ask(_)));
+        ends.map(|entry| (entry.key, (turn.run, entry.position)))
+    };
+    turns.flat_map(of).collect()
 }
 
 /// Returns a stored key, unless it is none.

@@ -488,11 +488,11 @@ impl NewRun {
     }
 }
 
-/// A message on its way to an execution's current run.
+/// A message on its way to an execution, or to one run of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Message {
-    /// The execution's id; always its current run.
-    pub to: String,
+    /// To whom; [`CURRENT_RUN`](crate::kernel::event::CURRENT_RUN) stands for whichever run is the current one. One that is for another run than the current one is answered with [`Outcome::Ended`].
+    pub to: RunId,
     /// The message's own id, made by the sender before its first try.
     pub message: String,
     /// What it says.
@@ -595,7 +595,7 @@ pub enum Outcome {
     MessageGone,
     /// The target of a message does not exist.
     Unknown,
-    /// The target of a message has ended.
+    /// The target of a message has ended; here is the current run of its id.
     Ended(Box<Summary>),
     /// The target's inbox is full.
     InboxFull,

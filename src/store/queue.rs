@@ -417,6 +417,8 @@ impl<'a> TaskPlan<'a> {
             found.dropped |= withdrawn;
             found.worker.is_some() || !(withdrawn || unqueues && key.run == turn.run)
         });
+        // What was placed for it without a turn, in this batch, is not there yet.
+        self.placed.retain(|task| task.key.run != turn.run || !(unqueues || turn.withdrawn.contains(&task.key.position)));
         self.place(&turn.tasks);
     }
 

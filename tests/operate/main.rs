@@ -8,7 +8,9 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
 };
 
-use stent::{Builder, ChildError, Error, Happening, Queue, SendError, Stent, kernel::limits::Limits, prelude::*, store::Status};
+use stent::{
+    Builder, CallError, ChildError, Error, Happening, Queue, SendError, Stent, kernel::limits::Limits, prelude::*, store::Status,
+};
 use support::{Home, alone, eventually};
 
 mod pause;
@@ -43,6 +45,10 @@ enum Then {
     Retries,
     /// A step that fails, and is tried again in an hour.
     Steps,
+    /// An act that may fail at first, and is tried again soon.
+    WorksAgain,
+    /// An act that is begun once at most; a signal, if nobody knows how it went.
+    Once,
     /// A step that blocks the thread under all executions of its node.
     Blocks,
 }
@@ -106,6 +112,7 @@ impl Workflow for Trip {
             let booked = saga.call(Book).undo_with(|_| Unbook).await?;
             let then = match self.then {
                 Then::Works => cx.call(Work).await?,
+                Then::WorksAgain => cx.call(Work).retry(Retry::fixed(millis(50))).await?,
                 Then::Sleeps => {
                     cx.sleep(hours(1)).await?;
                     0
@@ -126,6 +133,10 @@ impl Workflow for Trip {
                     });
                     step.retry(Retry::fixed(hours(1))).await?
                 }
+                Then::Once => match cx.call(Work).at_most_once().await {
+                    Err(CallError::MaybeDone(_)) => cx.signal::<Word>().await?.0,
+                    known => known?,
+                },
                 Then::Blocks => {
                     cx.step("blocks", async || {
                         std::thread::sleep(secs(4));
@@ -180,6 +191,8 @@ impl Workflow for Parent {
 struct World {
     /// `Work` and `Fail` come to a good end.
     good: Arc<AtomicBool>,
+    /// The first attempt of `Work` fails.
+    fails_first: Arc<AtomicBool>,
     begun: Arc<AtomicU32>,
     stopped: Arc<AtomicU32>,
     tried: Arc<AtomicU32>,
@@ -197,6 +210,9 @@ impl World {
             })
             .activity(async move |call: Call<Work>| {
                 work.begun.fetch_add(1, SeqCst);
+                if call.attempt() == 1 && work.fails_first.load(SeqCst) {
+                    return Err(AppError::new("not at first"));
+                }
                 while !work.good.load(SeqCst) {
                     if call.is_cancelled() {
                         work.stopped.fetch_add(1, SeqCst);

@@ -290,3 +290,51 @@ fn a_run_that_waits_for_its_next_try_is_paused_without_beginning_it() {
         }
     });
 }
+
+#[cfg(feature = "failpoints")]
+#[test]
+fn a_pause_around_a_takeover_by_force_loses_what_was_under_way_once_and_begins_nothing_twice() {
+    use stent::failpoints::{self, Action};
+    /// When it is paused.
+    #[derive(Debug, Clone, Copy)]
+    enum Pauses {
+        Before,
+        Beside,
+        Behind,
+    }
+    alone(async {
+        for home in Home::all() {
+            for pauses in [Pauses::Before, Pauses::Beside, Pauses::Behind] {
+                let world = World::default();
+                let stent = world.start(&home).await;
+                let id = format!("{pauses:?}");
+                let handle = stent.dispatch(Dispatch::new(Trip { then: Then::Once }).id(&id)).await.unwrap();
+                eventually("it works", secs(10), async || world.begun.load(SeqCst) == 1).await;
+                if matches!(pauses, Pauses::Before) {
+                    stent.pause(pause(&id)).await.unwrap();
+                }
+                let claims = stent.stats().claims;
+                failpoints::set("undertaker.before_look", Action::Panic, 1);
+                if !matches!(pauses, Pauses::Beside) {
+                    eventually("it is taken by force", secs(20), async || stent.stats().claims > claims).await;
+                }
+                if matches!(pauses, Pauses::Behind) {
+                    says(&stent, &id, "operate.word").await;
+                }
+                if !matches!(pauses, Pauses::Before) {
+                    stent.pause(pause(&id)).await.unwrap();
+                }
+                rests(&stent, &id).await;
+                stent.signal(SendSignal::new(&id, &Word(2))).await.unwrap();
+                rests(&stent, &id).await;
+                stent.resume(resume(&id)).await.unwrap();
+                assert_eq!(handle.result().await.unwrap(), 42, "{id}");
+                let events = events(&stent, &id).await;
+                let lost = events.iter().filter(|(what, _)| *what == Happening::Lost).count();
+                assert_eq!((world.begun.load(SeqCst), lost), (1, 1), "{id}: {events:?}");
+                assert_eq!(ordered(&stent, &id).await, ["pause by ada: a look", "resume by bob"], "{id}");
+                stop(stent).await;
+            }
+        }
+    });
+}

@@ -55,6 +55,26 @@ fn a_call_that_waits_is_tried_at_once_and_a_parked_one_with_a_new_budget() {
 }
 
 #[test]
+fn to_try_what_runs_is_refused_by_name_whichever_attempt_it_is_and_begins_nothing() {
+    alone(async {
+        for home in Home::all() {
+            let world = World::default();
+            world.fails_first.store(true, SeqCst);
+            let stent = world.start(&home).await;
+            let handle = dispatch(&stent, Then::WorksAgain).await;
+            eventually("its second attempt works", secs(10), async || world.begun.load(SeqCst) == 2).await;
+            not_there(stent.retry_now(retry("WorksAgain").position(3)).await, "its attempt runs").await;
+            not_there(stent.retry_now(retry("WorksAgain")).await, "no call waits").await;
+            world.good.store(true, SeqCst);
+            assert_eq!(handle.result().await.unwrap(), 42);
+            assert_eq!(world.begun.load(SeqCst), 2);
+            assert_eq!(ordered(&stent, "WorksAgain").await, Vec::<String>::new());
+            stop(stent).await;
+        }
+    });
+}
+
+#[test]
 fn a_sleep_is_over_when_an_operator_says_so_also_over_a_restart() {
     alone(async {
         for home in Home::all() {

@@ -27,7 +27,7 @@ async fn unread(world: &World, run: RunKey) -> Vec<(u64, String)> {
 }
 
 fn post(to: &str, message: &str, body: MessageBody) -> Item {
-    Item::Send(Message { to: to.into(), message: message.into(), body, sent_at: Timestamp(950) })
+    Item::Send(Message { to: current(to), message: message.into(), body, sent_at: Timestamp(950) })
 }
 
 #[test]

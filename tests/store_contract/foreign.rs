@@ -9,11 +9,12 @@ use std::{
 use sqlx::{Executor, PgConnection};
 use stent::{
     kernel::time::Timestamp,
-    store::{Item, Outcome, Successor, Then, Turn},
+    store::{Item, MemoStep, MemoThen, Outcome, Successor, Then, Turn},
 };
 
 use crate::{
     kit::*,
+    memos::{ask, change, entry, item, key},
     others::{child, tell, with},
 };
 
@@ -91,6 +92,47 @@ pub(crate) async fn two(schema: &Schema) -> [World; 2] {
     let mut second = World { store: Box::new(schema.open().await), incarnation: incarnation(2), now: 1_000 };
     second.store.register(&node(second.incarnation, 1_000)).await.unwrap();
     [first, second]
+}
+
+/// How many deadlocks the server has ended in this database.
+async fn deadlocks(foreign: &mut PgConnection) -> i64 {
+    foreign.execute("SELECT pg_stat_force_next_flush()").await.unwrap();
+    sqlx::query_scalar("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+        .fetch_one(foreign)
+        .await
+        .unwrap()
+}
+
+#[test]
+fn two_nodes_that_forget_each_others_shared_results_while_those_end_wait_for_no_deadlock() {
+    block_on(async {
+        let schema = Schema::fresh();
+        let mut foreign = schema.foreign().await;
+        let before = deadlocks(&mut foreign).await;
+        let [mut one, mut other] = two(&schema).await;
+        for number in 0..20 {
+            let mut batches = Vec::new();
+            for (world, mine, theirs) in [(&mut one, 2 * number, 2 * number + 1), (&mut other, 2 * number + 1, 2 * number)] {
+                let run = world.started(&format!("r{mine}")).await;
+                let asks = |step| Turn { memos: vec![entry(key(mine), 1, step)], ..turn(run, 1, Then::Hold) };
+                world.done(Item::Turn(Arc::new(asks(MemoStep::Ask(1))))).await;
+                world.done(item(change(key(mine), None, MemoThen::Held(ask(run, 1), 7), vec![ask(run, 1)]))).await;
+                let ends = Turn { memos: vec![entry(key(mine), 1, MemoStep::Leave)], ..turn(run, 2, Then::Hold) };
+                batches.push(vec![Item::Turn(Arc::new(ends)), item(change(key(theirs), Some(7), MemoThen::Gone, vec![]))]);
+            }
+            let (second, first) = (batches.pop().unwrap(), batches.pop().unwrap());
+            let (first, second) = futures::join!(one.commit(first), other.commit(second));
+            for outcomes in [first, second] {
+                assert_eq!(outcomes[0], Outcome::Done);
+                assert!(matches!(outcomes[1], Outcome::Done | Outcome::Conflict | Outcome::Waits), "{outcomes:?}");
+            }
+        }
+        one.store.close().await.unwrap();
+        other.store.close().await.unwrap();
+        // The one that was felled says so at the end of its transaction, or of its session.
+        assert_eq!(deadlocks(&mut foreign).await, before);
+        schema.drop().await;
+    });
 }
 
 #[test]

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use stent::{
     kernel::{
         codec::Record,
-        event::MessageBody,
+        event::{CURRENT_RUN, MessageBody},
         id::{BuildId, CommitNo, Digest, Incarnation, RunId, RunKey},
         payload::Payload,
         time::Timestamp,
@@ -297,8 +297,13 @@ pub(crate) fn enqueue(new: NewRun) -> Item {
     Item::Enqueue(Box::new(new), record)
 }
 
+/// Names the current run of an id.
+pub(crate) fn current(id: &str) -> RunId {
+    RunId { id: id.to_owned(), run_no: CURRENT_RUN }
+}
+
 pub(crate) fn send(to: &str, message: &str) -> Item {
-    Item::Send(Message { to: to.into(), message: message.into(), body: signal(message), sent_at: Timestamp(950) })
+    Item::Send(Message { to: current(to), message: message.into(), body: signal(message), sent_at: Timestamp(950) })
 }
 
 pub(crate) fn signal(text: &str) -> MessageBody {

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use stent::{
     kernel::{
         event::{MessageBody, Order, Ordered, TaskEnd},
-        id::RunKey,
+        id::{RunId, RunKey},
         payload::Payload,
         time::Timestamp,
     },
-    store::{Item, Message, Outcome, Status, Then, Yield, YieldReason},
+    store::{Item, Message, NewRun, Outcome, Status, Then, Yield, YieldReason},
 };
 
 use crate::kit::*;
@@ -118,6 +118,29 @@ fn a_message_to_an_ended_or_unknown_run_is_told_so() {
 }
 
 #[test]
+fn a_message_for_one_run_reaches_no_run_that_follows_it() {
+    on_each_store(async |world| {
+        let first = world.started("a").await;
+        let to = |run_no, message: &str| {
+            let to = RunId { id: "a".into(), run_no };
+            Item::Send(Message { to, message: message.into(), body: signal(message), sent_at: Timestamp(950) })
+        };
+        assert!(matches!(world.one(to(1, "x")).await, Outcome::Sent { run, .. } if run == first));
+        world.done(end(first, 1, 1)).await;
+        let second = world.key().await;
+        let follows = NewRun { id: RunId { id: "a".into(), run_no: 2 }, after: vec![Status::Completed], ..new_run(second, "a") };
+        world.done(enqueue(follows)).await;
+        let current = Box::new(world.summary("a").await);
+        assert_eq!(current.id.run_no, 2);
+        assert_eq!(world.one(to(1, "y")).await, Outcome::Ended(current.clone()));
+        assert_eq!(world.one(to(3, "y")).await, Outcome::Ended(current));
+        assert_eq!(world.rows("inbox").await.len(), 0);
+        assert!(matches!(world.one(to(2, "y")).await, Outcome::Sent { run, .. } if run == second));
+        assert!(matches!(world.send("a", "z").await, Outcome::Sent { run, .. } if run == second));
+    });
+}
+
+#[test]
 fn a_message_sent_again_is_there_once() {
     on_each_store(async |world| {
         let run = world.started("a").await;
@@ -150,7 +173,7 @@ fn a_full_inbox_refuses_until_something_was_taken() {
             ("skip", order(Ordered::Skip { position: 1 }), false),
             ("end", end, true),
         ] {
-            let sent = Item::Send(Message { to: "a".into(), message: message.into(), body, sent_at: Timestamp(950) });
+            let sent = Item::Send(Message { to: current("a"), message: message.into(), body, sent_at: Timestamp(950) });
             assert_eq!(world.one(sent).await != Outcome::InboxFull, is_taken, "{message}");
         }
     });

@@ -77,6 +77,27 @@ fn what_nobody_has_begun_leaves_its_queue_and_what_somebody_holds_stays_his() {
 }
 
 #[test]
+fn what_is_placed_without_a_turn_in_the_batch_of_a_pause_or_of_a_withdrawal_stands_in_no_line_behind_it() {
+    on_each_store(async |world| {
+        for places_first in [true, false] {
+            let [paused, dropped] = if places_first { ["a", "b"] } else { ["c", "d"] };
+            let (paused, dropped) = (world.started(paused).await, world.started(dropped).await);
+            let place = |run| Item::PlaceTasks(run, 1, vec![task(run, 1, "q"), task(run, 2, "q")]);
+            let withdraw = |run, positions| Item::Turn(Arc::new(Turn { withdrawn: positions, ..turn(run, 1, Then::Hold) }));
+            let mut items = vec![place(paused), place(dropped), withdraw(paused, vec![NOT_BEGUN]), withdraw(dropped, vec![2])];
+            if !places_first {
+                items.reverse();
+            }
+            assert_eq!(world.commit(items).await, vec![Outcome::Done; 4]);
+            let reader = world.store.reader();
+            assert_eq!(reader.tasks(paused).await.unwrap(), []);
+            let left = reader.tasks(dropped).await.unwrap();
+            assert_eq!(left.iter().map(|row| row.key.position).collect::<Vec<_>>(), [1]);
+        }
+    });
+}
+
+#[test]
 fn what_was_decided_of_a_run_that_nobody_had_is_refused_behind_a_claim() {
     on_each_store(async |world| {
         let run = world.started("a").await;

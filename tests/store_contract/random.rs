@@ -282,16 +282,16 @@ impl All {
                 }
             }
             11..=14 => {
-                let to = if self.dice.once_in(10) { "nobody".to_owned() } else { self.dice.of(&NAMES).to_owned() };
+                let id = if self.dice.once_in(10) { "nobody".to_owned() } else { self.dice.of(&NAMES).to_owned() };
                 let message = format!("m{}", self.dice.below(12));
-                let sent_at = Timestamp(self.now);
                 let body = match self.dice.below(8) {
                     // For a place in one run only.
                     0 => MessageBody::Retry { position: Some(1) },
                     1 => MessageBody::Retry { position: None },
                     _ => signal(&message),
                 };
-                Item::Send(Message { to, body, message, sent_at })
+                let run_no = if self.dice.once_in(4) { 1 } else { CURRENT_RUN };
+                Item::Send(Message { to: RunId { id, run_no }, body, message, sent_at: Timestamp(self.now) })
             }
             15..=16 => {
                 let row = self.some_run().await;

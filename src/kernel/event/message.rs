@@ -109,7 +109,7 @@ pub struct Tell {
     pub body: MessageBody,
 }
 
-/// The number of whichever run of an id is the current one, for a [`Tell`]: who was told to begin may have continued since.
+/// The number of whichever run of an id is the current one, for whom a message is for: who was told to begin may have continued since.
 pub const CURRENT_RUN: u32 = 0;
 
 impl Tell {

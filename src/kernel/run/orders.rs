@@ -8,6 +8,7 @@ use crate::kernel::{
     id::Position,
     instance::Instance,
     state::State,
+    time::Timestamp,
 };
 
 impl Arrival {
@@ -18,6 +19,11 @@ impl Arrival {
 }
 
 impl State {
+    /// The calls that an order to try them now is for: what waits for its next attempt, and what is parked.
+    pub(crate) fn to_retry(&self, position: Option<Position>, now: Timestamp) -> impl Iterator<Item = Position> {
+        self.delayed(position, now).chain(self.parked(position))
+    }
+
     /// Tells whether a call may be ended from outside: one of an activity that is open; and what undoes an act must not have failed.
     pub(crate) fn may_complete(&self, position: Position, end: &TaskEnd) -> bool {
         self.call(position).is_some_and(|call| call.input.is_some() && (!call.compensating || matches!(end, TaskEnd::Done(_))))
@@ -34,20 +40,20 @@ impl Run {
     }
 
     /// Tells whether an order comes too late: what it is about is over.
-    pub(super) fn is_late(&self, order: &Order) -> bool {
+    pub(super) fn is_late(&self, order: &Order, at: Timestamp) -> bool {
         match &order.what {
             Ordered::Terminate => self.state.outcome.is_some(),
             Ordered::Pause => self.state.paused.is_some(),
             Ordered::GoOn => self.state.paused.is_none(),
-            Ordered::Retry { position } => self.state.delayed(*position).chain(self.state.parked(*position)).next().is_none(),
+            Ordered::Retry { position } => self.state.to_retry(*position, at).next().is_none(),
             Ordered::Skip { position } => self.state.due_of(*position).is_none(),
             Ordered::Complete { position, end } => !self.state.may_complete(*position, end),
         }
     }
 
     /// What a message means beside that it was received: an order to end a call is followed by that end.
-    pub(super) fn facts_of_message(&self, message: String, body: MessageBody) -> Vec<Fact> {
-        let fact = self.fact_of_message(message, body);
+    pub(super) fn facts_of_message(&self, message: String, body: MessageBody, at: Timestamp) -> Vec<Fact> {
+        let fact = self.fact_of_message(message, body, at);
         let end = match &fact {
             Fact::Received { body: MessageBody::Order(order), .. } => match &order.what {
                 Ordered::Complete { position, end } => self.completed(*position, (**end).clone()),
@@ -76,7 +82,7 @@ impl Run {
         let Fact::Received { body: MessageBody::Order(order), .. } = fact else { return };
         match &order.what {
             Ordered::Retry { position } => {
-                turn.touched.extend(self.state.delayed(*position).chain(self.state.parked(*position)));
+                turn.touched.extend(self.state.to_retry(*position, turn.at));
             }
             Ordered::Complete { position, .. } => turn.aborted.push(*position),
             _ => {}

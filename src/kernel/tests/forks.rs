@@ -10,6 +10,7 @@ use super::{
 use crate::{
     CallError, Cx, Retry,
     kernel::{
+        event::{Order, Ordered},
         fork::{Ask, Fork, Point, PointError, Spot, fork, in_order},
         state::Rest,
     },
@@ -182,6 +183,33 @@ fn before_a_call_behind_a_failure_that_the_code_has_taken_the_failure_happens_ag
     world.settle();
     assert_eq!(world.acts, [("odd".into(), 1)]);
     assert_eq!(world.failure().message(), "as planned");
+}
+
+#[test]
+fn before_a_call_behind_one_that_was_ended_from_outside_as_failed_that_happens_again_though_it_parks_by_itself() {
+    flow!(Parks, |cx| -> u64 {
+        let parks = cx.call(act("parks")).retry(Retry::never()).on_exhausted(crate::cx::OnExhausted::Park).await;
+        cx.call(Act(format!("{:?}", parks.map_err(|error| error.to_string())))).await?;
+        Err(AppError::new("as planned"))
+    });
+    let mut world = World::new(&Parks).handle(|what, _| if what == "parks" { broken("odd") } else { value(1) });
+    world.settle();
+    let end = Box::new(TaskEnd::Failed(Failure::new("error", "given up").into()));
+    let what = Ordered::Complete { position: 1, end };
+    world.send("no", MessageBody::Order(Box::new(Order { by: "ada".into(), reason: String::new(), what })));
+    world.settle();
+    assert_eq!(world.failure().message(), "as planned");
+    let acted = world.acts.last().unwrap().clone();
+    assert!(acted.0.contains("given up"), "{acted:?}");
+    world.reset(Point::BeforeCall(2)).unwrap();
+    world.settle();
+    assert_eq!(world.acts, [acted], "its end is as it was said");
+    assert_eq!(world.failure().message(), "as planned");
+    // The one that goes on from there has a budget of its own.
+    world.reset(Point::BeforeFailure(1)).unwrap();
+    world.settle();
+    assert_eq!(world.acts, [("parks".into(), 2)]);
+    assert!(world.run().state().waits()[0].contains("parked"));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::{
     *,
 };
 use crate::kernel::{
-    event::{Order, Ordered, Skipped},
+    event::{Ignored, Order, Ordered, Skipped},
     run::Ward,
 };
 
@@ -153,6 +153,44 @@ fn a_run_that_is_paused_at_any_point_keeps_still_and_ends_as_it_would_have() {
             assert_eq!(books.borrow().taken.len(), 3);
         }
     }
+}
+
+#[test]
+fn an_attempt_that_runs_is_not_tried_again_by_an_order_whatever_it_has_waited_for() {
+    flow!(Twice, |cx| -> u64 {
+        let often = || crate::Retry::fixed(secs(60)).jitter_percent(0);
+        let (a, b) = futures::future::join(cx.call(act("a")).retry(often()), cx.call(act("b")).retry(often())).await;
+        Ok(a? + b?)
+    });
+    let mut world = World::new(&Twice).handle(|_, attempt| if attempt == 1 { broken("not yet") } else { value(1) });
+    world.ack();
+    let retry = |position| order(Ordered::Retry { position });
+    let ignored = |world: &World| world.facts(|fact| matches!(fact, Fact::Ignored { why: Ignored::Late, .. }));
+    world.start(1);
+    world.start(2);
+    world.send("first", retry(None));
+    world.turn_or_ack();
+    assert_eq!(ignored(&world), 1, "both run");
+    world.deliver(1);
+    world.turn_or_ack();
+    world.pass(secs(30));
+    world.deliver(2);
+    world.turn_or_ack();
+    world.pass(secs(30));
+    world.start(1);
+    world.send("it runs", retry(Some(1)));
+    world.turn_or_ack();
+    assert_eq!(ignored(&world), 2, "its second attempt runs");
+    assert!(!world.to_start.contains_key(&1), "it is not begun twice");
+    world.send("the other", retry(None));
+    world.turn_or_ack();
+    assert_eq!(ignored(&world), 2);
+    assert!(!world.to_start.contains_key(&1));
+    assert!(world.to_start[&2].1 <= world.now, "the other has waited");
+    world.evict();
+    world.settle();
+    assert_eq!(world.output::<u64>(), 2);
+    assert_eq!((world.acts_named("a"), world.acts_named("b")), (2, 2));
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! One batch, applied to the maps: fence, renewal, then the items kind by kind (turns, enqueues, what the turns do to other
-//! runs, yields, sends, heartbeats, progress), then the claim. Each item is looked at in full before anything of it is written.
+//! One batch, applied to the maps: fence, renewal, then the items kind by kind (tasks without a turn, turns, enqueues, what the turns do
+//! to other runs, yields, sends, heartbeats, progress), then the claim. Each item is looked at in full before anything of it is written.
 
 use std::collections::BTreeMap;
 
@@ -288,10 +288,10 @@ impl Data {
 
     fn send(&mut self, message: &Message, writer: Writer) -> Outcome {
         let limit = self.inbox_limit as usize;
-        let current = self.current(&message.to);
+        let current = self.current(&message.to.id);
         let Some(key) = current else { return Outcome::Unknown };
         let Some(run) = self.runs.get(&key) else { return Outcome::Unknown };
-        if run.summary.status.is_end() {
+        if message.is_too_late(&run.summary) {
             return Outcome::Ended(Box::new(run.summary.clone()));
         }
         if run.inbox.values().any(|unread| unread.message == message.message) {

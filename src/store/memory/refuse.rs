@@ -63,7 +63,7 @@ fn reason(item: &Item, turned: &mut FastSet<i64>) -> Option<String> {
         }
         Item::Enqueue(new, record) => new_run(new).or_else(|| body(record.body.len())),
         Item::Send(message) => {
-            name("the id", &message.to).or_else(|| name("the message's id", &message.message)).or_else(|| says(&message.body))
+            name("the id", &message.to.id).or_else(|| name("the message's id", &message.message)).or_else(|| says(&message.body))
         }
         Item::Heartbeat { details, .. } => body(details.len()),
         Item::PlaceTasks(_, _, tasks) => tasks.iter().find_map(task),

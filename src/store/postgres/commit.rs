@@ -31,8 +31,8 @@ use super::{
 use crate::{
     kernel::{id::Incarnation, time::Timestamp},
     store::{
-        Batch, BatchAnswer, Item, Outcome, StoreError, Then, Told, Yield, YieldReason, memory::refuse, memos::memo_changes,
-        others::behind_yields, queue::asked_for, schedules::named,
+        Batch, BatchAnswer, Item, Outcome, StoreError, Then, Told, Yield, YieldReason, memory::refuse, others::behind_yields,
+        queue::asked_for, schedules::named,
     },
 };
 
@@ -332,7 +332,7 @@ async fn decide(
     let found = tasks::find(session, &asked_for(items.iter().map(|place| &batch.items[*place]))).await?;
     let schedules = schedules::find(session, &named(items.iter().map(|place| &batch.items[*place]))).await?;
     seen.foreign_schedules = schedules.foreign;
-    let memos = memos::find(session, &memo_changes(items.iter().map(|place| &batch.items[*place]))).await?;
+    let memos = memos::find(session, items.iter().map(|place| &batch.items[*place])).await?;
     seen.foreign_memos = memos.foreign;
     let mut plan = Plan::new(batch, session.home.options.inbox_limit, node, seen, found);
     plan.schedules.revisions = schedules.revisions;

@@ -309,10 +309,10 @@ impl<'a> Plan<'a> {
     }
 
     fn send(&mut self, message: &'a Message) -> Outcome {
-        let current = self.seen.current.get(&message.to);
+        let current = self.seen.current.get(&message.to.id);
         let Some(known) = current.and_then(|run| self.seen.runs.get(run)) else { return Outcome::Unknown };
         let row = &known.summary;
-        if row.status.is_end() {
+        if message.is_too_late(row) {
             return Outcome::Ended(Box::new(row.clone()));
         }
         if known.messages.contains_key(&message.message) {

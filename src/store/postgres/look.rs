@@ -58,7 +58,7 @@ pub(super) fn about(item: &Item) -> (Vec<i64>, impl Iterator<Item = &str>) {
     let (mut runs, id) = match item {
         Item::Turn(turn) => (vec![turn.run.0], turn.start.as_ref().map(|new| new.id.id.as_str())),
         Item::Enqueue(new, _) => (vec![new.run.0], Some(&*new.id.id)),
-        Item::Send(message) => (Vec::new(), Some(&*message.to)),
+        Item::Send(message) => (Vec::new(), Some(&*message.to.id)),
         Item::Yield(back) => (vec![back.run.0], None),
         Item::Heartbeat { run, .. } => (vec![run.0], None),
         Item::PlaceTasks(run, ..) => (vec![run.0], None),
@@ -137,7 +137,7 @@ impl Seen {
         for &place in items {
             match &batch.items[place] {
                 Item::Send(message) => {
-                    if let Some(run) = self.current.get(&message.to) {
+                    if let Some(run) = self.current.get(&message.to.id) {
                         to.push(*run);
                         messages.push(message.message.as_str());
                     }

@@ -1,6 +1,7 @@
 //! Results that runs share, on the server. The rows that changes are about are locked, without waiting: whoever else is writing one is done
 //! in a moment, and then the row is not the one that was seen. A question belongs to its run, whose lock its answer has as well. Turns
-//! write what is theirs alone, so of them no two want the same row.
+//! write what is theirs alone, so of them no two want the same row; but a change may have locked it. So a batch of both waits for the rows of
+//! its turns before it locks any for its changes: whoever has those waits for no row any more.
 
 use std::collections::HashSet;
 
@@ -14,11 +15,15 @@ use crate::{
         time::Timestamp,
     },
     store::{
-        MemoAsk, MemoChange, MemoFound, MemoRow, MemoThen, Outcome, StoreError,
+        Item, MemoAsk, MemoChange, MemoFound, MemoRow, MemoThen, Outcome, StoreError,
         memory::lines,
-        memos::{MemoPlan, decoded, encoded, stored_key},
+        memos::{MemoPlan, decoded, encoded, let_go, memo_changes, stored_key},
     },
 };
+
+/// Locks the keys $1 as far as the calls $2, $3 hold them, one after the other.
+const LOCK_HELD: &str = "SELECT 1 FROM memos m JOIN unnest($1::bytea[], $2::bigint[], $3::bigint[]) AS v(key, run, position)
+    ON m.key = v.key AND m.run = v.run AND m.position = v.position ORDER BY m.key FOR UPDATE OF m";
 
 /// Locks the keys $1, as far as nobody else has; then tells which there are. Two statements: what one sees is as old as its beginning.
 const LOCK: &str = "SELECT key FROM memos WHERE key = ANY ($1::bytea[]) ORDER BY key FOR UPDATE SKIP LOCKED";
@@ -81,11 +86,23 @@ pub(super) struct Found<'a> {
     pub(super) foreign: HashSet<MemoKey>,
 }
 
-/// Locks and reads what is about the keys of these changes, within the transaction.
-pub(super) async fn find<'a>(session: &mut Session, changes: &[&MemoChange]) -> Result<Found<'a>, Trouble> {
+/// Locks and reads what is about the keys of the changes among these items, within the transaction.
+pub(super) async fn find<'a, 'i>(
+    session: &mut Session,
+    items: impl Iterator<Item = &'i Item> + Clone,
+) -> Result<Found<'a>, Trouble> {
     let mut found = Found::default();
+    let changes = memo_changes(items.clone());
     if changes.is_empty() {
         return Ok(found);
+    }
+    let held = let_go(items);
+    if !held.is_empty() {
+        let values = Values::default()
+            .with(held.iter().map(|(key, _)| &key.0[..]).collect::<Vec<_>>())
+            .with(held.iter().map(|(_, (run, _))| run.0).collect::<Vec<_>>())
+            .with(held.iter().map(|(_, (_, position))| i64::from(*position)).collect::<Vec<_>>());
+        session.rows(LOCK_HELD, values).await?;
     }
     let keys = || Values::default().with(changes.iter().map(|change| &change.key.0[..]).collect::<Vec<_>>());
     let taken = || changes.iter().flat_map(|change| &change.taken);

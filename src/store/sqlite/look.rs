@@ -111,9 +111,9 @@ pub(super) fn ask(batch: &Batch, items: &[usize], claim: Option<&ClaimRequest>) 
                 }
             }
             Item::Send(message) => {
-                messages.row().text(&message.to).text(&message.message);
-                if asked.insert(message.to.as_str()) {
-                    ids.text(&message.to);
+                messages.row().text(&message.to.id).text(&message.message);
+                if asked.insert(message.to.id.as_str()) {
+                    ids.text(&message.to.id);
                 }
             }
             Item::Yield(back) => runs.number(back.run.0),
