@@ -6,12 +6,11 @@ use std::time::Duration;
 use super::messages::IfInUse;
 use crate::{
     error::{DispatchError, SendError},
-    gate::OUR_IDS,
     kernel::{
         chain::Inherited,
         codec::{self, Record},
         event::{Commit, Event, Fact, MessageBody, OUR_MESSAGES, Ordered, RunRetry, Started},
-        id::{Digest, RunId, RunKey},
+        id::{Digest, OUR_IDS, RunId, RunKey},
         limits::Limits,
         payload::Payload,
         retry::Retry,

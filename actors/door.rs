@@ -40,7 +40,7 @@ use crate::{
     kernel::{
         codec::{self, Record},
         event::{CURRENT_RUN, Command, Event, MessageBody, Outcome as RunEnd},
-        id::{CommitNo, Incarnation, RunId, RunKey},
+        id::{CommitNo, Digest, Incarnation, RunId, RunKey},
         state::State,
     },
     registry::Workflows,
@@ -195,13 +195,8 @@ impl Door {
                     return Ok((Found { run, id: row.id, end }, true));
                 }
                 Ok(Begun { outcome: Ok(Outcome::IdInUse(current)), .. }) => {
-                    if tried_before
-                        && current.created_at == row.created_at
-                        && current.input_digest == digest
-                        && current.workflow == row.workflow
-                    {
-                        // An earlier try of this very dispatch, whose answer was lost.
-                        return Ok((self.attach(&current).await?, true));
+                    if tried_before && let Some(ours) = self.earlier_try(&row, digest, &current).await? {
+                        return Ok((self.attach(&ours).await?, true));
                     }
                     match self.decide(&asked, &row, *current).await? {
                         Decided::Attach(current) => return Ok((self.attach(&current).await?, false)),
@@ -226,6 +221,16 @@ impl Door {
         }
     }
 
+    /// Finds what an earlier try of this very dispatch began, if its answer was lost. Others may have begun the id anew since.
+    async fn earlier_try(&self, row: &NewRun, digest: Digest, current: &Summary) -> Result<Option<Summary>, Error> {
+        let is_ours =
+            |run: &Summary| run.created_at == row.created_at && run.input_digest == digest && run.workflow == row.workflow;
+        if is_ours(current) || current.id.run_no <= row.id.run_no {
+            return Ok(Some(current.clone()).filter(is_ours));
+        }
+        Ok(self.row(&row.id.id, Some(row.id.run_no)).await?.filter(is_ours))
+    }
+
     /// In a cluster it waits for a node that has it; on one node it is a mistake in the program.
     pub(super) fn knows(&self, workflow: &str, version: u32) -> Result<(), DispatchError> {
         if !self.shared.load(Ordering::SeqCst) && self.workflows.get(workflow, version).is_none() {
@@ -234,7 +239,7 @@ impl Door {
         Ok(())
     }
 
-    fn credit(&self, asked: &Asked) -> Result<Credit<'_>, DispatchError> {
+    pub(super) fn credit(&self, asked: &Asked) -> Result<Credit<'_>, DispatchError> {
         // The Executor knows better; but when nothing more may wait, nobody need wake it, nor take slots before those who do.
         if self.config.backlog > 0 && self.backlog.is_full() && self.is_for_us(asked) {
             return Err(self.backlog.busy());
@@ -243,7 +248,7 @@ impl Door {
     }
 
     /// Counts a call that waits for its answer, or refuses it.
-    pub(super) fn unanswered(&self) -> Result<Credit<'_>, DispatchError> {
+    fn unanswered(&self) -> Result<Credit<'_>, DispatchError> {
         let most = self.config.in_flight;
         let credit = self.unanswered.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |now| (now < most).then_some(now + 1));
         credit.map(|_| Credit(&self.unanswered)).map_err(|_| backlog::unanswered(most))
@@ -263,7 +268,8 @@ impl Door {
 
     async fn decide(&self, asked: &Asked, row: &NewRun, current: Summary) -> Result<Decided, Error> {
         const FAILED: [Status; 4] = [Status::Failed, Status::Cancelled, Status::TimedOut, Status::Terminated];
-        let differs = current.input_digest != row.input_digest || !self.workflows.is_called(&current.workflow, &row.workflow);
+        let is_another = !self.workflows.is_called(&current.workflow, &row.workflow);
+        let differs = is_another || current.input_digest != row.input_digest;
         let in_use = || DispatchError::IdInUse {
             id: asked.id.clone(),
             workflow: current.workflow.clone(),
@@ -279,6 +285,8 @@ impl Door {
             }
             IfInUse::AllowAfterEnd if current.status.is_end() => Ok(Decided::Follow { run_no, after: ends() }),
             IfInUse::Attach | IfInUse::AllowAfterFailure if differs => Err(in_use().into()),
+            // With another argument it is still the one that is open; with another workflow it is somebody else's.
+            IfInUse::AllowAfterEnd if is_another => Err(in_use().into()),
             IfInUse::Attach | IfInUse::AllowAfterFailure | IfInUse::AllowAfterEnd => Ok(Decided::Attach(Box::new(current))),
             IfInUse::Replace => {
                 if !current.status.is_end() {

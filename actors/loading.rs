@@ -27,8 +27,11 @@ const LONG: usize = 1_000;
 /// So many commits go from the one to the other at once…
 const LOT: usize = 128;
 
+/// …or so many bytes of them, or one…
+const LOT_BYTES: usize = 256 << 10;
+
 /// …and so many lots are decoded ahead at most.
-const LOTS_AHEAD: usize = 8;
+const LOTS_AHEAD: usize = 4;
 
 /// Why a run cannot be opened here. It stays as it is.
 #[derive(Debug, thiserror::Error)]
@@ -126,12 +129,27 @@ fn ahead<T>(
         let (lots, ahead) = mpsc::sync_channel(LOTS_AHEAD);
         let decode = move || {
             // Whoever goes through it may stop in the middle.
-            let _ = log.chunks(LOT).try_for_each(|lot| lots.send(decoded(id, lot).collect::<Vec<_>>()));
+            let _ = in_lots(log).try_for_each(|lot| lots.send(decoded(id, lot).collect::<Vec<_>>()));
         };
         match thread::Builder::new().name("stent-decode".to_owned()).spawn_scoped(scope, decode) {
             Ok(_) => through(&mut ahead.into_iter().flatten()),
             Err(_) => through(&mut decoded(id, log)),
         }
+    })
+}
+
+/// Cuts a log into parts of a bounded size.
+fn in_lots(mut log: &[(CommitNo, Record)]) -> impl Iterator<Item = &[(CommitNo, Record)]> {
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = |(_, record): &&(CommitNo, Record)| {
+            bytes += record.body.len();
+            bytes <= LOT_BYTES
+        };
+        let count = log.iter().take(LOT).take_while(fits).count().max(1);
+        let (lot, rest) = log.split_at_checked(count)?;
+        log = rest;
+        Some(lot)
     })
 }
 
@@ -206,6 +224,20 @@ mod tests {
             let seen: Vec<CommitNo> = ahead(&id(), &log, |log| log.map(|commit| commit.unwrap().0.commit_no).collect());
             assert!(seen.into_iter().eq(log.iter().map(|(commit_no, _)| *commit_no)), "of {commits}");
         }
+    }
+
+    #[test]
+    fn what_is_decoded_ahead_is_bounded_in_bytes_as_well() {
+        let log: Vec<_> = log(10)
+            .into_iter()
+            .map(|(commit_no, record)| (commit_no, Record { body: vec![0; LOT_BYTES / 3].into(), ..record }))
+            .collect();
+        assert_eq!(in_lots(&log).map(<[_]>::len).collect::<Vec<_>>(), [3, 3, 3, 1]);
+        let large: Vec<_> = log
+            .into_iter()
+            .map(|(commit_no, record)| (commit_no, Record { body: vec![0; 2 * LOT_BYTES].into(), ..record }))
+            .collect();
+        assert!(in_lots(&large).all(|lot| lot.len() == 1));
     }
 
     #[test]

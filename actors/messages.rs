@@ -31,7 +31,7 @@ pub enum IfInUse {
     AllowAfterFailure,
     /// Cancel the current run, wait for its end, and start a new one.
     Replace,
-    /// Start a new run if the current one has ended, however; otherwise attach to it, also if its arguments are others. So at most one run
+    /// Start a new run if the current one has ended, however; otherwise attach to it, also if its arguments are others; an error if it is one of another workflow. So at most one run
     /// of the id is open at a time. A dispatch that is repeated after that run has ended begins another one.
     AllowAfterEnd,
 }

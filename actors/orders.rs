@@ -190,8 +190,8 @@ impl Handler<Resume> for Supervisor {
 
 /// Tries calls of an execution at once that wait for their next attempt, and parked ones with a new budget of attempts.
 ///
-/// It is answered when it is durable; [`SendError::NotThere`] when nothing waits so: an attempt that runs, or stands in its queue, does not. What
-/// has gone on by the time it is taken is recorded as ignored. Of a paused execution it is carried out when that goes on.
+/// It is answered when it is durable; [`SendError::NotThere`] when nothing waits so: an attempt whose time has come does not, whether it runs, stands
+/// in its queue, or begins when a paused execution goes on. What has gone on by the time it is taken is recorded as ignored.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct RetryNow {

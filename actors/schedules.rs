@@ -194,7 +194,7 @@ impl Door {
     }
 
     async fn describe_schedule(&self, name: String, next: usize) -> Result<Option<ScheduleDescription>, Error> {
-        match self.schedule_row(&name).await? {
+        match self.schedule_row(&name).await?.filter(|row| !is_gate(&row.name)) {
             Some(row) => self.described(&row, next),
             None => Ok(None),
         }

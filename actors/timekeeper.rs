@@ -48,6 +48,9 @@ const TICK: Duration = Duration::from_secs(5);
 /// The same while something waits for the end of a run, and behind what could not be fired.
 const SOON: Duration = Duration::from_secs(1);
 
+/// What could not be fired is tried again after a second, then after twice as long each time, and at the latest after so long.
+const LONGEST_REST: Duration = Duration::from_secs(16);
+
 /// So many schedules are looked at in one page, beside those that could not be fired…
 const MOST: u32 = 256;
 
@@ -97,6 +100,8 @@ struct Books {
     scheduler: Addr<Scheduler>,
     /// Reserved, and not used up to now.
     keys: Rc<RefCell<Vec<RunKey>>>,
+    /// What could not be fired, by name: until when it is left alone, and for how long that was.
+    resting: Rc<RefCell<HashMap<String, (Timestamp, Duration)>>>,
 }
 
 /// A row as it was read.
@@ -113,7 +118,7 @@ impl Timekeeper {
         persistence: Addr<Persistence>,
         scheduler: Addr<Scheduler>,
     ) -> Timekeeper {
-        let books = Books { incarnation, door, persistence, scheduler, keys: Rc::default() };
+        let books = Books { incarnation, door, persistence, scheduler, keys: Rc::default(), resting: Rc::default() };
         Timekeeper { books, alarm: None, looking: false, again: false, lines: HashMap::new() }
     }
 
@@ -147,8 +152,9 @@ impl Timekeeper {
 impl Books {
     /// Fires what is due; returns when to look again.
     async fn fire(&self) -> Result<Duration, Error> {
-        // What this look could not fire, or found fired by somebody else: it must not be tried without a pause, nor keep others waiting.
-        let mut in_vain: HashSet<String> = HashSet::new();
+        // What this look or one before could not fire, or found fired by somebody else: it must not be tried without a pause, nor keep
+        // others waiting.
+        let mut in_vain: HashSet<String> = self.resting();
         loop {
             let now = self.door.time.now();
             let until = now.after(TICK);
@@ -165,12 +171,17 @@ impl Books {
                 // What is not due before the next look is here because it waits.
                 let waits = later.iter().any(|found| found.next_at.is_none_or(|next| next > until));
                 let most = if waits || !in_vain.is_empty() { SOON } else { TICK };
+                self.resting.borrow_mut().retain(|name, _| in_vain.contains(name));
                 return Ok(next.clamp(Duration::from_millis(1), most));
             }
             let carried = stream::iter(due).map(|due| async move {
                 let fired = self.fire_one(&due.name).await;
-                if let Err(error) = &fired {
-                    tracing::warn!(schedule = due.name, %error, "a schedule or gate could not be fired; it is tried again");
+                match &fired {
+                    Ok(_) => _ = self.resting.borrow_mut().remove(&due.name),
+                    Err(error) => {
+                        let after = self.rest(&due.name);
+                        tracing::warn!(schedule = due.name, %error, ?after, "a schedule or gate could not be fired; it is tried again");
+                    }
                 }
                 (due.name, fired.is_ok_and(|changed| changed))
             });
@@ -178,6 +189,22 @@ impl Books {
             // There may be more, also where somebody else was quicker.
             in_vain.extend(carried.into_iter().filter(|(_, changed)| !changed).map(|(name, _)| name));
         }
+    }
+
+    /// Returns what is left alone for now.
+    fn resting(&self) -> HashSet<String> {
+        let now = self.door.time.now();
+        let resting = self.resting.borrow();
+        resting.iter().filter(|(_, (until, _))| *until > now).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Leaves alone what could not be fired, twice as long as the last time.
+    fn rest(&self, name: &str) -> Duration {
+        let mut resting = self.resting.borrow_mut();
+        let before = resting.get(name).map(|(_, pause)| *pause);
+        let pause = before.map_or(SOON, |pause| (pause * 2).min(LONGEST_REST));
+        resting.insert(name.to_owned(), (self.door.time.now().after(pause), pause));
+        pause
     }
 
     /// Fires one; tells whether anything was written.

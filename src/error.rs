@@ -150,7 +150,7 @@ pub enum DispatchError {
         waiting: usize,
         /// How many bytes their arguments have.
         bytes: usize,
-        /// By then there is room for one.
+        /// By then the next one begins, which makes room for one of its size.
         retry_after: std::time::Duration,
     },
     /// So many nodes dispatch by this key at once that none of the tries of this one was the first: nothing was recorded. Dispatch again.

@@ -50,6 +50,20 @@ impl Workflow for Note {
     }
 }
 
+/// Another workflow, which returns something else.
+#[derive(Serialize, Deserialize)]
+struct Other;
+
+impl Workflow for Other {
+    const NAME: &'static str = "gates.other";
+    type Output = u64;
+    type Error = AppError;
+
+    async fn run(self, _: Cx<Self>) -> Result<u64, AppError> {
+        Ok(7)
+    }
+}
+
 fn note(text: impl Into<String>) -> Dispatch<Note> {
     Dispatch::new(Note { text: text.into(), waits: false })
 }
@@ -59,7 +73,7 @@ fn waiting(text: impl Into<String>) -> Dispatch<Note> {
 }
 
 fn build(home: &Home) -> Builder {
-    home.open().workflow::<Note>().passivate_after(millis(20))
+    home.open().workflow::<Note>().workflow::<Other>().passivate_after(millis(20))
 }
 
 async fn start(home: &Home) -> Stent {
@@ -129,11 +143,10 @@ fn a_burst_of_dispatches_becomes_one_execution_with_the_argument_of_the_last() {
             let folded = |admission| matches!(admission, Admission::Folded { .. });
             assert!(all.iter().any(|(_, admitted)| folded(admitted.admission)));
             // Not begun yet: a handle waits, and nobody else knows of it.
-            let last = &all.last().unwrap().1.handle;
-            if stent.describe(last.id()).await.unwrap().is_none() {
-                let unknown = last.signal(&Go).await;
-                assert!(matches!(unknown, Ok(()) | Err(Error::Send(SendError::Unknown(_)))), "{unknown:?}");
-            }
+            let later = stent.admit(note("later").debounce("later", hours(1))).await.unwrap().handle;
+            assert!(stent.describe(later.id()).await.unwrap().is_none());
+            let unknown = later.signal(&Go).await;
+            assert!(matches!(unknown, Err(Error::Send(SendError::Unknown(_)))), "{unknown:?}");
             for (text, admitted) in &all {
                 assert_eq!(admitted.handle.result().await.unwrap(), bursts(&all)[admitted.handle.id()], "{text}");
             }
@@ -469,6 +482,12 @@ fn ids_begin_anew_behind_their_end_if_they_are_allowed_to() {
             let dispatch = |text: &str| waiting(text).id("mine").if_in_use(IfInUse::AllowAfterEnd);
             let first = stent.dispatch(dispatch("a")).await.unwrap();
             assert_eq!(stent.dispatch(dispatch("b")).await.unwrap().run(), first.run());
+            let other = stent.dispatch(Dispatch::new(Other).id("mine").if_in_use(IfInUse::AllowAfterEnd)).await;
+            assert!(
+                matches!(other, Err(Error::Dispatch(DispatchError::IdInUse { .. }))),
+                "{:?}",
+                other.map(|handle| handle.run())
+            );
             first.signal(&Go).await.unwrap();
             assert_eq!(first.result().await.unwrap(), "a");
             let next = stent.dispatch(dispatch("b")).await.unwrap();

@@ -200,7 +200,7 @@ fn a_dispatch_whose_answer_is_lost_with_the_core_is_found_again_at_its_gate_and_
             let stent = open(&home, &Starts::default()).await;
             let job = || Dispatch::new(Job { number: 0 });
             let gated: [&dyn Fn() -> stent::Gated<Job>; 3] =
-                [&|| job().debounce("k", millis(1)), &|| job().throttle("k", 1, hours(1)), &|| job().dedupe("k", hours(1))];
+                [&|| job().debounce("k", millis(1)), &|| job().throttle("k", 1, hours(1)), &|| job().dedupe("k", millis(1))];
             for (count, gated) in gated.into_iter().enumerate() {
                 failpoints::set("gate.written", Action::Panic, 1);
                 let admitted = stent.admit(gated()).await.unwrap();

@@ -108,7 +108,7 @@ impl Door {
             match inquiry {
                 // What it has no handler for is said by the run, when it has had the chance to have one.
                 Inquiry::Check { .. } => return Ok(Asked::Answered(Ok(Told::Fits))),
-                Inquiry::Query { .. } if summary.id.run_no > 1 => return Ok(Asked::NotBegun),
+                Inquiry::Query { .. } if summary.id.run_no > 1 && summary.status == Status::Active => return Ok(Asked::NotBegun),
                 Inquiry::Query { .. } => {}
             }
         }
@@ -119,7 +119,8 @@ impl Door {
             );
         }
         // The mark goes with its first turn. Until then nobody knows whether it fells whoever replays it, and a question leaves no mark.
-        if stored.heartbeats.iter().any(|(position, ..)| *position == MARK) {
+        let is_opened = summary.status == Status::Active && summary.blocked_build.is_none();
+        if is_opened && stored.heartbeats.iter().any(|(position, ..)| *position == MARK) {
             let why = "its node may have died of opening it; it is asked again when it has taken a turn, or is quarantined";
             return Err(QueryError::Blocked(format!("{} is a suspect, and not opened to be asked: {why}", summary.id)).into());
         }

@@ -52,7 +52,9 @@ fn missing(state: &State, what: &Ordered, activity: Option<Named>, now: Timestam
             let runs = |position: &Position| state.call(*position).is_some_and(OpenCall::is_begun);
             let what = || match position {
                 Some(position) if runs(position) => {
-                    format!("nothing of call #{position} is to be tried again: its attempt runs, or is in its queue")
+                    format!(
+                        "the time of call #{position} has come: its attempt runs, or does as soon as the execution and its queue let it"
+                    )
                 }
                 Some(position) => format!("no call #{position} waits for its next attempt or is parked"),
                 None => "no call waits for its next attempt or is parked".to_owned(),
@@ -139,8 +141,15 @@ impl Door {
         activity: Option<Named>,
     ) -> Result<(), Error> {
         let body = MessageBody::Order(Box::new(order.clone()));
+        let mut first = None;
         loop {
             let row = self.current(&to).await?;
+            // A run that follows the one that was looked at has another call at the same place.
+            let meant = *first.get_or_insert(row.id.run_no);
+            if order.what.position().is_some() && meant != row.id.run_no {
+                let row = self.row(&to, Some(meant)).await?.unwrap_or(row);
+                return self.ended_by(row, &message).await;
+            }
             if row.status.is_end() && row.status != Status::Continued {
                 return self.ended_by(row, &message).await;
             }
@@ -153,11 +162,10 @@ impl Door {
             {
                 return Err(SendError::NotThere { id: to, what }.into());
             }
-            // A run that follows this one has another call at the same place.
             let run_no = order.what.position().map_or(CURRENT_RUN, |_| row.id.run_no);
             let addressee = RunId { id: to.clone(), run_no };
             match self.post(addressee, message.clone(), body.clone()).await {
-                // By this, perhaps; or it has been followed, and it is looked anew.
+                // By this, perhaps; or it has been followed.
                 Err(Error::Send(SendError::AlreadyEnded { .. })) => self.breathe().await,
                 sent => return sent.map(drop),
             }

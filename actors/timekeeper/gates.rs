@@ -1,7 +1,7 @@
 //! Gates: dispatches that come to one are decided about by whatever node they come to, and what is due at one by whatever node is up.
 //!
 //! Dispatches of one gate that come to a node at the same time are decided about together, in their order, and written as one row; so a key
-//! that everybody dispatches by costs a commit for all who wait, and only other nodes are ever in the way.
+//! that everybody dispatches by costs a commit for all who wait, and mostly only other nodes are in the way.
 
 use std::{collections::HashSet, rc::Rc, time::Duration};
 
@@ -12,7 +12,7 @@ use super::{Books, Timekeeper};
 use crate::{
     actors::{asked, persistence::Read},
     error::{DispatchError, Error},
-    gate::{Begun, Decided, Known, Passed, Request, Row, Rule, Wanted, decide, id_of},
+    gate::{Begun, Decided, Known, Passed, Request, Row, Rule, Wanted, decide, id_of, part},
     kernel::{
         codec::Record,
         event::{RunRetry, Started},
@@ -21,7 +21,7 @@ use crate::{
         run::Writer,
         time::Timestamp,
     },
-    store::{NewRun, Outcome, Reader, ScheduleChange, StoreError, Summary},
+    store::{NewRun, Outcome, Reader, ScheduleChange, ScheduleRow, StoreError, Summary},
 };
 
 /// So many dispatches are decided about together…
@@ -67,7 +67,6 @@ impl Timekeeper {
         };
         ctx.spawn(admitted.into_actor(self).map(|(gate, changed), this, ctx| {
             if changed {
-                // It may be due earlier than was known.
                 this.look(ctx);
             }
             let next = this.lines.get_mut(&gate).map(take_some).unwrap_or_default();
@@ -94,13 +93,13 @@ fn take_some(line: &mut Vec<Asking>) -> Vec<Asking> {
 /// What was read of a gate.
 struct Found {
     revision: u64,
-    row: Option<Result<Row, String>>,
+    row: Option<ScheduleRow>,
     /// Those of the executions that were asked for by id that exist.
     begun: Vec<Summary>,
 }
 
 impl Books {
-    /// Answers everyone who asks; tells whether anything was written.
+    /// Answers everyone who asks; tells whether something may be due earlier than was known.
     async fn admit(&self, gate: &str, asking: Vec<Asking>) -> bool {
         let keys = match self.keys(asking.len()).await {
             Ok(keys) => keys,
@@ -111,11 +110,13 @@ impl Books {
                 (Request { rule, wanted, request, run }, told)
             })
             .unzip();
+        // A dedupe is never due.
+        let may_wait = requests.iter().any(|request| !matches!(request.rule, Rule::Dedupe { .. }));
         match self.pass(gate, &requests).await {
             Ok((answers, changed)) => {
                 // Whoever does not wait any more has what was decided all the same.
                 std::iter::zip(told, answers).for_each(|(told, answer)| _ = told.send(answer.map_err(Error::from)));
-                changed
+                changed && may_wait
             }
             Err(error) => {
                 told.into_iter().for_each(|told| tell(told, &error));
@@ -134,7 +135,8 @@ impl Books {
         let mut in_use = HashSet::new();
         for tried in 0..TRIES {
             let found = self.find_gate(gate, requests).await?;
-            let row = found.row.transpose().map_err(DispatchError::Unavailable)?;
+            // Not where it was read: that thread has the commits of the whole node to see to.
+            let row = found.row.map(|stored| Row::decode(&stored.body)).transpose().map_err(DispatchError::Unavailable)?;
             let now = self.door.time.now();
             let begin = |run: Summary| (run.id.id, Begun { run: run.run, input: run.input_digest, status: run.status.as_str() });
             let begun = found.begun.into_iter().map(begin).collect();
@@ -171,17 +173,17 @@ impl Books {
     /// Reads a gate and, behind it, the executions that requests would have at a throttle.
     async fn find_gate(&self, gate: &str, requests: &[Request]) -> Result<Found, Error> {
         let throttled = requests.iter().filter(|request| matches!(request.rule, Rule::Throttle { .. }));
-        let ids: Vec<String> = throttled.map(|request| id_of(gate, &request.request)).collect();
+        let ids: Vec<String> = throttled.map(|request| id_of(gate, part(&request.request))).collect();
         let gate = gate.to_owned();
         let read = Read::new(move |reader: Rc<dyn Reader>| async move {
             let stored = reader.schedule(&gate).await?;
             let revision = stored.as_ref().map_or(0, |stored| stored.revision);
-            let row = stored.map(|stored| Row::decode(&stored.body));
             let mut begun = Vec::new();
             for id in ids {
-                begun.extend(reader.find(&id, None).await?);
+                // Its first run: what it has continued as goes by the same answer.
+                begun.extend(reader.find(&id, Some(1)).await?);
             }
-            Ok(Found { revision, row, begun })
+            Ok(Found { revision, row: stored, begun })
         });
         Ok(self.persistence.send(read).await??)
     }

@@ -15,7 +15,7 @@ use crate::{
     kernel::{
         event::{Child, ChildOptions, Command, OnClose, Outcome},
         failure::{Failure, KIND_ID_IN_USE, KIND_INVALID, Origin},
-        id::RunId,
+        id::{OUR_IDS, RunId},
         payload::{CodecError, Payload},
         tape::{Answer, Fault, Misuse, Tape, What},
         time::LONGEST_WAIT,
@@ -70,9 +70,15 @@ impl<W: Workflow> ChildRun<W> {
     /// of that if it is too long), which nobody else should use.
     pub fn id(mut self, id: impl Into<String>) -> Self {
         let id: String = id.into();
-        let fits = is_name(&id);
+        let (fits, is_ours) = (is_name(&id), id.starts_with(OUR_IDS) && !id.starts_with(&self.wait.tape.id().id));
         self.id = id.into();
-        if fits { self } else { self.refuse("the id of a child has 1 to 255 bytes and no NUL") }
+        match (fits, is_ours) {
+            (false, _) => self.refuse("the id of a child has 1 to 255 bytes and no NUL"),
+            (true, true) => {
+                self.refuse("ids that begin with \"stent:\" are Stent's own, unless the parent's id is their beginning")
+            }
+            (true, false) => self,
+        }
     }
 
     /// Returns its id.

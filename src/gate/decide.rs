@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::row::{Burst, Debounce, Dedupe, Recent, Row, Rule, State, Throttle, Waiting, Wanted, id_of};
+use super::row::{Burst, Debounce, Dedupe, Recent, Row, Rule, State, Throttle, Waiting, Wanted, id_of, part};
 use crate::{
     error::DispatchError,
     kernel::{
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// So many requests of a debounce are known again.
+/// So many requests of a debounce, or that a dedupe let begin, are known again.
 pub(crate) const MOST_RECENT: usize = 128;
 
 /// So many dispatches wait at one throttle…
@@ -139,7 +139,7 @@ impl Work<'_> {
                     && let Some(Waiting { run, request, wanted }) = throttle.waiting.pop_front()
                 {
                     throttle.begun.push_back(self.now);
-                    self.start(run, id_of(self.name, request), wanted);
+                    self.start(run, id_of(self.name, part(&request)), wanted);
                 }
                 let old = throttle.begun.iter().take_while(|begun| begun.after(throttle.per) <= self.now).count();
                 throttle.begun.drain(..old);
@@ -167,10 +167,12 @@ impl Work<'_> {
                 if let Some(known) = self.known_again(throttle, request) {
                     return known;
                 }
-                self.line_up(throttle, request)?;
-                (throttle.most, throttle.per) = (most, per);
-                self.due(state);
-                Ok(self.in_line(state, request))
+                // Before it is known whether there is room: the rule may be what there is none for.
+                if (throttle.most, throttle.per) != (most, per) {
+                    (throttle.most, throttle.per) = (most, per);
+                    self.due(state);
+                }
+                self.line_up(state, request)
             }
             (&Rule::Dedupe { window }, State::Dedupe(dedupe)) => Ok(self.stand_in(dedupe, request, window)),
             _ => Err(DispatchError::Unavailable(format!("the row {:?} is that of another gate; it is damaged", self.name))),
@@ -181,8 +183,7 @@ impl Work<'_> {
 
     /// Takes a dispatch into the burst that is open, or opens one.
     fn fold(&self, debounce: &mut Debounce, asked: &Request, quiet: Duration, at_most: Option<Duration>) -> Passed {
-        let request = mark(&asked.request);
-        if let Some(recent) = debounce.recent.iter().find(|recent| recent.request == request) {
+        if let Some(recent) = known_among(&debounce.recent, asked) {
             let (run, id) = (recent.run, id_of(self.name, recent.number));
             let open = debounce.burst.as_ref().filter(|burst| burst.run == run);
             return Passed { run, id, how: open.map_or(How::Attached, |burst| How::Folded(burst.due)) };
@@ -193,9 +194,7 @@ impl Work<'_> {
         let latest = at_most.map_or(Timestamp(i64::MAX), |most| since.after(most));
         let due = self.now.after(quiet).min(latest);
         debounce.burst = Some(Box::new(Burst { run, since, due, wanted: asked.wanted.clone() }));
-        debounce.recent.push_back(Recent { request, number: debounce.number, run });
-        let old = debounce.recent.len().saturating_sub(MOST_RECENT);
-        debounce.recent.drain(..old);
+        remember(&mut debounce.recent, asked, debounce.number, run);
         let how = match first {
             _ if due <= self.now => How::Begun,
             true => How::Waits(due),
@@ -208,7 +207,7 @@ impl Work<'_> {
 
     /// A request that was taken before: it has begun, or it waits.
     fn known_again(&self, throttle: &Throttle, asked: &Request) -> Option<Result<Passed, DispatchError>> {
-        let id = id_of(self.name, &asked.request);
+        let id = id_of(self.name, part(&asked.request));
         let digest = asked.wanted.input.digest();
         let began =
             self.starts.iter().find(|start| start.id == id).map(|start| (start.run, start.wanted.input.digest(), "active"));
@@ -225,7 +224,16 @@ impl Work<'_> {
         Some(Ok(Passed { run, id, how }))
     }
 
-    fn line_up(&self, throttle: &mut Throttle, asked: &Request) -> Result<(), DispatchError> {
+    /// Puts a request in line; its turn may have come.
+    fn line_up(&mut self, state: &mut State, asked: &Request) -> Result<Passed, DispatchError> {
+        if let State::Throttle(throttle) = state {
+            self.wait(throttle, asked)?;
+        }
+        self.due(state);
+        Ok(self.in_line(state, asked))
+    }
+
+    fn wait(&self, throttle: &mut Throttle, asked: &Request) -> Result<(), DispatchError> {
         let bytes = throttle.bytes();
         if throttle.waiting.len() >= MOST_WAITING || (bytes > 0 && bytes + asked.wanted.input.bytes.len() > MOST_BYTES) {
             let (waiting, retry_after) = (throttle.waiting.len(), throttle.next(self.now).since(self.now));
@@ -244,12 +252,15 @@ impl Work<'_> {
             }
             _ => None,
         };
-        Passed { run: asked.run, id: id_of(self.name, &asked.request), how: waits.map_or(How::Begun, How::Waits) }
+        Passed { run: asked.run, id: id_of(self.name, part(&asked.request)), how: waits.map_or(How::Begun, How::Waits) }
     }
 
     // ---- dedupe ------------------------------------------------------------------------------------------------
 
     fn stand_in(&mut self, dedupe: &mut Dedupe, asked: &Request, window: Duration) -> Passed {
+        if let Some(recent) = known_among(&dedupe.recent, asked) {
+            return Passed { run: recent.run, id: id_of(self.name, recent.number), how: How::Attached };
+        }
         if let Some((run, until)) = dedupe.last
             && until > self.now
         {
@@ -257,6 +268,7 @@ impl Work<'_> {
         }
         dedupe.number += 1;
         dedupe.last = Some((asked.run, self.now.after(window)));
+        remember(&mut dedupe.recent, asked, dedupe.number, asked.run);
         let id = id_of(self.name, dedupe.number);
         self.start(asked.run, id.clone(), asked.wanted.clone());
         Passed { run: asked.run, id, how: How::Begun }
@@ -273,6 +285,18 @@ impl State {
             Rule::Dedupe { .. } => State::Dedupe(Dedupe::default()),
         }
     }
+}
+
+/// Finds what became of a request that has come before.
+fn known_among<'r>(recent: &'r VecDeque<Recent>, asked: &Request) -> Option<&'r Recent> {
+    let request = mark(&asked.request);
+    recent.iter().find(|recent| recent.request == request)
+}
+
+fn remember(recent: &mut VecDeque<Recent>, asked: &Request, number: u64, run: RunKey) {
+    recent.push_back(Recent { request: mark(&asked.request), number, run });
+    let old = recent.len().saturating_sub(MOST_RECENT);
+    recent.drain(..old);
 }
 
 /// What is kept of a request's id.

@@ -6,7 +6,7 @@ mod decide;
 mod row;
 
 pub(crate) use decide::{Begun, Decided, How, Known, Passed, Request, decide};
-pub(crate) use row::{BEHIND_GATES, LONGEST_REQUEST, OUR_IDS, Row, Rule, Wanted, gate_name, id_of, is_gate, longest_id, our_id};
+pub(crate) use row::{BEHIND_GATES, LONGEST_REQUEST, Row, Rule, Wanted, gate_name, id_of, is_gate, longest_id, our_id, part};
 
 #[cfg(test)]
 mod tests;

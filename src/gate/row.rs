@@ -11,7 +11,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::DispatchError,
-    kernel::{id::RunKey, payload::Payload, retry::Retry, time::Timestamp},
+    kernel::{
+        id::{OUR_IDS, RunKey},
+        payload::Payload,
+        retry::Retry,
+        time::Timestamp,
+    },
 };
 
 /// With this begin the names of rows that are gates; no schedule's name has it.
@@ -19,9 +24,6 @@ const GATE: char = '#';
 
 /// In the order of names, all gates stand before this.
 pub(crate) const BEHIND_GATES: &str = "#\u{10ffff}";
-
-/// With this begin the ids of executions that gates begin; nobody else's does.
-pub(crate) const OUR_IDS: &str = "stent:";
 
 /// The longest id of a request.
 pub(crate) const LONGEST_REQUEST: usize = 100;
@@ -93,7 +95,7 @@ pub(crate) struct Burst {
     pub(crate) wanted: Wanted,
 }
 
-/// A request that went into a burst.
+/// A request that went into a burst, or began an execution.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(crate) struct Recent {
     pub(crate) request: Bytes,
@@ -124,6 +126,8 @@ pub(crate) struct Dedupe {
     pub(crate) number: u64,
     /// …and the newest, with the time up to which it stands for others.
     pub(crate) last: Option<(RunKey, Timestamp)>,
+    /// Requests that began one, which are known again, the newest last: who hears no answer asks once more, and the window may be over.
+    pub(crate) recent: VecDeque<Recent>,
 }
 
 impl Row {
@@ -220,7 +224,7 @@ pub(crate) fn id_of(gate: &str, which: impl fmt::Display) -> String {
 /// Returns the longest id that such a request may lead to.
 pub(crate) fn longest_id(gate: &str, rule: &Rule, request: &str) -> String {
     match rule {
-        Rule::Throttle { .. } => id_of(gate, request),
+        Rule::Throttle { .. } => id_of(gate, part(request)),
         Rule::Debounce { .. } | Rule::Dedupe { .. } => id_of(gate, u64::MAX),
     }
 }
@@ -231,6 +235,6 @@ pub(crate) fn is_gate(name: &str) -> bool {
 }
 
 /// A part of a name, without what separates parts.
-fn part(text: &str) -> String {
+pub(crate) fn part(text: &str) -> String {
     text.replace('%', "%25").replace('/', "%2F")
 }

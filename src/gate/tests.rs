@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     decide::{Begun, Decided, How, Known, MOST_BYTES, MOST_RECENT, MOST_STARTS, MOST_WAITING, Passed, Request, Start, decide},
-    row::{Row, Rule, State, Wanted, gate_name, id_of, is_gate},
+    row::{Row, Rule, State, Wanted, gate_name, id_of, is_gate, longest_id},
 };
 use crate::{
     error::DispatchError,
@@ -271,6 +271,31 @@ fn one_stands_for_all_that_come_within_its_window() {
 }
 
 #[test]
+fn a_request_that_began_one_is_known_again_also_behind_its_window() {
+    let mut gate = Gate::new("dedupe");
+    let rule = Rule::Dedupe { window: ms(1) };
+    let first = gate.ask(0, rule, "1", "a").unwrap();
+    let second = gate.ask(50, rule, "2", "b").unwrap();
+    for (request, of) in [("1", first), ("2", second)] {
+        assert_eq!(gate.ask(100, rule, request, "a").unwrap(), Passed { how: How::Attached, ..of });
+    }
+    assert_eq!(gate.begun.len(), 2);
+}
+
+#[test]
+fn a_line_that_is_full_by_a_mistaken_rule_goes_on_by_the_next_dispatch_with_a_better_one() {
+    let mut gate = Gate::new("throttle");
+    let day = 24 * 60 * 60 * 1_000;
+    for n in 0..=MOST_WAITING {
+        gate.ask(0, throttle(1, day), &n.to_string(), "x").unwrap();
+    }
+    assert!(matches!(gate.ask(1, throttle(1, day), "more", "x"), Err(DispatchError::GateFull { .. })));
+    assert!(gate.ask(2, throttle(100, 1_000), "more", "x").is_ok());
+    gate.run_until(20_000);
+    assert_eq!(gate.begun.len(), MOST_WAITING + 2);
+}
+
+#[test]
 fn an_id_that_somebody_has_keeps_nobody_waiting() {
     let mut gate = Gate::new("debounce");
     let asked = gate.ask(0, debounce(10, None), "1", "a").unwrap();
@@ -285,7 +310,8 @@ fn names_of_gates_tell_workflow_and_key_apart() {
         [("a/b", "c"), ("a", "b/c"), ("a%2Fb", "c"), ("a", "b%2Fc")].map(|(workflow, key)| gate_name("debounce", workflow, key));
     assert_eq!(names.iter().collect::<HashSet<_>>().len(), 4, "{names:?}");
     assert!(names.iter().all(|name| is_gate(name) && name.as_str() < super::BEHIND_GATES));
-    assert_eq!(id_of(&gate_name("throttle", "w", "k"), "r/1"), "stent:throttle/w/k/r/1");
+    let line = gate_name("throttle", "w", "k");
+    assert_eq!(longest_id(&line, &throttle(1, 1), "r/1/2"), "stent:throttle/w/k/r%2F1%2F2", "no default id of a child");
 }
 
 // ---- at random -------------------------------------------------------------------------------------------------

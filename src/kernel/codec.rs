@@ -197,6 +197,14 @@ mod tests {
     }
 
     #[test]
+    fn a_digest_is_read_from_a_list_of_numbers_too() {
+        let list = rmp_serde::to_vec(&[7_u8; 32]).unwrap();
+        assert_eq!(rmp_serde::from_slice::<Digest>(&list).unwrap(), Digest([7; 32]));
+        assert!(rmp_serde::from_slice::<Digest>(&list[..20]).is_err());
+        assert!(rmp_serde::from_slice::<Digest>(&rmp_serde::to_vec(&[7_u8; 31]).unwrap()).is_err());
+    }
+
+    #[test]
     fn a_row_moved_to_another_run_or_place_is_noticed() {
         let record = encode(&run(), &commit()).unwrap();
         assert!(decode(&RunId { id: "order-8".into(), run_no: 1 }, 0, &record).is_err());

@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 #[serde(transparent)]
 pub struct RunKey(pub i64);
 
+/// With this begin the ids of executions that gates begin, and of their children; nobody else's does.
+pub(crate) const OUR_IDS: &str = "stent:";
+
 /// What the outside calls a run: the execution's id and the number of the run within it (from 1).
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct RunId {
@@ -94,7 +97,7 @@ mod digest_bytes {
 
     use serde::{
         Deserializer, Serializer,
-        de::{Error, Visitor},
+        de::{Error, SeqAccess, Visitor},
     };
 
     pub(super) fn serialize<S: Serializer>(digest: &[u8; 32], to: S) -> Result<S::Ok, S::Error> {
@@ -108,7 +111,7 @@ mod digest_bytes {
     /// Takes the bytes where they are: each commit that is read has a digest.
     struct Whole;
 
-    impl Visitor<'_> for Whole {
+    impl<'de> Visitor<'de> for Whole {
         type Value = [u8; 32];
 
         fn expecting(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -117,6 +120,15 @@ mod digest_bytes {
 
         fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<[u8; 32], E> {
             bytes.try_into().map_err(|_| E::invalid_length(bytes.len(), &self))
+        }
+
+        /// Formats without byte strings have lists of numbers.
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<[u8; 32], A::Error> {
+            let mut bytes = Vec::with_capacity(32);
+            while let Some(byte) = list.next_element()? {
+                bytes.push(byte);
+            }
+            self.visit_bytes(&bytes)
         }
     }
 }

@@ -9,6 +9,7 @@ use super::{Spec, Times};
 use crate::{
     error::ScheduleError,
     kernel::{
+        id::OUR_IDS,
         limits::Limits,
         payload::{CodecError, Payload},
         time::{LONGEST_WAIT, Timestamp},
@@ -248,8 +249,10 @@ impl Schedule {
 
 /// Refuses what is no name of a schedule.
 pub(crate) fn check_name(name: &str) -> Result<(), ScheduleError> {
-    if name.is_empty() || name.len() > LONGEST_NAME || name.contains(['\0', '#']) {
-        let why = format!("{name:?} is no name of a schedule: it has 1 to {LONGEST_NAME} bytes, without NUL and `#`");
+    if name.is_empty() || name.len() > LONGEST_NAME || name.contains(['\0', '#']) || name.starts_with(OUR_IDS) {
+        let why = format!(
+            "{name:?} is no name of a schedule: it has 1 to {LONGEST_NAME} bytes, without NUL and `#`, and does not begin with {OUR_IDS:?}"
+        );
         return Err(ScheduleError::Invalid(why));
     }
     Ok(())

@@ -74,11 +74,12 @@ impl Draft {
         const FAILED: [Status; 4] = [Status::Failed, Status::Cancelled, Status::TimedOut, Status::Terminated];
         let (mut row, started) = self.asked.begin(now, self.limits);
         if let Some(current) = current {
-            let differs = current.input_digest != row.input_digest || current.workflow != row.workflow;
+            let is_another = current.workflow != row.workflow;
+            let differs = is_another || current.input_digest != row.input_digest;
             match self.asked.if_in_use {
                 IfInUse::AllowAfterFailure if FAILED.contains(&current.status) => row.id.run_no = current.run_no + 1,
                 IfInUse::AllowAfterEnd if current.status.is_end() => row.id.run_no = current.run_no + 1,
-                policy if policy == IfInUse::AllowAfterEnd || (policy != IfInUse::Reject && !differs) => {
+                policy if (policy == IfInUse::AllowAfterEnd && !is_another) || (policy != IfInUse::Reject && !differs) => {
                     let id = RunId { id: row.id.id, run_no: current.run_no };
                     return Ok(Decided::Attach(Enqueued { id, is_new: false }));
                 }

@@ -75,11 +75,17 @@ impl Soak {
         let beside = Place::make(&self.target.elsewhere()).await?;
         let fresh = start(&beside, self.polled).await?;
         let (mut grown_rates, mut fresh_rates, mut times) = (Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..self.windows {
-            fresh_rates.push(self.pace(&fresh).await?.0);
+        for pair in 0..self.windows {
+            // Which goes first changes, so that a drift of the machine does not count for one of them.
+            if pair % 2 == 0 {
+                fresh_rates.push(self.pace(&fresh).await?.0);
+            }
             let (rate, window) = self.pace(&stent).await?;
             grown_rates.push(rate);
             times.extend(window);
+            if pair % 2 == 1 {
+                fresh_rates.push(self.pace(&fresh).await?.0);
+            }
         }
         stop(&fresh).await?;
         beside.clear().await?;

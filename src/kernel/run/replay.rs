@@ -35,7 +35,7 @@ impl Newest {
 
 impl Run {
     /// Rebuilds a run from its log and compares each command that the code asks for with the one that is recorded. A commit is
-    /// decoded when its turn has come and dropped behind it: a long log is never in memory decoded as a whole.
+    /// taken when its turn has come and dropped behind it: a long log need never be in memory decoded as a whole.
     pub(crate) fn replay<E: From<Blocked>>(
         id: &RunId,
         log: impl IntoIterator<Item = Result<(Commit, Digest), E>>,
