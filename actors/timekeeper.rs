@@ -57,6 +57,9 @@ const MOST: u32 = 256;
 /// …and so many fired at once: then their commits are one.
 const AT_ONCE: usize = 64;
 
+/// So often a store that is busy is asked for keys again; with growing pauses, ten seconds in all.
+const MOST_WAITS: u32 = 20;
+
 /// So many keys of runs are reserved at once.
 const KEYS: usize = 64;
 
@@ -301,12 +304,23 @@ impl Books {
         // Somebody else may take of the new ones before this goes on.
         while self.keys.borrow().len() < count {
             let wanted = u32::try_from(count.max(KEYS)).unwrap_or(u32::MAX);
-            let first = self.persistence.send(ReserveKeys(wanted)).await??;
+            let first = self.reserve(wanted).await?;
             self.keys.borrow_mut().extend((first.0..first.0 + i64::from(wanted)).map(RunKey));
         }
         let mut keys = self.keys.borrow_mut();
         let rest = keys.len() - count;
         Ok(keys.split_off(rest))
+    }
+
+    /// Reserves keys. Where nodes are in each other's way, a store gives up after a moment; callers have more patience.
+    async fn reserve(&self, count: u32) -> Result<RunKey, Error> {
+        let mut waits = 0;
+        loop {
+            match self.persistence.send(ReserveKeys(count)).await? {
+                Err(StoreError::Busy { .. }) if waits < MOST_WAITS => self.door.let_others_finish(&mut waits).await,
+                reserved => return Ok(reserved?),
+            }
+        }
     }
 
     /// Returns the item of a decision.

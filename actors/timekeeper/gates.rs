@@ -134,7 +134,13 @@ impl Books {
     ) -> Result<(Vec<Result<Passed, DispatchError>>, bool), Error> {
         let mut in_use = HashSet::new();
         for tried in 0..TRIES {
-            let found = self.find_gate(gate, requests).await?;
+            let found = match self.find_gate(gate, requests).await {
+                Err(Error::Store(StoreError::Busy { .. })) => {
+                    tokio::time::sleep(Duration::from_millis(tried.into())).await;
+                    continue;
+                }
+                found => found?,
+            };
             // Not where it was read: that thread has the commits of the whole node to see to.
             let row = found.row.map(|stored| Row::decode(&stored.body)).transpose().map_err(DispatchError::Unavailable)?;
             let now = self.door.time.now();
