@@ -305,6 +305,9 @@ fn a_run_of_one_node_is_asked_at_another_which_takes_nothing_from_it() {
 
 #[test]
 fn a_run_that_may_be_what_kills_nodes_is_asked_where_it_lives_and_opened_for_no_question() {
+    if counts_memory("a run that nobody has lives nowhere") {
+        return;
+    }
     alone(async {
         let mut store = MemoryStore::new();
         let home = Home::Memory(store.clone());
