@@ -13,7 +13,8 @@ pub(crate) async fn drive(stent: &Stent, program: &Grown, acked: impl Fn(&str)) 
     let name = &program.name;
     let handle = stent.dispatch(Dispatch::new(Program::of(program)).id(name)).await.expect("a dispatch is taken");
     acked(name);
-    let ((), made, ()) = futures_util::join!(signals(stent, program), updates(stent, program), cancels(stent, program));
+    let all = futures_util::future::join3(signals(stent, program), updates(stent, program), cancels(stent, program));
+    let ((), made, ()) = all.await;
     match tokio::time::timeout(secs(60), handle.result()).await {
         Ok(Ok(_) | Err(RunError::Failed(_) | RunError::Cancelled { .. })) => {}
         Ok(Err(other)) => panic!("{name}: {other}"),
