@@ -244,11 +244,6 @@ impl Door {
         if self.config.backlog > 0 && self.backlog.is_full() && self.is_for_us(asked) {
             return Err(self.backlog.busy());
         }
-        self.unanswered()
-    }
-
-    /// Counts a call that waits for its answer, or refuses it.
-    fn unanswered(&self) -> Result<Credit<'_>, DispatchError> {
         let most = self.config.in_flight;
         let credit = self.unanswered.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |now| (now < most).then_some(now + 1));
         credit.map(|_| Credit(&self.unanswered)).map_err(|_| backlog::unanswered(most))
@@ -367,7 +362,7 @@ impl Door {
     // ---- messages ----------------------------------------------------------------------------------------------
 
     pub(crate) async fn send(&self, to: String, message: String, body: MessageBody) -> Result<(), Error> {
-        self.post(RunId { id: to, run_no: CURRENT_RUN }, message, body).await.map(drop)
+        self.post(RunId::current(to), message, body).await.map(drop)
     }
 
     /// The same, also to one run; returns the run into whose inbox it went, if it did so just now.

@@ -13,7 +13,7 @@ use stent::{
     Error, SendError,
     kernel::{
         codec::Record,
-        event::{CURRENT_RUN, MessageBody},
+        event::MessageBody,
         id::{BuildId, Digest, Incarnation, RunId, RunKey},
         time::Timestamp,
     },
@@ -53,7 +53,7 @@ fn item(of: Move, run: RunKey) -> Item {
     let then = match of {
         Move::Send(number) => {
             return Item::Send(Message {
-                to: RunId { id: "x".into(), run_no: CURRENT_RUN },
+                to: RunId::current("x"),
                 message: format!("m{number}"),
                 body: MessageBody::Cancel { reason: "m".into() },
                 sent_at: NOW,

@@ -15,7 +15,7 @@ use crate::{
     error::{Error, QueryError, SendError},
     kernel::{
         codec,
-        event::{CURRENT_RUN, Command, Event, Fact, Ignored, MessageBody, Outcome as RunEnd},
+        event::{Command, Event, Fact, Ignored, MessageBody, Outcome as RunEnd},
         id::{CommitNo, RunId, RunKey},
         payload::Payload,
         tape::{Inquiry, Told},
@@ -126,8 +126,7 @@ impl Door {
             Err(error) => return Err(error),
         }
         let mut answering = self.waiters.await_answer(followed.run, message);
-        let current = RunId { id: to.to_owned(), run_no: CURRENT_RUN };
-        match self.post(current, message.to_owned(), body.clone()).await {
+        match self.post(RunId::current(to), message.to_owned(), body.clone()).await {
             Ok(Some(run)) if run != followed.run => {
                 // Another run of the id has begun since.
                 followed = Followed::whole(self.summary(run).await?);

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     error::ScheduleError,
     kernel::{
-        event::{CURRENT_RUN, MessageBody, OUR_MESSAGES, Tell},
+        event::{MessageBody, OUR_MESSAGES, Tell},
         id::{RunId, RunKey},
         instance::panic_text,
         random::mix,
@@ -197,7 +197,7 @@ impl Decided {
         let run = self.cancel.as_ref()?;
         let message = format!("{OUR_MESSAGES}schedule:{run}");
         let reason = format!("schedule {name:?} is due again");
-        let to = RunId { id: run.id.clone(), run_no: CURRENT_RUN };
+        let to = RunId::current(&run.id);
         Some(Tell { to, message, body: MessageBody::Cancel { reason } })
     }
 

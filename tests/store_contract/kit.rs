@@ -6,7 +6,7 @@ use bytes::Bytes;
 use stent::{
     kernel::{
         codec::Record,
-        event::{CURRENT_RUN, MessageBody},
+        event::MessageBody,
         id::{BuildId, CommitNo, Digest, Incarnation, RunId, RunKey},
         payload::Payload,
         time::Timestamp,
@@ -299,7 +299,7 @@ pub(crate) fn enqueue(new: NewRun) -> Item {
 
 /// Names the current run of an id.
 pub(crate) fn current(id: &str) -> RunId {
-    RunId { id: id.to_owned(), run_no: CURRENT_RUN }
+    RunId::current(id)
 }
 
 pub(crate) fn send(to: &str, message: &str) -> Item {

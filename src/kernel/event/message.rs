@@ -112,6 +112,13 @@ pub struct Tell {
 /// The number of whichever run of an id is the current one, for whom a message is for: who was told to begin may have continued since.
 pub const CURRENT_RUN: u32 = 0;
 
+impl RunId {
+    /// Returns the address of whichever run of this id is the current one.
+    pub fn current(id: impl Into<String>) -> RunId {
+        RunId { id: id.into(), run_no: CURRENT_RUN }
+    }
+}
+
 impl Tell {
     /// Tells whether it is for this run, which is the current one of its id.
     #[must_use]

@@ -2,7 +2,7 @@
 
 use super::{Run, turning::Turning};
 use crate::kernel::{
-    event::{CURRENT_RUN, Command, MessageBody, OUR_MESSAGES, OnClose, Outcome, Parent, Tell, child_message},
+    event::{Command, MessageBody, OUR_MESSAGES, OnClose, Outcome, Parent, Tell, child_message},
     id::{Position, RunId},
     state::{OpenChild, State},
 };
@@ -18,7 +18,7 @@ impl Tell {
     /// To a child: it is asked to stop, if that is what it was begun with.
     pub(super) fn stop(from: &RunId, position: Position, child: &OpenChild) -> Option<Tell> {
         // It may have continued: whichever run is the current one, if it is this parent's.
-        let to = RunId { id: child.id.clone(), run_no: CURRENT_RUN };
+        let to = RunId::current(&child.id);
         let message = format!("{OUR_MESSAGES}stop:{from}/{position}");
         let body = MessageBody::Stop { parent: Parent { run: from.clone(), position } };
         (child.on_close == OnClose::Cancel).then_some(Tell { to, message, body })
