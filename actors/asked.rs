@@ -82,7 +82,7 @@ impl Asked {
             deferred: false,
             limits: (limits != Limits::default()).then(|| Box::new(limits)),
             parent: None,
-            retry: self.retry.clone().map(|policy| Box::new(RunRetry { policy, failed: 0, since: now, at: None })),
+            retry: self.retry.clone().map(|policy| Box::new(RunRetry::new(policy, now))),
             copied_from: None,
         };
         let row = NewRun {

@@ -28,7 +28,7 @@ use crate::{
     error::{Error, ScheduleError},
     gate::is_gate,
     kernel::{
-        event::Started,
+        event::{RunRetry, Started},
         id::{Incarnation, RunId, RunKey},
         limits::Limits,
         run::Writer,
@@ -359,7 +359,7 @@ impl Books {
                 deferred: true,
                 limits: (limits != Limits::default()).then(|| Box::new(limits)),
                 parent: None,
-                retry: None,
+                retry: plan.retry.clone().map(|policy| Box::new(RunRetry::new(policy, now))),
                 copied_from: None,
             };
             let row = NewRun {

@@ -11,6 +11,36 @@ use crate::kernel::{
 };
 
 /// A value that can be stored: argument, result, error, signal.
+///
+/// What is stored outlives the code that stored it, so a type that changes must still read what it was. Fields have names in the
+/// store: their order does not matter, unknown ones are passed over, and a new one with `#[serde(default)]` may be missing
+/// (`#[serde(alias = "…")]` reads it under its former name). What takes more than that is said once, at the type, and holds wherever such a
+/// value is read, be it in a log, an inbox or a shared result:
+///
+/// ```
+/// # use stent::prelude::*;
+/// #[derive(Serialize, Deserialize)]
+/// #[serde(from = "Stored")]
+/// struct Amount { cents: i64, currency: String }
+///
+/// /// Every shape that an amount was ever stored in, newest first.
+/// #[derive(Deserialize)]
+/// #[serde(untagged)]
+/// enum Stored { Now { cents: i64, currency: String }, Was { cents: i64 } }
+///
+/// impl From<Stored> for Amount {
+///     fn from(stored: Stored) -> Amount {
+///         match stored {
+///             Stored::Now { cents, currency } => Amount { cents, currency },
+///             Stored::Was { cents } => Amount { cents, currency: "EUR".into() },
+///         }
+///     }
+/// }
+/// ```
+///
+/// A value that the code cannot read blocks the run for this build, by name; nothing is changed, and a build that can read it goes on.
+/// Nodes of the former build cannot read the new shape: give a workflow that changes so another [`VERSION`](crate::Workflow::VERSION)
+/// while both are up, or deploy first what reads both shapes and still writes the old one.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be stored",
     note = "what goes into a log is plain data that owns what it holds: derive `serde::Serialize` and `serde::Deserialize` for it"

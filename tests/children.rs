@@ -66,6 +66,50 @@ impl Workflow for Listener {
     }
 }
 
+/// Fails until its execution has so many runs.
+#[derive(Serialize, Deserialize)]
+struct Flaky {
+    good: u32,
+}
+
+impl Workflow for Flaky {
+    const NAME: &'static str = "children.flaky";
+    type Output = u32;
+    type Error = AppError;
+
+    async fn run(self, cx: Cx<Self>) -> Result<u32, AppError> {
+        let run_no = cx.id().run_no;
+        cx.call(Leaf).await?;
+        if run_no < self.good { Err(AppError::new(format!("{run_no} is not {}", self.good))) } else { Ok(run_no) }
+    }
+}
+
+/// Has a child that is tried again.
+#[derive(Serialize, Deserialize)]
+struct Patient {
+    good: u32,
+    wait_ms: u64,
+}
+
+impl Workflow for Patient {
+    const NAME: &'static str = "children.patient";
+    type Output = String;
+    type Error = AppError;
+
+    async fn run(self, cx: Cx<Self>) -> Result<String, AppError> {
+        let again = Retry::fixed(std::time::Duration::from_millis(self.wait_ms)).jitter_percent(0).attempts(3);
+        let child = cx.child(Flaky { good: self.good }).id(format!("{}-child", cx.id().id)).retry(again);
+        Ok(match child.await {
+            Ok(runs) => format!("good in run {runs}"),
+            Err(ChildError::Failed(error)) => {
+                let origin = error.origin().map(|origin| origin.run.to_string()).unwrap_or_default();
+                format!("{error}, says {origin}")
+            }
+            Err(other) => other.to_string(),
+        })
+    }
+}
+
 /// What a parent does with its listener.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq)]
 enum How {
@@ -105,6 +149,7 @@ fn build(home: &Home, acts: &Arc<AtomicU32>) -> Builder {
         Ok(1)
     };
     let builder = home.open().workflow::<Tree>().workflow::<Listener>().workflow::<Parent>();
+    let builder = builder.workflow::<Flaky>().workflow::<Patient>();
     builder.activity(counted).passivate_after(millis(20))
 }
 
@@ -198,6 +243,37 @@ fn a_child_that_is_cancelled_from_outside_is_heard_of_as_stopped() {
             becomes(&stent, "p-listener", Status::Active).await;
             stent.cancel(Cancel::new("p-listener").reason("enough")).await.unwrap();
             assert_eq!(parent.result().await.unwrap(), "stopped");
+            stop(stent).await;
+        }
+    });
+}
+
+#[test]
+fn a_child_that_fails_is_tried_again_if_asked_for_also_by_another_life_and_its_parent_hears_the_last_end_only() {
+    system(async {
+        for home in Home::all() {
+            let acts = Arc::default();
+            let stent = build(&home, &acts).spawn().await.unwrap();
+            let run_of =
+                async |stent: &Stent, id: &str| stent.describe(id).await.unwrap().map_or(0, |told| told.summary.id.run_no);
+            stent.dispatch(Dispatch::new(Patient { good: 3, wait_ms: 700 }).id("good")).await.unwrap();
+            eventually("the child's first run has failed", limit(), async || run_of(&stent, "good-child").await == 2).await;
+            stop(stent).await;
+
+            let stent = build(&home, &acts).spawn().await.unwrap();
+            let good = stent.handle::<Patient>("good").await.unwrap().unwrap();
+            assert_eq!(good.result().await.unwrap(), "good in run 3");
+            assert_eq!(acts.load(SeqCst), 3);
+            let bad = stent.dispatch(Dispatch::new(Patient { good: 9, wait_ms: 1 }).id("bad")).await.unwrap();
+            assert_eq!(bad.result().await.unwrap(), "3 is not 9, says bad-child/3");
+            assert_eq!(acts.load(SeqCst), 6);
+
+            // A parent that is asked to stop takes along a child whose next try is an hour away.
+            let waits = stent.dispatch(Dispatch::new(Patient { good: 9, wait_ms: 3_600_000 }).id("waits")).await.unwrap();
+            eventually("the child's first run has failed", limit(), async || run_of(&stent, "waits-child").await == 2).await;
+            stent.cancel(Cancel::new("waits").reason("enough")).await.unwrap();
+            assert_eq!(waits.result().await.unwrap(), "cancelled");
+            becomes(&stent, "waits-child", Status::Cancelled).await;
             stop(stent).await;
         }
     });

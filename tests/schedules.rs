@@ -56,11 +56,29 @@ impl Workflow for Report {
     }
 }
 
+/// Fails in its first two runs, and then ends when it is told to.
+#[derive(Serialize, Deserialize, Clone)]
+struct Flaky;
+
+impl Workflow for Flaky {
+    const NAME: &'static str = "schedules.flaky";
+    type Output = ();
+    type Error = AppError;
+
+    async fn run(self, cx: Cx<Self>) -> Result<(), AppError> {
+        if cx.id().run_no < 3 {
+            return Err(AppError::new("not yet"));
+        }
+        cx.signal::<Go>().await?;
+        Ok(())
+    }
+}
+
 const AT_ONCE: Report = Report { waits: false };
 const WAITS: Report = Report { waits: true };
 
 fn build(home: &Home) -> Builder {
-    home.open().workflow::<Report>().passivate_after(millis(20))
+    home.open().workflow::<Report>().workflow::<Flaky>().passivate_after(millis(20))
 }
 
 async fn start(home: &Home) -> Stent {
@@ -315,6 +333,27 @@ fn the_policies_do_with_the_run_before_what_they_say() {
             ended(&stent, &first, Status::Active).await;
             let told = about(&stent, "yearly").await;
             assert_eq!((told.counts.started, told.counts.skipped, told.waiting), (4, 2, 0), "{told:?}");
+            stop(stent).await;
+        }
+    });
+}
+
+#[test]
+fn what_a_schedule_begins_is_tried_again_if_asked_for_and_has_not_ended_before_its_last_try() {
+    system(async {
+        for home in Home::all() {
+            let stent = start(&home).await;
+            let again = Retry::fixed(Duration::from_millis(10)).attempts(3);
+            stent.create_schedule(Schedule::new("yearly", Flaky).cron("0 0 1 1 *", "UTC").retry(again)).await.unwrap();
+            let first = id_of(trigger(&stent, Overlap::Skip).await);
+            eventually("its third run is there", limit(), async || {
+                stent.describe(&*first).await.unwrap().unwrap().summary.id.run_no == 3
+            })
+            .await;
+            assert_eq!(trigger(&stent, Overlap::Skip).await, Triggered::Skipped);
+            stent.signal(SendSignal::new(&*first, &Go)).await.unwrap();
+            stent.handle::<Flaky>(&*first).await.unwrap().unwrap().result().await.unwrap();
+            id_of(trigger(&stent, Overlap::Skip).await);
             stop(stent).await;
         }
     });

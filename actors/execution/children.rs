@@ -9,7 +9,7 @@ use crate::{
     actors::{asked, executor::AskKeys},
     kernel::{
         chain::Onward,
-        event::{Child, ChildOptions, Parent, Started},
+        event::{Child, ChildOptions, Parent, RunRetry, Started},
         id::{RunId, RunKey},
         limits::Limits,
         published::Kept,
@@ -63,8 +63,8 @@ impl Execution {
     /// Returns the row of a child and its first commit. It is written without a first turn: whoever claims it takes that.
     fn row_of(&self, child: &Child, key: i64, now: Timestamp) -> Result<NewChild, String> {
         let Child { position, workflow, version, id, input, awaited, options, .. } = child;
-        let options = options.as_deref().cloned().unwrap_or_default();
-        let deadline = options.deadline.map(|within| now.after(within));
+        let ChildOptions { priority, queue, tags, needs, deadline, retry } = options.as_deref().cloned().unwrap_or_default();
+        let deadline = deadline.map(|within| now.after(within));
         let limits = self.engine.config.limits;
         let parent = awaited.then(|| Box::new(Parent { run: (*self.id).clone(), position: *position }));
         let started = Started {
@@ -76,10 +76,9 @@ impl Execution {
             deferred: true,
             limits: (limits != Limits::default()).then(|| Box::new(limits)),
             parent,
-            retry: None,
+            retry: retry.map(|policy| Box::new(RunRetry::new(policy, now))),
             copied_from: None,
         };
-        let ChildOptions { priority, queue, tags, needs, .. } = options;
         let row = asked::first_row(id.clone(), &started, input.digest(), now);
         let row = NewRun { run: RunKey(key), priority, queue, tags, needs, ..row };
         let record = asked::without_a_turn(&row.id, started, self.engine.writer(0), now)?;

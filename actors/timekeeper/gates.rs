@@ -208,7 +208,7 @@ impl Books {
             deferred: true,
             limits: (limits != Limits::default()).then(|| Box::new(limits)),
             parent: None,
-            retry: retry.map(|policy| Box::new(RunRetry { policy, failed: 0, since: now, at: None })),
+            retry: retry.map(|policy| Box::new(RunRetry::new(policy, now))),
             copied_from: None,
         };
         let row = NewRun { run, priority, queue, tags, needs, ..asked::first_row(id, &started, digest, now) };

@@ -14,9 +14,10 @@ use crate::{
     error::ChildError,
     kernel::{
         event::{Child, ChildOptions, Command, OnClose, Outcome},
-        failure::{Failure, KIND_ID_IN_USE, KIND_INVALID, Origin},
-        id::{OUR_IDS, RunId},
+        failure::{Failure, KIND_ID_IN_USE, KIND_INVALID},
+        id::OUR_IDS,
         payload::{CodecError, Payload},
+        retry::Retry,
         tape::{Answer, Fault, Misuse, Tape, What},
         time::LONGEST_WAIT,
     },
@@ -132,6 +133,14 @@ impl<W: Workflow> ChildRun<W> {
         self.change(|options| options.deadline = Some(within.min(LONGEST_WAIT)))
     }
 
+    /// Tries the whole child again when it fails, by this policy: as the next run of its execution, with the same argument, from the
+    /// beginning. By default it is not: activities are tried again by themselves, and code that fails usually fails again. A failed run's
+    /// compensations have run before the next one begins. Whoever waits hears of the last run's end only; `deadline` is about all of them
+    /// together.
+    pub fn retry(self, policy: Retry) -> Self {
+        self.change(|options| options.retry = Some(policy))
+    }
+
     /// Lets it go on by itself: awaiting then only begins it, and returns its id. Nobody hears of its end, and the parent's does not
     /// concern it. If an execution of its id exists already, that one stays as it is and no other is begun.
     pub fn detach(self) -> Detached<W> {
@@ -209,9 +218,6 @@ fn ended<W: Workflow>(end: Outcome, id: &str) -> Result<Result<W::Output, ChildE
             Err(ChildError::IdInUse(id.to_owned()))
         }
         Outcome::Failed(failure) => {
-            // A child that began under this id has this one run.
-            let origin = || Origin { run: RunId { id: id.to_owned(), run_no: 1 }, name: W::NAME.to_owned(), call: None };
-            let failure = failure.with_origin(origin);
             Err(typed(&failure, W::NAME)?.map_or_else(|| ChildError::Broken(failure), ChildError::Failed))
         }
         Outcome::Cancelled { reason } => Err(ChildError::Stopped { reason }),

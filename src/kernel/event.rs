@@ -221,6 +221,14 @@ pub struct RunRetry {
     pub at: Option<Timestamp>,
 }
 
+impl RunRetry {
+    /// The first run of an execution is about to begin.
+    #[must_use]
+    pub fn new(policy: Retry, since: Timestamp) -> RunRetry {
+        RunRetry { policy, failed: 0, since, at: None }
+    }
+}
+
 /// Who waits for the end of a child.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Parent {

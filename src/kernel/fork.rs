@@ -299,7 +299,7 @@ fn copied_to(spot: Spot) -> usize {
 
 /// A run that somebody has reset has all its tries again.
 fn fresh(started: &Started, at: Timestamp) -> Option<Box<RunRetry>> {
-    started.retry.as_deref().map(|retry| Box::new(RunRetry { policy: retry.policy.clone(), failed: 0, since: at, at: None }))
+    started.retry.as_deref().map(|retry| Box::new(RunRetry::new(retry.policy.clone(), at)))
 }
 
 fn copied(run: &RunId, log: &[Commit], spot: Spot, at: Timestamp) -> Vec<Commit> {

@@ -12,6 +12,7 @@ use crate::{
         id::OUR_IDS,
         limits::Limits,
         payload::{CodecError, Payload},
+        retry::Retry,
         time::{LONGEST_WAIT, Timestamp},
     },
     workflow::Workflow,
@@ -77,6 +78,8 @@ pub(crate) struct Plan {
     pub(crate) queue: String,
     pub(crate) tags: Vec<String>,
     pub(crate) needs: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) retry: Option<Retry>,
 }
 
 impl Schedule {
@@ -100,6 +103,7 @@ impl Schedule {
             queue: String::new(),
             tags: Vec::new(),
             needs: Vec::new(),
+            retry: None,
         });
         Schedule { name: name.into(), plan }
     }
@@ -173,6 +177,12 @@ impl Schedule {
     /// Limits each run, from its beginning on.
     pub fn deadline(self, within: Duration) -> Schedule {
         self.with(|plan| plan.deadline = Some(within.min(LONGEST_WAIT)))
+    }
+
+    /// Tries each execution again when it fails; see `Dispatch::retry`. Only its last failure is one for the schedule: until then it has not
+    /// ended, as [`overlap`](Schedule::overlap) sees it.
+    pub fn retry(self, policy: Retry) -> Schedule {
+        self.with(|plan| plan.retry = Some(policy))
     }
 
     /// Sets the priority of the runs; see `Dispatch::priority`.

@@ -192,7 +192,7 @@ pub struct Child {
 }
 
 /// How a child is run, as data.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct ChildOptions {
     /// Higher first.
     pub priority: i32,
@@ -204,6 +204,9 @@ pub struct ChildOptions {
     pub needs: Vec<String>,
     /// When it must have ended, counted from its intent.
     pub deadline: Option<Duration>,
+    /// How it is tried again if it fails, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
 }
 
 /// What becomes of a child when its parent has ended, or has given up waiting for it.

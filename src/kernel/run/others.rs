@@ -3,15 +3,21 @@
 use super::{Run, turning::Turning};
 use crate::kernel::{
     event::{Command, MessageBody, OUR_MESSAGES, OnClose, Outcome, Parent, Tell, child_message},
+    failure::Origin,
     id::{Position, RunId},
     state::{OpenChild, State},
 };
 
 impl Tell {
-    /// To the parent: how this run ended.
-    pub(super) fn ended(parent: &Parent, outcome: &Outcome) -> Tell {
+    /// To the parent: how this run ended. It says which of an execution's runs failed: the parent knows the execution only.
+    pub(super) fn ended(id: &RunId, state: &State, parent: &Parent, outcome: &Outcome) -> Tell {
         let Parent { run, position } = parent;
-        let body = MessageBody::Child { position: *position, end: Box::new(outcome.clone()) };
+        let origin = || Origin { run: id.clone(), name: state.started.workflow.clone(), call: None };
+        let end = match outcome {
+            Outcome::Failed(failure) => Outcome::Failed(failure.clone().with_origin(origin)),
+            other => other.clone(),
+        };
+        let body = MessageBody::Child { position: *position, end: Box::new(end) };
         Tell { to: run.clone(), message: child_message(*position), body }
     }
 
@@ -30,7 +36,7 @@ pub(super) fn tells_at_end(id: &RunId, state: &State, outcome: &Outcome) -> Vec<
     let stops = state.children().filter_map(|(position, child)| Tell::stop(id, position, child));
     // Whoever waits hears of the end of the last run of a chain.
     let parent = state.started.parent.as_deref().filter(|_| *outcome != Outcome::Continued);
-    stops.chain(parent.map(|parent| Tell::ended(parent, outcome))).collect()
+    stops.chain(parent.map(|parent| Tell::ended(id, state, parent, outcome))).collect()
 }
 
 impl Run {
