@@ -20,13 +20,13 @@ impl Execution {
         let mut arrivals = Vec::new();
         let mut held = BTreeSet::new();
         for position in self.run.state().open.keys() {
-            match attempts.lookup(self.key, *position) {
+            match attempts.lookup(self.key, position) {
                 Some((attempt, Standing::Done(result))) => {
-                    held.insert(*position);
-                    arrivals.push(Arrival::Ended { position: *position, attempt, result });
+                    held.insert(position);
+                    arrivals.push(Arrival::Ended { position, attempt, result });
                 }
                 Some((_, Standing::Queued | Standing::Running)) => {
-                    held.insert(*position);
+                    held.insert(position);
                 }
                 None => {}
             }
@@ -34,7 +34,7 @@ impl Execution {
         self.transactions = self.run.state().transactions().collect();
         // What is in the table and not open any more was told to stop by the memory before this one.
         for attempt in attempts.of(self.key) {
-            if !self.run.state().open.contains_key(&attempt.position) {
+            if !self.run.state().open.contains(attempt.position) {
                 match attempts.lookup(self.key, attempt.position) {
                     Some((number, Standing::Done(_))) => self.stale.push((attempt.position, number)),
                     Some(_) => self.abort(attempt.position),

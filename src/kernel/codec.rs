@@ -26,6 +26,12 @@ const PLAIN: u8 = 0;
 
 const HEADER: usize = 6;
 
+/// Room for what is hashed before the canonical bytes, without the run's id.
+const PREAMBLE: usize = 48;
+
+/// Room for most records together with that.
+const MOST_RECORDS: usize = 448;
+
 /// A commit ready to be stored.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Record {
@@ -66,13 +72,16 @@ pub enum Unreadable {
 /// # Errors
 /// A sentence, when serialisation fails; this release's own types always serialise.
 pub fn encode(run: &RunId, commit: &Commit) -> Result<Record, String> {
-    let mut body = Vec::with_capacity(256);
-    body.extend_from_slice(&[SCHEMA, PLAIN, 0, 0, 0, 0]);
-    commit.serialize_into(&mut body)?;
-    let digest = digest(run, commit.commit_no, commit.prev, &body[HEADER..]);
-    let crc = checksum(&body);
-    body[2..HEADER].copy_from_slice(&crc.to_le_bytes());
-    Ok(Record { digest, body: body.into() })
+    let mut bytes = Vec::with_capacity(MOST_RECORDS);
+    let preamble = preamble(run, commit.commit_no, commit.prev, &mut bytes);
+    commit.serialize_into(&mut bytes)?;
+    let digest = Digest(*blake3::hash(&bytes).as_bytes());
+    // The envelope stands where the end of the preamble stood: that was only there to be hashed.
+    let at = preamble - HEADER;
+    bytes[at..preamble].copy_from_slice(&[SCHEMA, PLAIN, 0, 0, 0, 0]);
+    let crc = checksum(&bytes[at..]);
+    bytes[at + 2..preamble].copy_from_slice(&crc.to_le_bytes());
+    Ok(Record { digest, body: Bytes::from(bytes).slice(at..) })
 }
 
 /// Decodes a stored row and checks everything that can be checked about it alone: length, checksum, schema, its own
@@ -116,20 +125,22 @@ fn checksum(body: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&body[..2]), &body[HEADER..])
 }
 
+/// Writes what is hashed before the canonical bytes, and returns how long it is.
+fn preamble(run: &RunId, commit_no: CommitNo, prev: Option<Digest>, to: &mut Vec<u8>) -> usize {
+    to.extend_from_slice(&prev.map_or([0; 32], |digest| digest.0));
+    to.extend_from_slice(&u64::try_from(run.id.len()).unwrap_or(u64::MAX).to_le_bytes());
+    to.extend_from_slice(run.id.as_bytes());
+    to.extend_from_slice(&run.run_no.to_le_bytes());
+    to.extend_from_slice(&commit_no.to_le_bytes());
+    to.len()
+}
+
+/// In one go: each call of the hash has a price, and most records are short.
 fn digest(run: &RunId, commit_no: CommitNo, prev: Option<Digest>, canonical: &[u8]) -> Digest {
-    let mut hash = blake3::Hasher::new();
-    // What stands before the body in one go: each update has a price.
-    let mut head = [0; 40];
-    head[..32].copy_from_slice(&prev.map_or([0; 32], |d| d.0));
-    head[32..].copy_from_slice(&u64::try_from(run.id.len()).unwrap_or(u64::MAX).to_le_bytes());
-    hash.update(&head);
-    hash.update(run.id.as_bytes());
-    let mut numbers = [0; 8];
-    numbers[..4].copy_from_slice(&run.run_no.to_le_bytes());
-    numbers[4..].copy_from_slice(&commit_no.to_le_bytes());
-    hash.update(&numbers);
-    hash.update(canonical);
-    Digest(*hash.finalize().as_bytes())
+    let mut bytes = Vec::with_capacity(canonical.len() + PREAMBLE);
+    preamble(run, commit_no, prev, &mut bytes);
+    bytes.extend_from_slice(canonical);
+    Digest(*blake3::hash(&bytes).as_bytes())
 }
 
 #[cfg(test)]

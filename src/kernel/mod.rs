@@ -18,6 +18,7 @@ pub mod letter;
 pub mod limits;
 pub mod memo;
 pub mod payload;
+mod places;
 pub(crate) mod published;
 pub mod random;
 pub mod retry;

@@ -249,7 +249,7 @@ impl Run {
                     }
                 }]
             }
-            Arrival::Due { position } => match self.state.open.get(&position) {
+            Arrival::Due { position } => match self.state.open.get(position) {
                 Some(Open::Sleep { due }) if *due <= at => vec![Fact::Fired { position }],
                 _ => Vec::new(),
             },
@@ -343,7 +343,7 @@ impl Run {
         self.state
             .open
             .iter()
-            .filter_map(|(&position, open)| match open {
+            .filter_map(|(position, open)| match open {
                 Open::Call(call) if begun(call.phase) && concerns(call) && !held.contains(&position) => {
                     let next = self.state.after_loss(position, at, &self.limits);
                     Some(Fact::Lost { position, attempt: call.attempt, next })
@@ -370,7 +370,7 @@ impl Run {
 
     fn apply(&mut self, fact: Fact, turn: &mut Turning) -> Result<(), Blocked> {
         uphold!(TerminalOnce, self.state.outcome.is_none(), "{}: a fact behind the end", self.id);
-        let early = matches!((&fact, self.state.open.get(&position_of(&fact))),
+        let early = matches!((&fact, self.state.open.get(position_of(&fact))),
             (Fact::Fired { .. }, Some(Open::Sleep { due })) if *due > turn.at);
         uphold!(NeverEarly, !early, "{}: a sleep would end before it is due", self.id);
         if self.terminate(&fact, turn) {
@@ -421,7 +421,7 @@ impl Run {
         let over: Vec<Position> = match &command {
             Command::Cancel { position } => self.state.call(*position).map(|_| *position).into_iter().collect(),
             // Calls whose futures were leaked instead of dropped, and all that a terminated run had open.
-            Command::End { .. } => self.state.open.keys().copied().filter(|at| self.state.call(*at).is_some()).collect(),
+            Command::End { .. } => self.state.open.keys().filter(|at| self.state.call(*at).is_some()).collect(),
             _ => Vec::new(),
         };
         over.iter().for_each(|position| self.drops_letters(Some(*position), turn));
@@ -491,7 +491,7 @@ impl Run {
     }
 
     fn effect_of(&self, position: Position) -> Option<Effect> {
-        match self.state.open.get(&position)? {
+        match self.state.open.get(position)? {
             Open::Sleep { due } => Some(Effect::Timer { position, due: *due }),
             Open::Receive { .. } | Open::Child(_) => None,
             Open::Call(call) => match call.phase {
@@ -517,7 +517,7 @@ impl Run {
 
     /// Everything that an open run asks of the world, for a fresh replay.
     pub(crate) fn open_effects(&mut self, is_shared: &dyn Fn(&str) -> bool) -> Vec<Effect> {
-        let open: Vec<Position> = self.state.open.keys().copied().filter(|position| !self.queued.contains(position)).collect();
+        let open: Vec<Position> = self.state.open.keys().filter(|position| !self.queued.contains(position)).collect();
         open.into_iter().filter_map(|position| self.placed_effect(position, is_shared)).collect()
     }
 

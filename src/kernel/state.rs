@@ -2,7 +2,7 @@
 //! each is at, what it waits for and what comes next. Replay, recovery, retry decisions and `why` all read it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     time::Duration,
 };
 
@@ -15,6 +15,7 @@ use super::{
     limits::Limits,
     memo::{MemoStand, MemoWord, Memos, Stands},
     payload::Payload,
+    places::Places,
     published::Published,
     time::Timestamp,
     undone::Undone,
@@ -26,7 +27,7 @@ mod waits;
 #[derive(Clone, Debug)]
 pub(crate) struct State {
     pub(crate) started: Started,
-    pub(crate) open: BTreeMap<Position, Open>,
+    pub(crate) open: Places<Open>,
     pub(crate) outcome: Option<Outcome>,
     pub(crate) cancel: Option<String>,
     pub(crate) deadline_passed: bool,
@@ -122,7 +123,7 @@ impl State {
     pub(crate) fn new(started: Started, run_no: u32) -> State {
         State {
             started,
-            open: BTreeMap::new(),
+            open: Places::default(),
             outcome: None,
             cancel: None,
             deadline_passed: false,
@@ -160,21 +161,21 @@ impl State {
                 self.undone.ended(*position);
             }
             Fact::Failed { position, attempt, failure, next } => {
-                if let Some(Open::Call(call)) = self.open.get_mut(position) {
+                if let Some(Open::Call(call)) = self.open.get_mut(*position) {
                     call.failed += 1;
                     call.last_failure = Some(failure.to_string());
                 }
                 self.follow(*position, *attempt, next);
             }
             Fact::Lost { position, attempt, next } => {
-                if let Some(Open::Call(call)) = self.open.get_mut(position) {
+                if let Some(Open::Call(call)) = self.open.get_mut(*position) {
                     call.lost += 1;
                     call.last_failure = Some("lost with its node".to_owned());
                 }
                 self.follow(*position, *attempt, next);
             }
             Fact::Fired { position } => {
-                self.open.remove(position);
+                self.open.remove(*position);
             }
             Fact::Received { message, body } => {
                 // The end of a child, or a word about a key, is known by what is open, and takes nothing of what is remembered for others.
@@ -189,7 +190,7 @@ impl State {
                     }
                     MessageBody::Retry { position } => self.unpark(*position),
                     MessageBody::Child { position, .. } => {
-                        self.open.remove(position);
+                        self.open.remove(*position);
                     }
                     MessageBody::Memo { position, word, .. } => self.told(*position, word),
                     // The facts of the one follow, the code has the other.
@@ -200,7 +201,7 @@ impl State {
                         // The end follows.
                         Ordered::Terminate => self.paused = None,
                         Ordered::Retry { position } => self.hurry(position),
-                        Ordered::Skip { position } => _ = self.open.remove(&position),
+                        Ordered::Skip { position } => _ = self.open.remove(position),
                         // So does that of the call.
                         Ordered::Complete { .. } => {}
                     },
@@ -233,11 +234,11 @@ impl State {
     /// Every call that is open is made anew, with a budget of its own; attempt numbers go on. One whose result was to be shared is made
     /// for this run alone.
     fn reopen(&mut self, but: Option<Position>, at: Timestamp) {
-        for (position, open) in &mut self.open {
+        for (position, open) in self.open.iter_mut() {
             let Open::Call(call) = open else { continue };
             // One whose end is known is to hear of it, even if it was parked, or waited for its key, and was ended from outside.
             call.phase = Phase::Intended;
-            if Some(*position) != but {
+            if Some(position) != but {
                 call.attempt += 1;
                 call.failed = 0;
                 call.lost = 0;
@@ -247,7 +248,7 @@ impl State {
     }
 
     fn follow(&mut self, position: Position, attempt: Attempt, next: &Next) {
-        let Some(Open::Call(call)) = self.open.get_mut(&position) else {
+        let Some(Open::Call(call)) = self.open.get_mut(position) else {
             return;
         };
         match next {
@@ -269,7 +270,7 @@ impl State {
     /// A new budget for parked calls; attempt numbers go on.
     fn unpark(&mut self, position: Option<Position>) {
         for at in self.parked(position).collect::<Vec<_>>() {
-            if let Some(Open::Call(call)) = self.open.get_mut(&at) {
+            if let Some(Open::Call(call)) = self.open.get_mut(at) {
                 call.phase = Phase::Intended;
                 call.attempt += 1;
                 call.failed = 0;
@@ -284,13 +285,13 @@ impl State {
 
     /// A call is over.
     fn close(&mut self, position: Position) {
-        self.open.remove(&position);
+        self.open.remove(position);
         self.memos.remove(&position);
     }
 
     /// A call that shares its result hears of its key.
     fn told(&mut self, position: Position, word: &MemoWord) {
-        let (Some(Open::Call(call)), Some(memo)) = (self.open.get_mut(&position), self.memos.get_mut(&position)) else { return };
+        let (Some(Open::Call(call)), Some(memo)) = (self.open.get_mut(position), self.memos.get_mut(&position)) else { return };
         match word {
             MemoWord::Granted => {
                 call.phase = Phase::Intended;
@@ -310,7 +311,7 @@ impl State {
     fn hurry(&mut self, position: Option<Position>) {
         // Of one whose time has come it does not matter what it has waited for.
         for at in self.delayed(position, Timestamp(i64::MIN)).collect::<Vec<_>>() {
-            if let Some(Open::Call(call)) = self.open.get_mut(&at) {
+            if let Some(Open::Call(call)) = self.open.get_mut(at) {
                 call.phase = Phase::Intended;
             }
         }
@@ -320,7 +321,7 @@ impl State {
     /// The calls whose next attempts wait for a moment behind `now`, this one or all. When it has come the attempt runs, or is somebody's in
     /// a queue, though the log says nothing of it.
     pub(crate) fn delayed(&self, wanted: Option<Position>, now: Timestamp) -> impl Iterator<Item = Position> {
-        self.open.iter().filter_map(move |(&at, open)| match open {
+        self.open.iter().filter_map(move |(at, open)| match open {
             Open::Call(OpenCall { phase: Phase::Waiting { at: due }, .. }) if *due > now => {
                 Some(at).filter(|at| wanted.is_none_or(|wanted| wanted == *at))
             }
@@ -330,7 +331,7 @@ impl State {
 
     /// The parked calls that a retry of this one, or of all, is for.
     pub(crate) fn parked(&self, wanted: Option<Position>) -> impl Iterator<Item = Position> {
-        self.open.iter().filter_map(move |(&at, open)| match open {
+        self.open.iter().filter_map(move |(at, open)| match open {
             Open::Call(call) if call.phase == Phase::Parked && wanted.is_none_or(|wanted| wanted == at) => Some(at),
             _ => None,
         })
@@ -338,8 +339,8 @@ impl State {
 
     fn serve(&mut self, name: &str) {
         let first = self.open.iter().find(|(_, open)| matches!(open, Open::Receive { signal } if signal == name));
-        if let Some((&position, _)) = first {
-            self.open.remove(&position);
+        if let Some((position, _)) = first {
+            self.open.remove(position);
             self.just_served = Some((position, name.to_owned()));
         } else {
             *self.unread.entry(name.to_owned()).or_default() += 1;
@@ -407,7 +408,7 @@ impl State {
             },
             Command::Cancel { position } => {
                 self.memos.remove(position);
-                if self.open.remove(position).is_some_and(|open| open.is_transaction()) {
+                if self.open.remove(*position).is_some_and(|open| open.is_transaction()) {
                     self.given_up.push(*position);
                 }
                 if let Some((served, name)) = self.just_served.take_if(|(served, _)| served == position) {
@@ -433,7 +434,7 @@ impl State {
     }
 
     pub(crate) fn call(&self, position: Position) -> Option<&OpenCall> {
-        match self.open.get(&position) {
+        match self.open.get(position) {
             Some(Open::Call(call)) => Some(call),
             _ => None,
         }
@@ -441,12 +442,12 @@ impl State {
 
     /// The transactional steps of which the store may have something: those that are open, and those that were given up.
     pub(crate) fn transactions(&self) -> impl Iterator<Item = Position> {
-        let open = self.open.iter().filter(|(_, open)| open.is_transaction()).map(|(position, _)| *position);
+        let open = self.open.iter().filter(|(_, open)| open.is_transaction()).map(|(position, _)| position);
         open.chain(self.given_up.iter().copied())
     }
 
     pub(crate) fn child(&self, position: Position) -> Option<&OpenChild> {
-        match self.open.get(&position) {
+        match self.open.get(position) {
             Some(Open::Child(child)) => Some(child),
             _ => None,
         }
@@ -454,7 +455,7 @@ impl State {
 
     /// The children that it waits for.
     pub(crate) fn children(&self) -> impl Iterator<Item = (Position, &OpenChild)> {
-        self.open.iter().filter_map(|(&position, open)| match open {
+        self.open.iter().filter_map(|(position, open)| match open {
             Open::Child(child) => Some((position, child)),
             _ => None,
         })
@@ -522,10 +523,10 @@ impl State {
         }
         let deadline = self.started.deadline.filter(|_| !self.deadline_passed);
         let mut next = deadline.into_iter().chain(self.begins_at()).min();
-        for (position, open) in &self.open {
+        for (position, open) in self.open.iter() {
             let due = match open {
                 Open::Call(call) => match call.phase {
-                    _ if queued.contains(position) => None,
+                    _ if queued.contains(&position) => None,
                     Phase::Intended => return Rest::Busy,
                     Phase::Waiting { at } if at <= now => return Rest::Busy,
                     Phase::Waiting { at } => Some(at),
@@ -565,7 +566,7 @@ impl State {
 
     /// Returns when an open sleep is over.
     pub(crate) fn due_of(&self, position: Position) -> Option<Timestamp> {
-        match self.open.get(&position) {
+        match self.open.get(position) {
             Some(Open::Sleep { due }) => Some(*due),
             _ => None,
         }
@@ -574,7 +575,7 @@ impl State {
     /// Returns the sleeps that are over at `now`.
     pub(crate) fn due_sleeps(&self, now: Timestamp) -> Vec<Position> {
         let due = |open: &Open| matches!(open, Open::Sleep { due } if *due <= now);
-        self.open.iter().filter(|(_, open)| due(open)).map(|(position, _)| *position).collect()
+        self.open.iter().filter(|(_, open)| due(open)).map(|(position, _)| position).collect()
     }
 }
 

@@ -22,6 +22,7 @@ use super::{
     id::{Attempt, Position, RunId},
     limits::Limits,
     payload::{CodecError, Payload},
+    places::Places,
     published::Published,
     random,
     sagas::Sagas,
@@ -156,16 +157,15 @@ struct Inner {
     commands: Vec<Command>,
     commands_of_fact: usize,
     bytes_of_fact: usize,
-    /// Ordered, because cancellation wakes them all and their order must be that of replay. So are the maps below, but for
-    /// another reason: they have few entries, mostly none, and a hash costs more than a look at those.
-    open: BTreeMap<Position, Waiting>,
-    answers: BTreeMap<Position, Answer>,
+    /// Ordered, because cancellation wakes them all and their order must be that of replay.
+    open: Places<Waiting>,
+    answers: Places<Answer>,
     signals: HashMap<String, Mailbox>,
     signals_received: u64,
-    grants: BTreeMap<Position, Grant>,
-    step_wakers: BTreeMap<Position, Waker>,
+    grants: Places<Grant>,
+    step_wakers: Places<Waker>,
     step_results: Vec<(Position, Attempt, Result<Payload, Failure>)>,
-    closures: BTreeMap<Position, StepWork>,
+    closures: Places<StepWork>,
     sagas: Sagas,
     /// What the code has published, to know whether there is room for more.
     published: Published,
@@ -325,7 +325,7 @@ impl Tape {
         if inner.sealed || inner.forbids_aside() {
             return Poll::Pending;
         }
-        if let Some(answer) = inner.answers.remove(&position) {
+        if let Some(answer) = inner.answers.remove(position) {
             return Poll::Ready(Some(answer));
         }
         if inner.cancelled && inner.shield == 0 {
@@ -334,7 +334,7 @@ impl Tape {
             self.abandon(position);
             return Poll::Ready(None);
         }
-        match inner.open.get_mut(&position) {
+        match inner.open.get_mut(position) {
             Some(Waiting { waker: Some(old), .. }) if old.will_wake(waker) => {}
             Some(waiting) => waiting.waker = Some(waker.clone()),
             None => {}
@@ -348,11 +348,11 @@ impl Tape {
         if inner.forbids_aside() {
             return;
         }
-        inner.closures.remove(&position);
-        inner.grants.remove(&position);
-        inner.step_wakers.remove(&position);
-        let unanswered = inner.open.remove(&position).is_some();
-        inner.answers.remove(&position);
+        inner.closures.remove(position);
+        inner.grants.remove(position);
+        inner.step_wakers.remove(position);
+        let unanswered = inner.open.remove(position).is_some();
+        inner.answers.remove(position);
         if unanswered && !inner.sealed {
             drop(inner);
             self.command(Command::Cancel { position });
@@ -381,7 +381,7 @@ impl Tape {
         if let Some(mailbox) = inner.signals.get_mut(name) {
             mailbox.waiting.remove(&position);
         }
-        let assigned = inner.answers.remove(&position);
+        let assigned = inner.answers.remove(position);
         drop(inner);
         if let Some(Answer::Signal(number, payload)) = assigned {
             self.command(Command::Cancel { position });
@@ -399,7 +399,7 @@ impl Tape {
             return;
         };
         inner.answers.insert(first, Answer::Signal(number, payload));
-        let waker = inner.open.remove(&first).and_then(|waiting| waiting.waker);
+        let waker = inner.open.remove(first).and_then(|waiting| waiting.waker);
         drop(inner);
         wake(waker);
     }
@@ -415,7 +415,7 @@ impl Tape {
         if inner.sealed || inner.forbids_aside() {
             return None;
         }
-        let granted = inner.grants.get(&position).copied();
+        let granted = inner.grants.get(position).copied();
         inner.step_wakers.insert(position, waker.clone());
         granted
     }
@@ -423,7 +423,7 @@ impl Tape {
     /// Hands over what an inline step returned. It becomes a fact first and only then an answer.
     pub(crate) fn step_ended(&self, position: Position, attempt: Attempt, result: Result<Payload, Failure>) {
         let mut inner = self.inner.borrow_mut();
-        if !inner.sealed && inner.grants.remove(&position).is_some() {
+        if !inner.sealed && inner.grants.remove(position).is_some() {
             inner.step_results.push((position, attempt, result));
         }
     }
@@ -465,13 +465,13 @@ impl Tape {
         if inner.sagas.ended(position) {
             return;
         }
-        inner.closures.remove(&position);
-        inner.grants.remove(&position);
-        let Some(Waiting { waker, .. }) = inner.open.remove(&position) else {
+        inner.closures.remove(position);
+        inner.grants.remove(position);
+        let Some(Waiting { waker, .. }) = inner.open.remove(position) else {
             return;
         };
         inner.answers.insert(position, answer);
-        let step = inner.step_wakers.remove(&position);
+        let step = inner.step_wakers.remove(position);
         drop(inner);
         wake(waker);
         wake(step);
@@ -499,11 +499,11 @@ impl Tape {
     /// Lets an inline step run.
     pub(crate) fn grant(&self, position: Position, grant: Grant) {
         let mut inner = self.inner.borrow_mut();
-        if !inner.open.contains_key(&position) {
+        if !inner.open.contains(position) {
             return;
         }
         inner.grants.insert(position, grant);
-        let waker = inner.step_wakers.remove(&position);
+        let waker = inner.step_wakers.remove(position);
         drop(inner);
         wake(waker);
     }
@@ -511,8 +511,8 @@ impl Tape {
     /// Takes an inline step's right to run away, because its time ran out: the step drops what it was doing.
     pub(crate) fn revoke(&self, position: Position) {
         let mut inner = self.inner.borrow_mut();
-        inner.grants.remove(&position);
-        let waker = inner.step_wakers.remove(&position);
+        inner.grants.remove(position);
+        let waker = inner.step_wakers.remove(position);
         drop(inner);
         wake(waker);
     }
@@ -530,7 +530,7 @@ impl Tape {
     }
 
     pub(crate) fn closure(&self, position: Position) -> Option<StepWork> {
-        self.inner.borrow().closures.get(&position).cloned()
+        self.inner.borrow().closures.get(position).cloned()
     }
 
     pub(crate) fn take_commands(&self) -> Vec<Command> {

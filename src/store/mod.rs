@@ -38,6 +38,8 @@ mod node;
 mod others;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod outbox;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod packed;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 // Half of it is for databases.

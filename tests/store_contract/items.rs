@@ -3,8 +3,12 @@
 use std::sync::Arc;
 
 use stent::{
-    kernel::{id::RunKey, time::Timestamp},
-    store::{Item, NewRun, Outcome, Status, Then},
+    kernel::{
+        codec::Record,
+        id::{Digest, RunKey},
+        time::Timestamp,
+    },
+    store::{Item, NewRun, Outcome, Status, Then, Turn},
 };
 
 use crate::kit::*;
@@ -19,6 +23,40 @@ fn what_was_committed_is_read_back_in_order() {
         assert_eq!(all, vec![(0, record(run, 0)), (1, record(run, 1)), (2, record(run, 2))]);
         assert_eq!(world.store.reader().history(run, 1, 1).await.unwrap(), vec![(1, record(run, 1))]);
         assert_eq!(world.store.reader().history(RunKey(99), 0, 9).await.unwrap(), vec![]);
+    });
+}
+
+#[test]
+fn a_log_is_read_back_byte_by_byte_whatever_its_rows_hold_and_however_long_they_are() {
+    on_each_store(async |world| {
+        let run = world.started("a").await;
+        let mut written = vec![(0, record(run, 0))];
+        // Each byte in each neighbourhood, text that is none, nothing but ends of texts; around the length from which on rows are told apart.
+        let bodies = [
+            (0..=255).collect(),
+            vec![0],
+            vec![0; 2_047],
+            vec![0xff; 2_048],
+            vec![b','; 2_049],
+            vec![0xc3; 100_000],
+            b"\xef\xbb\xbf\x00'\"".to_vec(),
+            (0..=255).rev().cycle().take(5_000).collect(),
+        ];
+        for (commit_no, body) in (1..).zip(bodies) {
+            let digest = Digest(*blake3::hash(&body).as_bytes());
+            let record = Record { digest, body: body.into() };
+            let prev = written.last().map(|(_, before): &(u32, Record)| before.digest);
+            world.done(Item::Turn(Arc::new(Turn { prev, record: record.clone(), ..turn(run, commit_no, Then::Hold) }))).await;
+            written.push((commit_no, record));
+        }
+        let reader = world.store.reader();
+        assert_eq!(reader.history(run, 0, 100).await.unwrap(), written);
+        assert_eq!(reader.run(run).await.unwrap().unwrap().log, written);
+        for (from, limit) in [(1, 3), (3, 2), (5, 1), (6, 9), (8, 1), (9, 5)] {
+            let page = written.iter().skip(from).take(limit);
+            let read = reader.history(run, u32::try_from(from).unwrap(), u32::try_from(limit).unwrap()).await.unwrap();
+            assert!(read.iter().eq(page), "{limit} from {from} on");
+        }
     });
 }
 

@@ -32,8 +32,9 @@ impl Turning {
     pub(super) fn new(at: Timestamp, before: &State) -> Turning {
         Turning {
             at,
-            events: Vec::new(),
-            touched: Vec::new(),
+            // What most turns have: a result, and what follows from it.
+            events: Vec::with_capacity(2),
+            touched: Vec::with_capacity(3),
             aborted: Vec::new(),
             settled: Vec::new(),
             consumed: Vec::new(),

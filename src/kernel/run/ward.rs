@@ -73,7 +73,7 @@ impl Ward {
             (Command::End { outcome }, Some(state)) => tells_at_end(&self.id, state, outcome),
             _ => Vec::new(),
         };
-        let open = || state.into_iter().flat_map(|state| state.open.keys().copied());
+        let open = || state.into_iter().flat_map(|state| state.open.keys());
         let left = state.into_iter().flat_map(State::transactions);
         let events = vec![Event::Fact(received), Event::Command(end)];
         let parked = state.into_iter().flat_map(|state| state.parked(None));

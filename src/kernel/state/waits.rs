@@ -13,7 +13,7 @@ impl State {
                 Open::Sleep { due } => format!("sleep #{position} until {due}"),
                 Open::Receive { signal } => format!("signal {signal:?} (#{position})"),
                 Open::Child(child) => format!("child {:?} of {} (#{position})", child.id, child.workflow),
-                Open::Call(call) => call.describe(*position, self.memos.get(position)),
+                Open::Call(call) => call.describe(position, self.memos.get(&position)),
             })
             .collect();
         if let Some(deadline) = self.started.deadline.filter(|_| !self.deadline_passed && self.outcome.is_none()) {

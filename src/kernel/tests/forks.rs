@@ -504,7 +504,7 @@ fn what_came_next_comes_first_also_if_a_timer_was_late_by_then() {
     world.now = world.now.after(secs(10));
     world.word("late, and yet before the timer");
     world.turn_or_ack();
-    let open: Vec<Position> = world.run().state().open.keys().copied().collect();
+    let open: Vec<Position> = world.run().state().open.keys().collect();
     let &[one, other] = &open[..] else { panic!("{open:?}") };
     world.now = world.now.after(secs(10));
     world.arrived.push_back(Arrival::Due { position: other });

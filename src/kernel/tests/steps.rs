@@ -72,7 +72,7 @@ fn a_closure_runs_after_its_intent_and_its_value_counts_with_the_record() {
     world.start(1);
     assert_eq!(DONE.take(), 1);
     assert_eq!(world.arrived.len(), 1);
-    assert_eq!(world.run().state().open.len(), 1, "held back until it is recorded");
+    assert_eq!(world.run().state().open.keys().count(), 1, "held back until it is recorded");
     world.turn();
     world.ack();
     answers(&[]);

@@ -23,7 +23,7 @@ use crate::{
         id::{BuildId, CommitNo, Incarnation, RunId, RunKey},
         time::Timestamp,
     },
-    store::{Filter, Inbox, StoreError, Summary, memory::lines},
+    store::{Filter, Inbox, StoreError, Summary, memory::lines, packed},
 };
 
 /// The read side of a store.
@@ -120,9 +120,15 @@ impl PostgresReader {
         from: CommitNo,
         limit: u32,
     ) -> Result<Vec<(CommitNo, Record)>, StoreError> {
-        let values = Values::default().with(run.0).with(i64::from(from)).with(i64::from(limit));
-        let found = self.read(sql::HISTORY, values).await?;
-        self.decoded(found.iter().map(|row| rows::record(row, 0)))
+        let values = || Values::default().with(run.0).with(i64::from(from)).with(i64::from(limit));
+        let found = self.read(sql::HISTORY, values()).await?;
+        let pages = self.decoded(found.iter().map(|row| Ok((rows::large(row, 0)?, rows::packed(row, 1)?))))?;
+        let Some((count, short)) = pages.into_iter().next() else { return Ok(Vec::new()) };
+        if short.len() as u64 == count {
+            return Ok(short);
+        }
+        let long = self.read(sql::HISTORY_LONG, values()).await?;
+        Ok(packed::merged(short, self.decoded(long.iter().map(|row| rows::record(row, 0)))?))
     }
 
     pub(super) async fn read_tail(&self, run: RunKey) -> Result<Option<(CommitNo, Record)>, StoreError> {

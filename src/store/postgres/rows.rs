@@ -9,7 +9,7 @@ use crate::{
         id::{BuildId, CommitNo, Digest, Incarnation, RunId, RunKey},
         time::Timestamp,
     },
-    store::{Status, Summary, Unread, memory::lines::Beside},
+    store::{Status, Summary, Unread, memory::lines::Beside, packed::Packed},
 };
 
 /// Returns a number as PostgreSQL keeps it. What does not fit is nothing that was ever stored, and equals none of it.
@@ -72,6 +72,15 @@ pub(super) fn summary(row: &PgRow) -> Result<(Summary, Beside), sqlx::Error> {
 pub(super) fn record(row: &PgRow, from: usize) -> Result<(CommitNo, Record), sqlx::Error> {
     let body: Vec<u8> = row.try_get(from + 2)?;
     Ok((small(row, from)?, Record { digest: digest(row.try_get(from + 1)?)?, body: body.into() }))
+}
+
+/// Reads the rows of a page that are told as one.
+pub(super) fn packed(row: &PgRow, from: usize) -> Result<Vec<(CommitNo, Record)>, sqlx::Error> {
+    let Some(numbers) = row.try_get::<Option<&str>, _>(from)? else { return Ok(Vec::new()) };
+    let bodies: Vec<u8> = row.try_get(from + 3)?;
+    let lengths = row.try_get(from + 1)?;
+    let packed = Packed { numbers, lengths, digests: row.try_get(from + 2)?, bodies: bodies.into() };
+    packed.rows().map_err(damaged)
 }
 
 /// Reads an unread message from its number, id, body and time.

@@ -13,6 +13,8 @@
 //! round the wrong way (`EXISTS` and `IN` are joins too) the inner side stands behind a `LIMIT`, or in a condition that is not
 //! turned into a join, `(x IN (SELECT …)) IS TRUE`, where it is a lookup in a table of hashes.
 
+use crate::store::packed::short;
+
 /// The columns that `rows::summary` reads, of `e` (executions); who owns it is the caller's to say.
 macro_rules! columns {
     ($owner:literal) => {
@@ -552,8 +554,30 @@ pub(super) const OUTSIDE_POST: &str = "WITH clock AS (SELECT (extract(epoch FROM
 
 // Reads.
 
-pub(super) const HISTORY: &str =
-    "SELECT commit_no, digest, body FROM events WHERE run = $1 AND commit_no >= $2 ORDER BY commit_no LIMIT $3";
+macro_rules! page {
+    () => {
+        "FROM (SELECT commit_no, digest, body FROM events WHERE run = $1 AND commit_no >= $2 ORDER BY commit_no LIMIT $3) AS page"
+    };
+}
+
+/// A page of a log in one row: how many rows it has, and the short ones of them. All columns are made in one pass, so that they
+/// agree in their order.
+pub(super) const HISTORY: &str = concat!(
+    "SELECT count(*), string_agg(commit_no::text, ',') FILTER (WHERE octet_length(body) <= ",
+    short!(),
+    "), string_agg(octet_length(body)::text, ',') FILTER (WHERE octet_length(body) <= ",
+    short!(),
+    "), string_agg(digest, ''::bytea) FILTER (WHERE octet_length(body) <= ",
+    short!(),
+    "), string_agg(body, ''::bytea) FILTER (WHERE octet_length(body) <= ",
+    short!(),
+    ") ",
+    page!()
+);
+
+/// The rows of a page that are not short.
+pub(super) const HISTORY_LONG: &str =
+    concat!("SELECT commit_no, digest, body ", page!(), " WHERE octet_length(body) > ", short!());
 
 pub(super) const TAIL: &str = "SELECT commit_no, digest, body FROM events WHERE run = $1 ORDER BY commit_no DESC LIMIT 1";
 

@@ -11,7 +11,7 @@ use crate::{
         id::{BuildId, CommitNo, Digest, Incarnation, RunId, RunKey},
         time::Timestamp,
     },
-    store::{Status, Summary, Unread, memory::lines::Beside},
+    store::{Status, Summary, Unread, memory::lines::Beside, packed::Packed},
 };
 
 /// The JSON text of an array of rows, each an array of numbers, texts and nulls, and how many they are.
@@ -296,6 +296,15 @@ pub(super) fn tags(text: &str) -> Result<Vec<String>, sqlx::Error> {
 pub(super) fn record(row: &SqliteRow, from: usize) -> Result<(CommitNo, Record), sqlx::Error> {
     let body: Vec<u8> = row.try_get(from + 2)?;
     Ok((small(row, from)?, Record { digest: digest(row.try_get(from + 1)?)?, body: body.into() }))
+}
+
+/// Reads the rows of a page that are told as one.
+pub(super) fn packed(row: &SqliteRow, from: usize) -> Result<Vec<(CommitNo, Record)>, sqlx::Error> {
+    let Some(numbers) = row.try_get::<Option<&str>, _>(from)? else { return Ok(Vec::new()) };
+    let bodies: Vec<u8> = row.try_get(from + 3)?;
+    let lengths = row.try_get(from + 1)?;
+    let packed = Packed { numbers, lengths, digests: row.try_get(from + 2)?, bodies: bodies.into() };
+    packed.rows().map_err(damaged)
 }
 
 /// Reads an unread message from its number, id, body and time.
