@@ -19,7 +19,7 @@ use super::{
     bells::Rung,
     door::Door,
     engine::Engine,
-    execution::{Begun, Execution, Home, Mail, Unbegun},
+    execution::{Begun, Depart, Execution, Home, Mail, Unbegun},
     loading::{self, Unopened},
     persistence::{Read, ReserveKeys, Whom},
     scheduler::{Nudge, Room},
@@ -117,9 +117,11 @@ pub(crate) struct Executor {
 }
 
 enum Held {
+    /// *departs* if it is to leave this node as soon as it is here.
     Loading {
         generation: u64,
         mail: Vec<Unread>,
+        departs: bool,
     },
     /// *stirred* if something was sent to it since it last asked to leave.
     Live {
@@ -318,11 +320,11 @@ impl Executor {
             ctx.run_later(LINGERS, move |this, ctx| this.load_fallen(run, ticket, ctx));
             return;
         }
-        let mail = match self.held.remove(&run) {
-            Some(Held::Loading { mail, .. }) => mail,
-            _ => Vec::new(),
+        let (mail, departs) = match self.held.remove(&run) {
+            Some(Held::Loading { mail, departs, .. }) => (mail, departs),
+            _ => (Vec::new(), false),
         };
-        self.held.insert(run, Held::Loading { generation: ticket.generation, mail });
+        self.held.insert(run, Held::Loading { generation: ticket.generation, mail, departs });
         // What could not be read before, or fell, does not do so to others.
         let line = if ticket.falls > 0 { &mut self.alone } else { &mut self.unread };
         line.push_back((run, ticket));
@@ -391,8 +393,10 @@ impl Executor {
     }
 
     fn open(&mut self, run: RunKey, ticket: Ticket, loaded: Stored, ctx: &mut Context<Self>) {
-        let mail = match self.held.get_mut(&run) {
-            Some(Held::Loading { generation, mail }) if *generation == ticket.generation => std::mem::take(mail),
+        let (mail, departs) = match self.held.get_mut(&run) {
+            Some(Held::Loading { generation, mail, departs }) if *generation == ticket.generation => {
+                (std::mem::take(mail), *departs)
+            }
             _ => return,
         };
         // One of which something runs here leaves when that has ended.
@@ -408,6 +412,9 @@ impl Executor {
                 let address = Execution::resume(home, replayed, ticket.forced, ticket.same_incarnation, loaded.inbox.unread);
                 if !mail.is_empty() {
                     address.do_send(Mail(mail));
+                }
+                if departs {
+                    address.do_send(Depart);
                 }
                 let mut ticket = ticket;
                 if std::mem::take(&mut ticket.claims) > 1 {

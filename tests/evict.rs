@@ -137,6 +137,23 @@ impl Workflow for NotesAmidWords {
     }
 }
 
+/// Sleeps again and again, each time too shortly to be given back for it.
+#[derive(Serialize, Deserialize)]
+struct Naps;
+
+impl Workflow for Naps {
+    const NAME: &'static str = "evict.naps";
+    type Output = ();
+    type Error = AppError;
+
+    async fn run(self, cx: Cx<Self>) -> Result<(), AppError> {
+        for _ in 0..40 {
+            cx.sleep(secs(1)).await?;
+        }
+        Ok(())
+    }
+}
+
 fn build(home: &Home, gate: &Arc<Semaphore>, acts: &Arc<AtomicU32>) -> Builder {
     let (gate, acts) = (gate.clone(), acts.clone());
     let act = async move |call: Call<Act>| {
@@ -247,6 +264,29 @@ fn a_node_that_leaves_gives_a_cold_run_away_only_when_its_act_has_ended() {
             assert_eq!(busy.result().await.unwrap(), 11_101);
             assert_eq!(acts.load(SeqCst), 1, "nobody began the act beside the one that ran");
             leaving.await.unwrap();
+            stop(second).await;
+        }
+    });
+}
+
+#[test]
+fn a_node_that_has_more_than_its_share_gives_away_cold_runs_as_well() {
+    system(async {
+        for home in Home::shared() {
+            let node = async || home.open().workflow::<Naps>().evict_always().spawn().await.unwrap();
+            let first = node().await;
+            for number in 0..60 {
+                first.dispatch(Dispatch::new(Naps).id(format!("naps-{number}"))).await.unwrap();
+            }
+            // Whoever has just come is not given away.
+            eventually("they have been here for a while", limit(), async || {
+                first.describe("naps-59").await.unwrap().is_some_and(|naps| naps.commits > 3)
+            })
+            .await;
+            let second = node().await;
+            // Those in memory at the moment at which runs are given away are a few at most.
+            eventually("the other node has its share", limit(), async || second.stats().held >= 20).await;
+            stop(first).await;
             stop(second).await;
         }
     });

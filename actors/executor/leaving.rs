@@ -66,6 +66,17 @@ impl Executor {
         Yield { run, epoch: ticket.epoch, why }
     }
 
+    /// Tells a run to leave this node; one that is cold hears of it when it is back in memory.
+    fn send_away(&mut self, run: RunKey, ctx: &mut Context<Self>) {
+        if let Some(address) = self.live(run, None) {
+            return address.do_send(Depart);
+        }
+        self.thaw(run, ctx);
+        if let Some(Held::Loading { departs, .. }) = self.held.get_mut(&run) {
+            *departs = true;
+        }
+    }
+
     /// Learns of the ends of runs that somebody here waits for and that are not here: of some of them, in turn.
     pub(super) fn settle_elsewhere(&mut self, ctx: &mut Context<Self>) {
         self.engine.waiters.tidy();
@@ -118,15 +129,16 @@ impl Handler<Drain> for Executor {
 impl Handler<Shed> for Executor {
     type Result = ();
 
-    fn handle(&mut self, Shed(most): Shed, _: &mut Context<Self>) {
+    fn handle(&mut self, Shed(most): Shed, ctx: &mut Context<Self>) {
         let now = self.engine.config.clock.boot();
         let long = SETTLED_IN.max(self.engine.config.horizon());
-        let settled_in = self.held.values().filter_map(|held| match held {
-            Held::Live { ticket, address, .. } if now.saturating_sub(ticket.since) > long => Some(address),
+        let settled_in = self.held.iter().filter_map(|(run, held)| match held {
+            Held::Live { ticket, .. } | Held::Cold { ticket, .. } if now.saturating_sub(ticket.since) > long => Some(*run),
             _ => None,
         });
-        let told = settled_in.take(most as usize).map(|address| address.do_send(Depart)).count();
-        tracing::debug!(told, "executions are given away to nodes that have less");
+        let told: Vec<RunKey> = settled_in.take(most as usize).collect();
+        tracing::debug!(told = told.len(), "executions are given away to nodes that have less");
+        told.into_iter().for_each(|run| self.send_away(run, ctx));
     }
 }
 

@@ -133,14 +133,24 @@ impl Home {
     }
 }
 
-/// Tells whether executions leave memory whenever they come to rest (`STENT_EVICT=1`), so that a test which counts who is in memory
-/// has nothing to count.
+/// Tells whether executions leave memory whenever they come to rest (`STENT_EVICT=1`).
+fn evicts() -> bool {
+    std::env::var_os("STENT_EVICT").is_some_and(|evict| evict == "1")
+}
+
+/// Tells whether executions leave memory whenever they come to rest, so that a test which counts who is in memory has nothing to
+/// count.
 pub(crate) fn counts_memory(why: &str) -> bool {
-    let evicts = std::env::var_os("STENT_EVICT").is_some_and(|evict| evict == "1");
-    if evicts {
+    if evicts() {
         println!("takes no part with STENT_EVICT: {why}");
     }
-    evicts
+    evicts()
+}
+
+/// Returns how many of something a test has: the second number where executions leave memory whenever they come to rest. There each step
+/// costs a replay of all steps before it, so what is quick otherwise may be no more. For numbers that no guarantee depends on.
+pub(crate) fn fewer<T>(usual: T, replayed: T) -> T {
+    if evicts() { replayed } else { usual }
 }
 
 /// Waits until something holds, looking every few milliseconds; panics when it takes longer than `limit`.
