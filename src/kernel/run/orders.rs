@@ -16,6 +16,17 @@ impl Arrival {
     pub(crate) fn goes_first(&self) -> bool {
         matches!(self, Arrival::Message { body: MessageBody::Order(order), .. } if order.what.is_about_the_run())
     }
+
+    /// Tells whether it is an order to go on.
+    #[cfg_attr(not(feature = "actors"), allow(dead_code))]
+    pub(crate) fn lets_go_on(&self) -> bool {
+        matches!(self, Arrival::Message { body: MessageBody::Order(order), .. } if order.what == Ordered::GoOn)
+    }
+
+    /// Tells whether it is an order to end at once.
+    pub(crate) fn terminates(&self) -> bool {
+        matches!(self, Arrival::Message { body: MessageBody::Order(order), .. } if order.what == Ordered::Terminate)
+    }
 }
 
 impl State {
@@ -31,12 +42,14 @@ impl State {
 }
 
 impl Run {
-    /// Takes the next thing that has arrived; of a run that is paused only an order moves anything on, and the rest is kept.
+    /// Takes the next thing that has arrived; of a run that is paused only an order moves anything on, first of all one to end, and the rest
+    /// is kept.
     pub(super) fn next_of(&self, arrived: &mut VecDeque<Arrival>) -> Option<Arrival> {
         if self.state.paused.is_none() {
             return arrived.pop_front();
         }
-        arrived.iter().position(Arrival::goes_first).and_then(|at| arrived.remove(at))
+        let ends = arrived.iter().position(Arrival::terminates);
+        ends.or_else(|| arrived.iter().position(Arrival::goes_first)).and_then(|at| arrived.remove(at))
     }
 
     /// Tells whether an order comes too late: what it is about is over.
