@@ -271,17 +271,25 @@ impl Execution {
             {
                 self.stale.push((*position, *attempt));
                 self.stopped(*position);
-            } else if arrival.goes_first() {
-                // But for the claim: whatever is recorded says who lost what.
-                let behind = usize::from(matches!(self.waiting.front(), Some(Arrival::Taken { .. })));
-                self.waiting.insert(behind, arrival);
             } else {
-                self.waiting.push_back(arrival);
+                self.line_up(arrival);
             }
         }
         if self.recording.is_none() {
             self.forget_stale();
             self.idle(ctx);
+        }
+    }
+
+    /// Lets an arrival wait for its turn. An order about the run as such goes before all else but the claim (whatever is recorded says
+    /// who lost what) and the orders before it: to pause and to go on is not the same as to go on and to pause.
+    fn line_up(&mut self, arrival: Arrival) {
+        if arrival.goes_first() {
+            let goes_before = |waiting: &&Arrival| matches!(waiting, Arrival::Taken { .. }) || waiting.goes_first();
+            let behind = self.waiting.iter().take_while(goes_before).count();
+            self.waiting.insert(behind, arrival);
+        } else {
+            self.waiting.push_back(arrival);
         }
     }
 

@@ -542,7 +542,12 @@ impl Executor {
                 self.give_back(yielded, ctx);
                 return wake_at;
             }
-            LeftHow::Anew { by_force } => self.fall(run, Ticket { forced: by_force, falls: 0, ..ticket }, ctx),
+            // Nothing of its own was under way in its memory, so what of it is open and not here was never begun.
+            LeftHow::Anew { by_force } => {
+                let generation = self.next_generation();
+                let ticket = Ticket { generation, forced: by_force, same_incarnation: false, falls: 0, ..ticket };
+                self.load(run, ticket, ctx);
+            }
             LeftHow::Refused => self.fall(run, Ticket { falls: ticket.falls + 1, ..ticket }, ctx),
             LeftHow::Crashed(panic) => {
                 tracing::error!(

@@ -426,6 +426,31 @@ fn a_key_whose_holder_nobody_takes_up_goes_to_the_next_and_the_holder_takes_its_
 }
 
 #[test]
+fn a_paused_holder_lets_the_next_have_the_key_and_takes_its_value_though_it_has_a_result_of_its_own() {
+    system(async {
+        for home in Home::all() {
+            let shop = Shop::gated();
+            let stent = start(shop.node(&home)).await;
+            let holder = asks(&stent, "holder", &Asks::new("tea")).await;
+            shop.begun(1).await;
+            let waiting = asks(&stent, "waiting", &Asks::new("tea")).await;
+            waits(&stent, "waiting").await;
+            stent.pause(PauseExecution::new("holder", "ada")).await.unwrap();
+            // It is under way, so whoever waits goes on waiting; its result is kept, and then nobody has the run.
+            assert_eq!(shop.starts(), 1);
+            shop.gate.add_permits(1);
+            shop.begun(2).await;
+            shop.gate.add_permits(1);
+            assert_eq!(waiting.result().await.unwrap(), "tea #2");
+            stent.resume("holder").await.unwrap();
+            assert_eq!(holder.result().await.unwrap(), "tea #2");
+            assert_eq!(shop.starts(), 2);
+            stop(stent).await;
+        }
+    });
+}
+
+#[test]
 fn nodes_share_results_and_each_is_called_for_once_whoever_asks() {
     system(async {
         for home in Home::shared() {

@@ -2,7 +2,7 @@
 //! nobody owns needs nobody: what is ordered is decided from its log, without its code, and recorded by whatever node was asked, in
 //! one commit behind the log's last row. If somebody takes the run up in between, or writes, nothing was done, and it is looked anew.
 
-use std::time::Duration;
+use std::{rc::Rc, time::Duration};
 
 use tokio::{sync::oneshot, time::Instant};
 
@@ -28,7 +28,7 @@ use crate::{
         state::{OpenCall, State},
         time::Timestamp,
     },
-    store::{Item, NOT_BEGUN, Outcome, Status, StoreError, Stored, Summary, Then, Turn},
+    store::{Inbox, Item, NOT_BEGUN, Outcome, Reader, Status, StoreError, Stored, Summary, Then, Turn, Unread},
 };
 
 /// How long the owner of a run has to carry an order out, before it is carried out over its head: a thread of it may be blocked.
@@ -77,10 +77,17 @@ fn missing(state: &State, what: &Ordered, activity: Option<Named>, now: Timestam
     }
 }
 
-/// Tells whether an order to pause is in a run's inbox.
-fn is_to_pause(stored: &Stored) -> bool {
+/// Tells whether an order to pause is in an inbox.
+fn is_to_pause(inbox: &Inbox) -> bool {
     let pauses = |body: &MessageBody| body.order().is_some_and(|order| order.what == Ordered::Pause);
-    stored.inbox.unread.iter().any(|unread| pauses(&unread.body))
+    inbox.unread.iter().any(|unread| pauses(&unread.body))
+}
+
+/// Returns the orders to pause and to go on that are in a run's inbox and come before a message: they were given before it.
+fn given_before<'a>(stored: &'a Stored, message: &str) -> Vec<(&'a Unread, &'a Order)> {
+    let earlier = stored.inbox.unread.iter().take_while(|unread| unread.message != message);
+    let orders = earlier.filter_map(|unread| Some((unread, unread.body.order()?)));
+    orders.filter(|(_, order)| matches!(order.what, Ordered::Pause | Ordered::GoOn)).collect()
 }
 
 impl Door {
@@ -100,10 +107,13 @@ impl Door {
                 return self.ended_by(row, &message).await;
             }
             let run = row.run;
-            let stored = self.read(move |reader| async move { reader.run(run).await }).await?;
+            // An order to pause that is taken between two reads is in neither, if the inbox is read behind the log only.
+            let read = move |reader: Rc<dyn Reader>| async move { Ok((reader.inbox(run).await?, reader.run(run).await?)) };
+            let (inbox, stored) = self.read(read).await?;
             let Some(stored) = stored.filter(|stored| !stored.summary.status.is_end()) else { continue };
             let ward = loading::ward(&stored);
-            if self.is_carried_out(&ward, &stored, &message, &order).await? {
+            let pauses = is_to_pause(&inbox) || is_to_pause(&stored.inbox);
+            if self.is_carried_out(&ward, &stored, pauses, &message, &order).await? {
                 return Ok(());
             }
             let patience = since.elapsed();
@@ -173,7 +183,15 @@ impl Door {
     }
 
     /// Tells whether an order is carried out already, or there is nothing to do; and sees that the run's row says so.
-    async fn is_carried_out(&self, ward: &Ward, stored: &Stored, message: &str, order: &Order) -> Result<bool, Error> {
+    /// `pauses` says that an order to pause waits to be taken, or did a moment ago.
+    async fn is_carried_out(
+        &self,
+        ward: &Ward,
+        stored: &Stored,
+        pauses: bool,
+        message: &str,
+        order: &Order,
+    ) -> Result<bool, Error> {
         let row = &stored.summary;
         // The row was read before the log: with this very order in it the run has ended meanwhile, and the next look finds that.
         let is_used = |state: &State| state.outcome.is_none() && state.knows(message);
@@ -207,7 +225,7 @@ impl Door {
             // It has gone on by this order; who has paused it again since means that.
             (Ordered::GoOn, Some(_)) => Ok(state.knows(message)),
             // One that is on its way to be paused has to hear of this behind that.
-            (Ordered::GoOn, None) if !state.knows(message) && is_to_pause(stored) => Ok(false),
+            (Ordered::GoOn, None) if !state.knows(message) && pauses => Ok(false),
             (Ordered::GoOn, None) => self.lift(&row.id.id).await,
             _ => Ok(false),
         }
@@ -264,25 +282,26 @@ impl Door {
     async fn without_code(&self, stored: &Stored, ward: &Ward, message: &str, order: &Order) -> Result<Outcome, Error> {
         let (links, now, seen) = (self.links().await?, self.time.now(), stored.inbox.seq);
         let writer = self.writer(&links, stored.summary.epoch);
+        let before: Vec<_> = given_before(stored, message).iter().map(|(unread, order)| (&*unread.message, *order)).collect();
         match order.what {
             Ordered::Terminate => {
                 let decision = ward.terminate(message, order, now, writer);
                 let end = decision.commit.events.last().cloned();
                 let then = Then::End { status: Status::Terminated, seen: None };
-                let outcome = self.record(&links, stored, message, decision, then).await?;
+                let outcome = self.record(&links, stored, decision, then).await?;
                 if let (Outcome::Done, Some(Event::Command(Command::End { outcome }))) = (&outcome, end) {
                     self.over(&links, stored.summary.run, *outcome).await;
                 }
                 Ok(outcome)
             }
             Ordered::Pause => {
-                let mut decision = ward.take(message, order, now, writer);
+                let mut decision = ward.take(&before, message, order, now, writer);
                 decision.effects.push(Effect::Withdraw { position: NOT_BEGUN });
-                self.record(&links, stored, message, decision, Then::Passivate { wake_at: None, seen }).await
+                self.record(&links, stored, decision, Then::Passivate { wake_at: None, seen }).await
             }
             _ => {
-                let decision = ward.take(message, order, now, writer);
-                self.record(&links, stored, message, decision, Then::Passivate { wake_at: Some(now), seen }).await
+                let decision = ward.take(&before, message, order, now, writer);
+                self.record(&links, stored, decision, Then::Passivate { wake_at: Some(now), seen }).await
             }
         }
     }
@@ -291,18 +310,18 @@ impl Door {
         Writer { incarnation: links.incarnation, epoch, build: self.config.build, is_shared: &|_| false }
     }
 
-    /// Records what was decided about a run without its code, and takes the order out of its inbox if it is there.
-    async fn record(
-        &self,
-        links: &Links,
-        stored: &Stored,
-        message: &str,
-        decision: Decision,
-        then: Then,
-    ) -> Result<Outcome, Error> {
+    /// Records what was decided about a run without its code, and takes the orders that it is about out of its inbox.
+    async fn record(&self, links: &Links, stored: &Stored, decision: Decision, then: Then) -> Result<Outcome, Error> {
         let Decision { commit, effects, settled, tells, memos, letters, .. } = decision;
         let record = codec::encode(&stored.summary.id, &commit).map_err(Error::Wait)?;
-        let ours = stored.inbox.unread.iter().filter(|unread| unread.message == message);
+        let taken = |unread: &&Unread| {
+            let said = |event: &Event| match event {
+                Event::Fact(Fact::Received { message, .. } | Fact::Ignored { message, .. }) => *message == unread.message,
+                _ => false,
+            };
+            commit.events.iter().any(said)
+        };
+        let consumed = stored.inbox.unread.iter().filter(taken).map(|unread| unread.seq).collect();
         // An end may be recorded over the head of whoever has the run, whose next commit does not fit then. Nothing else may.
         let of_nobody = !matches!(then, Then::End { .. });
         let keys: Vec<MemoKey> = memos.iter().map(|entry| entry.key).collect();
@@ -313,7 +332,7 @@ impl Door {
             prev: commit.prev,
             record,
             then,
-            consumed: ours.map(|unread| unread.seq).collect(),
+            consumed,
             settled,
             tasks: Vec::new(),
             withdrawn: Effect::withdrawn(&effects),

@@ -27,8 +27,7 @@ impl Execution {
 
     pub(super) fn on_inbox_read(&mut self, inbox: Inbox, ctx: &mut Context<Self>) {
         self.seen = self.seen.max(inbox.seq);
-        let fresh = self.fresh(inbox.unread);
-        self.waiting.extend(fresh);
+        self.fresh(inbox.unread).into_iter().for_each(|arrival| self.line_up(arrival));
         // The inbox was read for another reason while a commit is in flight: that one is not submitted twice.
         let Some(mut recording) = self.recording.take_if(|recording| recording.moved) else { return self.idle(ctx) };
         recording.moved = false;

@@ -71,11 +71,8 @@ impl Execution {
         self.engine.pool.take_back(self.key);
     }
 
-    /// Takes an order, if one has come; keeps what has ended; and leaves when nothing runs any more.
+    /// Keeps what has ended; takes an order, if one has come; and leaves when nothing runs any more.
     pub(super) fn idle_paused(&mut self, ctx: &mut Context<Self>) {
-        if self.waiting.iter().any(Arrival::goes_first) {
-            return self.turn(ctx);
-        }
         if !self.halted.recorded {
             return;
         }
@@ -85,12 +82,26 @@ impl Execution {
                 other => self.waiting.push_back(other),
             }
         }
+        if self.takes_an_order() {
+            return self.turn(ctx);
+        }
         if self.halted.keeping > 0 || !self.is_quiet() || self.stores_details(ctx) {
             return;
         }
         let since = self.halted.since.unwrap_or_else(|| self.run.last_time());
         let reason = self.run.state().paused.as_ref().map(|order| order.pauses(since)).unwrap_or_default();
-        self.give_back(YieldReason::Paused { reason, forced: self.halted.by_force }, ctx);
+        self.give_back(YieldReason::Paused { reason, seen: self.seen, forced: self.halted.by_force }, ctx);
+    }
+
+    /// Tells whether an order has come that is to be taken now. To go on is to be replayed, and a step that runs in this memory would be lost
+    /// with it: the run goes on as soon as none does any more, and what each has returned is in the inbox.
+    fn takes_an_order(&self) -> bool {
+        let mut orders = self.waiting.iter().filter(|arrival| arrival.goes_first());
+        let waits_for_steps = self.run.runs_steps() || self.halted.keeping > 0;
+        match orders.next() {
+            Some(first) => !waits_for_steps || !first.lets_go_on() || orders.any(Arrival::terminates),
+            None => false,
+        }
     }
 
     /// Puts the result of an attempt into the run's inbox, where it waits for its turn.

@@ -5,11 +5,26 @@
 use super::NewRun;
 #[cfg(feature = "postgres")]
 use super::ScheduleChange;
-use super::{Item, MemoChange, Message, Summary, Turn};
+use super::{Item, MemoChange, Message, Summary, Turn, Yield, YieldReason};
 use crate::kernel::{
     event::CURRENT_RUN,
     id::{CommitNo, Digest},
+    time::Timestamp,
 };
+
+impl Yield {
+    /// Returns why the run is given back, where its inbox has had so many messages: one that is paused is looked at again if more has come
+    /// than its owner has seen.
+    #[must_use]
+    pub(crate) fn why_behind(&self, inbox_seq: u64, now: Timestamp) -> YieldReason {
+        match &self.why {
+            YieldReason::Paused { seen, forced, .. } if *seen < inbox_seq => {
+                YieldReason::Released { wake_at: Some(now), forced: *forced }
+            }
+            why => why.clone(),
+        }
+    }
+}
 
 impl Turn {
     /// Tells whether it touches shared queues.

@@ -552,10 +552,13 @@ pub enum YieldReason {
         /// The whole report.
         reason: String,
     },
-    /// An operator has paused it, as its log says: nobody may claim it until one lets it go on. What is unread stays so.
+    /// An operator has paused it, as its log says: nobody may claim it until one lets it go on. What is unread stays so. If more has come
+    /// than was seen, which may be an order to go on, it is due at once, as [`Released`](YieldReason::Released).
     Paused {
         /// Who, when and why, in one line.
         reason: String,
+        /// The inbox number up to which messages were seen.
+        seen: u64,
         /// Whether its attempts may still have been running, so that the next owner must write a `Claimed` event.
         forced: bool,
     },

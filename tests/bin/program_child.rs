@@ -52,7 +52,8 @@ async fn main() {
         .await
         .expect("the runtime starts");
     let programs: Vec<language::Grown> = seeds.map(language::grow).collect();
-    let ends = programs.iter().map(|program| driver::drive(&stent, program, |name| side(&format!("ack {name}"))));
+    let pauses = std::env::var("STENT_PAUSES").is_ok_and(|pauses| pauses == "1");
+    let ends = programs.iter().map(|program| driver::drive(&stent, program, pauses, |name| side(&format!("ack {name}"))));
     futures_util::future::join_all(ends).await;
     while open(&stent).await {
         tokio::time::sleep(millis(5)).await;

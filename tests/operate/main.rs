@@ -51,6 +51,8 @@ enum Then {
     Once,
     /// A step that blocks the thread under all executions of its node.
     Blocks,
+    /// A step that is begun once at most, and goes on until it is to end.
+    Lasts,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -102,6 +104,10 @@ impl Signal for Word {
 static STEPPED: AtomicU32 = AtomicU32::new(0);
 static STEPS_WELL: AtomicBool = AtomicBool::new(false);
 
+/// How often the step of `Then::Lasts` was begun, and whether it is to end.
+static LASTED: AtomicU32 = AtomicU32::new(0);
+static LASTS: AtomicBool = AtomicBool::new(true);
+
 impl Workflow for Trip {
     const NAME: &'static str = "operate.trip";
     type Output = u32;
@@ -137,6 +143,16 @@ impl Workflow for Trip {
                     Err(CallError::MaybeDone(_)) => cx.signal::<Word>().await?.0,
                     known => known?,
                 },
+                Then::Lasts => {
+                    let step = cx.step("lasts", async || {
+                        LASTED.fetch_add(1, SeqCst);
+                        while LASTS.load(SeqCst) {
+                            tokio::time::sleep(millis(5)).await;
+                        }
+                        Ok::<u32, AppError>(2)
+                    });
+                    step.at_most_once().await?
+                }
                 Then::Blocks => {
                     cx.step("blocks", async || {
                         std::thread::sleep(secs(4));

@@ -338,3 +338,82 @@ fn a_pause_around_a_takeover_by_force_loses_what_was_under_way_once_and_begins_n
         }
     });
 }
+
+#[test]
+fn a_step_that_runs_when_its_run_is_paused_and_let_go_on_comes_to_its_end_once() {
+    alone(async {
+        for home in Home::all() {
+            let world = World::default();
+            let stent = world.start(&home).await;
+            LASTED.store(0, SeqCst);
+            LASTS.store(true, SeqCst);
+            let handle = dispatch(&stent, Then::Lasts).await;
+            eventually("it is begun", secs(10), async || LASTED.load(SeqCst) == 1).await;
+            stent.pause(pause("Lasts")).await.unwrap();
+            let (resumed, ()) = futures::join!(stent.resume(resume("Lasts")), async {
+                let told = async || {
+                    let told = stent.describe("Lasts").await.unwrap().unwrap();
+                    told.waits_for.iter().any(|wait| wait.contains("unread")) || !told.moved_by.contains("paused")
+                };
+                eventually("the order has come", secs(10), told).await;
+                tokio::time::sleep(millis(100)).await;
+                LASTS.store(false, SeqCst);
+            });
+            resumed.unwrap();
+            assert_eq!(handle.result().await.unwrap(), 42);
+            let events = events(&stent, "Lasts").await;
+            let lost = events.iter().filter(|(what, _)| *what == Happening::Lost).count();
+            assert_eq!((LASTED.load(SeqCst), lost), (1, 0), "{events:?}");
+            assert_eq!(ordered(&stent, "Lasts").await, ["pause by ada: a look", "resume by bob"]);
+            stop(stent).await;
+        }
+    });
+}
+
+/// Gives an order of which nobody waits for the answer: it is in the inbox, with so many messages.
+async fn leaves(stent: &Stent, id: &str, order: impl Future<Output = Result<(), Error>>, unread: u32) {
+    let there = async {
+        says(stent, id, &format!("{unread} unread messages")).await;
+    };
+    futures::future::select(std::pin::pin!(order), std::pin::pin!(there)).await;
+}
+
+#[test]
+fn a_pause_and_the_word_to_go_on_are_taken_in_their_order_whoever_takes_them() {
+    /// Who takes them, and when.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Taken {
+        /// Its next owner finds both.
+        Together,
+        /// The one that was asked to let it go on, and nobody can run it.
+        WithoutCode,
+    }
+    alone(async {
+        for home in Home::shared() {
+            for taken in [Taken::Together, Taken::WithoutCode] {
+                let world = World::default();
+                let id = format!("{taken:?}");
+                let owner = world.start(&home).await;
+                owner.dispatch(Dispatch::new(Trip { then: Then::Listens }).id(&id)).await.unwrap();
+                says(&owner, &id, "operate.word").await;
+                stop(owner).await;
+                let other = world.acts(home.open()).workflow::<Parent>().spawn().await.unwrap();
+                leaves(&other, &id, other.pause(pause(&id)), 1).await;
+                if taken == Taken::Together {
+                    leaves(&other, &id, other.resume(resume(&id)), 2).await;
+                } else {
+                    other.resume(resume(&id)).await.unwrap();
+                }
+                let again = world.start(&home).await;
+                let handle = again.handle::<Trip>(&*id).await.unwrap().unwrap();
+                again.signal(SendSignal::new(&id, &Word(2))).await.unwrap();
+                let result = tokio::time::timeout(secs(20), handle.result()).await;
+                let told = again.describe(&*id).await.unwrap().unwrap();
+                assert_eq!(result.unwrap_or_else(|_| panic!("{id}: {told:?}")).unwrap(), 42, "{id}");
+                assert_eq!(ordered(&again, &id).await, ["pause by ada: a look", "resume by bob"], "{id}");
+                stop(again).await;
+                stop(other).await;
+            }
+        }
+    });
+}

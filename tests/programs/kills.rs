@@ -27,6 +27,8 @@ const PROGRAMS: u64 = 25;
 struct Bench {
     folder: tempfile::TempDir,
     seeds: std::ops::Range<u64>,
+    /// Whether an operator pauses them, and lets them go on.
+    pauses: bool,
     lives: u32,
     judged: usize,
     /// What was recorded as over, by execution: calls, and attempts.
@@ -52,6 +54,7 @@ impl Bench {
             .env("STENT_INLINE", (self.lives % 2).to_string())
             // Every third life remembers nothing.
             .env("STENT_EVICT", u32::from(self.lives.is_multiple_of(3)).to_string())
+            .env("STENT_PAUSES", u32::from(self.pauses).to_string())
             .stdout(Stdio::null())
             .stderr(if std::env::var_os("STENT_LOG").is_some() { Stdio::inherit() } else { Stdio::null() })
             .spawn()
@@ -127,9 +130,10 @@ fn killed_again_and_again_a_program_still_does_what_its_model_says_and_repeats_n
         let first = NEWER + rng.next() % 1_000_000_000;
         let folder = tempfile::tempdir().unwrap();
         let (over, attempts) = Default::default();
-        let mut bench = Bench { folder, seeds: first..first + PROGRAMS, lives: 0, judged: 0, over, attempts };
+        let pauses = rng.between(0, 1) == 1;
+        let mut bench = Bench { folder, seeds: first..first + PROGRAMS, pauses, lives: 0, judged: 0, over, attempts };
         databases += 1;
-        println!("programs {:?}", bench.seeds);
+        println!("programs {:?}{}", bench.seeds, if pauses { ", with pauses" } else { "" });
         for _ in 0..rng.between(3, 10) {
             if bench.live(Duration::from_millis(rng.between(10, 250))) {
                 break;

@@ -131,6 +131,29 @@ pub(crate) struct Grown {
     pub(crate) updates: u32,
     /// When it is cancelled from outside, if it is.
     pub(crate) cancel_after: Option<u64>,
+    /// What an operator may do to it meanwhile, one after the other; nothing of what comes of it depends on that.
+    pub(crate) pauses: Vec<Pause>,
+}
+
+/// A pause of an execution, which is always followed by the word to go on.
+#[derive(Clone, Debug)]
+pub(crate) struct Pause {
+    /// So long after the one before, in milliseconds.
+    pub(crate) after: u64,
+    /// The child that is paused, by its label; else the program itself.
+    pub(crate) child: Option<u32>,
+    pub(crate) until: Until,
+}
+
+/// When somebody is let go on who was paused.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Until {
+    /// After so many milliseconds.
+    After(u64),
+    /// As soon as something more has been said to the program.
+    Said,
+    /// Whoever lets it go on does not wait until the pause is recorded.
+    AtOnce,
 }
 
 /// Seeds below grow programs of the language as it was first, so that what was found with them stays as it was.
@@ -139,20 +162,31 @@ pub(crate) const NEWER: u64 = 1_000_000_000;
 /// Grows the program of a seed.
 pub(crate) fn grow(seed: u64) -> Grown {
     let newer = seed >= NEWER;
-    let mut growth = Growth { state: seed, newer, labels: 0, signals: 0, updates: 0, budget: 4 + seed % 23, group: seed / 6 };
+    let mut growth = Growth {
+        state: seed,
+        newer,
+        labels: 0,
+        children: Vec::new(),
+        signals: 0,
+        updates: 0,
+        budget: 4 + seed % 23,
+        group: seed / 6,
+    };
     let pieces: Vec<Node> = (0..growth.between(2, 4)).map(|_| growth.node(0, true)).collect();
     let runs = growth.runs(&pieces);
     let cancelled = growth.one_in(6);
     let cancel_after = cancelled.then(|| growth.between(0, 60));
     let body = Node::Sequence(pieces);
+    let pauses = growth.pauses();
     let Growth { signals, updates, .. } = growth;
-    Grown { name: format!("program-{seed}"), body, runs, signals, updates, cancel_after }
+    Grown { name: format!("program-{seed}"), body, runs, signals, updates, cancel_after, pauses }
 }
 
 struct Growth {
     state: u64,
     newer: bool,
     labels: u32,
+    children: Vec<u32>,
     signals: u32,
     updates: u32,
     /// So many more nodes that contain others.
@@ -253,6 +287,7 @@ impl Growth {
             20 => Node::Shielded(Box::new(self.node(depth + 1, own))),
             _ => {
                 let label = self.label();
+                self.children.push(label);
                 Node::Child { label, body: Box::new(self.node(depth + 1, false)), detached: self.one_in(3) }
             }
         }
@@ -283,6 +318,23 @@ impl Growth {
             }
         }
         runs.into_iter().map(Node::Sequence).collect()
+    }
+
+    /// Grown last, so that a program is the same with them and without.
+    fn pauses(&mut self) -> Vec<Pause> {
+        let children = self.children.clone();
+        let mut pauses = Vec::new();
+        for _ in 0..self.between(1, 4) {
+            let after = self.between(0, 25);
+            let which = usize::try_from(self.between(0, children.len() as u64 * 2)).unwrap_or(0);
+            let until = match self.between(0, 3) {
+                0 => Until::Said,
+                1 => Until::AtOnce,
+                _ => Until::After(self.between(0, 25)),
+            };
+            pauses.push(Pause { after, child: children.get(which).copied(), until });
+        }
+        pauses
     }
 
     fn nodes(&mut self, least: u64, most: u64, depth: u32, own: bool) -> Vec<Node> {

@@ -34,7 +34,7 @@ use language::{Grown, NEWER, grow};
 use log::Ends;
 
 /// Programs that found something once.
-const FOUND: &[u64] = &[608_120_243];
+const FOUND: &[u64] = &[608_120_243, 1_755_691_814, 1_755_691_815];
 
 /// Every attempt that was begun: execution, place, attempt.
 static BEGUN: Mutex<Option<Begun>> = Mutex::new(None);
@@ -86,15 +86,26 @@ async fn reader(home: &Home) -> (Box<dyn Store>, Rc<dyn Reader>) {
     (store, reader)
 }
 
+/// What is done to programs meanwhile, which must not change what comes of them.
+#[derive(Clone, Copy, Default)]
+struct Meanwhile {
+    /// Executions leave memory whenever they come to rest.
+    evicts: bool,
+    /// The calls run on the engine's own thread.
+    inline: bool,
+    /// An operator pauses them, and lets them go on.
+    pauses: bool,
+}
+
 /// Runs programs, a crowd of them at a time, and compares.
-async fn run(home: &Home, seeds: &[u64], evicts: bool, inline: bool) {
+async fn run(home: &Home, seeds: &[u64], Meanwhile { evicts, inline, pauses }: Meanwhile) {
     *BEGUN.lock() = None;
     let _ = interpreter::ACTS.set(count);
     let builder = runtime(home, inline);
     let stent = if evicts { builder.evict_always() } else { builder }.spawn().await.unwrap();
     let programs: Vec<Grown> = seeds.iter().map(|seed| grow(*seed)).collect();
     for crowd in programs.chunks(50) {
-        join_all(crowd.iter().map(|program| driver::drive(&stent, program, |_| {}))).await;
+        join_all(crowd.iter().map(|program| driver::drive(&stent, program, pauses, |_| {}))).await;
     }
     // Children that were stopped with their parents, and those that go on by themselves.
     support::eventually("everything ends", Duration::from_secs(30), async || unended(&stent).await.is_empty()).await;
@@ -112,7 +123,8 @@ async fn run(home: &Home, seeds: &[u64], evicts: bool, inline: bool) {
 fn a_program_does_what_its_model_says_on_every_store() {
     alone(async {
         for (home, fresh) in Home::all().into_iter().zip([300, 150, 100]) {
-            run(&home, &seeds("programs", fresh), false, fresh == 150).await;
+            let meanwhile = Meanwhile { inline: fresh == 150, ..Meanwhile::default() };
+            run(&home, &seeds("programs", fresh), meanwhile).await;
         }
     });
 }
@@ -121,7 +133,28 @@ fn a_program_does_what_its_model_says_on_every_store() {
 fn a_program_does_what_its_model_says_though_memory_forgets_it_at_every_rest() {
     alone(async {
         for (home, fresh) in Home::all().into_iter().zip([200, 100, 60]) {
-            run(&home, &seeds("programs without memory", fresh), true, fresh == 200).await;
+            let meanwhile = Meanwhile { evicts: true, inline: fresh == 200, pauses: false };
+            run(&home, &seeds("programs without memory", fresh), meanwhile).await;
+        }
+    });
+}
+
+#[test]
+fn a_program_does_what_its_model_says_though_it_is_paused_and_let_go_on_again_and_again() {
+    alone(async {
+        for (home, fresh) in Home::all().into_iter().zip([100, 50, 25]) {
+            let meanwhile = Meanwhile { inline: fresh == 50, pauses: true, ..Meanwhile::default() };
+            run(&home, &seeds("paused programs", fresh), meanwhile).await;
+        }
+    });
+}
+
+#[test]
+fn a_program_does_what_its_model_says_though_it_is_paused_and_memory_forgets_it_at_every_rest() {
+    alone(async {
+        for (home, fresh) in Home::all().into_iter().zip([60, 30, 25]) {
+            let meanwhile = Meanwhile { evicts: true, inline: fresh == 60, pauses: true };
+            run(&home, &seeds("paused programs without memory", fresh), meanwhile).await;
         }
     });
 }

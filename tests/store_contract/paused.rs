@@ -9,8 +9,8 @@ use stent::{
 
 use crate::{kit::*, queues::task};
 
-fn paused(run: RunKey, forced: bool) -> Item {
-    let why = YieldReason::Paused { reason: "paused by ada".into(), forced };
+fn paused(run: RunKey, forced: bool, seen: u64) -> Item {
+    let why = YieldReason::Paused { reason: "paused by ada".into(), forced, seen };
     Item::Yield(Yield { run, epoch: 1, why })
 }
 
@@ -19,8 +19,8 @@ fn a_paused_run_keeps_messages_is_claimed_by_nobody_and_goes_on_as_it_was_left()
     on_each_store(async |world| {
         for (id, forced) in [("a", false), ("b", true)] {
             let run = world.started(id).await;
-            world.done(paused(run, forced)).await;
-            assert_eq!(world.one(paused(run, forced)).await, Outcome::NotOwned);
+            world.done(paused(run, forced, 0)).await;
+            assert_eq!(world.one(paused(run, forced, 0)).await, Outcome::NotOwned);
             assert_eq!(world.send(id, "x").await, Outcome::Sent { seq: 1, run, owner: None });
             let row = world.summary(id).await;
             assert_eq!((row.status, row.owner, row.wake_at), (Status::Paused, None, None));
@@ -31,6 +31,27 @@ fn a_paused_run_keeps_messages_is_claimed_by_nobody_and_goes_on_as_it_was_left()
             assert_eq!((row.status, row.reason), (Status::Active, None));
             let claimed = world.claim(9, 9).await.claimed;
             assert_eq!(claimed.iter().map(|claimed| (claimed.summary.run, claimed.forced)).collect::<Vec<_>>(), [(run, forced)]);
+        }
+    });
+}
+
+#[test]
+fn a_run_to_which_something_came_that_its_owner_has_not_seen_is_due_at_once_instead_of_paused() {
+    on_each_store(async |world| {
+        for (id, forced) in [("a", false), ("b", true)] {
+            let run = world.started(id).await;
+            assert!(matches!(world.send(id, "x").await, Outcome::Sent { seq: 1, .. }));
+            world.done(paused(run, forced, 0)).await;
+            let row = world.summary(id).await;
+            assert_eq!((row.status, row.owner, row.reason), (Status::Active, None, None));
+            assert_eq!(row.wake_at, Some(Timestamp(world.now)));
+            let claimed = world.claim(9, 9).await.claimed;
+            assert_eq!(claimed.iter().map(|claimed| (claimed.summary.run, claimed.forced)).collect::<Vec<_>>(), [(run, forced)]);
+            // It has looked at all there is.
+            let why = YieldReason::Paused { reason: "paused by ada".into(), forced, seen: 1 };
+            world.done(Item::Yield(Yield { run, epoch: 2, why })).await;
+            let row = world.summary(id).await;
+            assert_eq!((row.status, row.wake_at, row.reason.as_deref()), (Status::Paused, None, Some("paused by ada")));
         }
     });
 }

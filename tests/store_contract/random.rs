@@ -301,7 +301,7 @@ impl All {
                 let why = match self.dice.below(6) {
                     0 => YieldReason::Blocked { build: BuildId(i64::try_from(self.dice.below(3)).unwrap()), reason },
                     1 => YieldReason::Quarantined { reason },
-                    2 => YieldReason::Paused { reason, forced: self.dice.once_in(3) },
+                    2 => YieldReason::Paused { reason, forced: self.dice.once_in(3), seen: self.now.unsigned_abs() % 4 },
                     _ => YieldReason::Released { wake_at: self.time(), forced: self.dice.once_in(3) },
                 };
                 Item::Yield(Yield { run, epoch, why })

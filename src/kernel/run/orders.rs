@@ -7,6 +7,7 @@ use crate::kernel::{
     event::{Command, Event, Fact, MessageBody, Next, Order, Ordered, TaskEnd},
     id::Position,
     instance::Instance,
+    memo::MemoWord,
     state::State,
     time::Timestamp,
 };
@@ -15,6 +16,17 @@ impl Arrival {
     /// Tells whether it is an order about the run as such, which goes before all else.
     pub(crate) fn goes_first(&self) -> bool {
         matches!(self, Arrival::Message { body: MessageBody::Order(order), .. } if order.what.is_about_the_run())
+    }
+
+    /// Tells whether it is an order to go on.
+    #[cfg_attr(not(feature = "actors"), allow(dead_code))]
+    pub(crate) fn lets_go_on(&self) -> bool {
+        matches!(self, Arrival::Message { body: MessageBody::Order(order), .. } if order.what == Ordered::GoOn)
+    }
+
+    /// Tells whether it is an order to end at once.
+    pub(crate) fn terminates(&self) -> bool {
+        matches!(self, Arrival::Message { body: MessageBody::Order(order), .. } if order.what == Ordered::Terminate)
     }
 }
 
@@ -31,12 +43,28 @@ impl State {
 }
 
 impl Run {
-    /// Takes the next thing that has arrived; of a run that is paused only an order moves anything on, and the rest is kept.
+    /// Takes the next thing that has arrived; of a run that is paused only an order moves anything on, first of all one to end, and the rest
+    /// is kept.
     pub(super) fn next_of(&self, arrived: &mut VecDeque<Arrival>) -> Option<Arrival> {
         if self.state.paused.is_none() {
-            return arrived.pop_front();
+            return arrived.remove(self.revoked_behind(arrived).unwrap_or(0));
         }
-        arrived.iter().position(Arrival::goes_first).and_then(|at| arrived.remove(at))
+        let ends = arrived.iter().position(Arrival::terminates);
+        ends.or_else(|| arrived.iter().position(Arrival::goes_first)).and_then(|at| arrived.remove(at))
+    }
+
+    /// Returns where the word stands that takes a shared key from the call whose result comes next: nobody had the run, and others waited. By
+    /// then that result was in the inbox already; but what counts under the key is what somebody else has called since, and the call
+    /// asks for that.
+    fn revoked_behind(&self, arrived: &VecDeque<Arrival>) -> Option<usize> {
+        let Some(Arrival::Message { body: MessageBody::Task { position: of, .. }, .. }) = arrived.front() else { return None };
+        let memo = self.state.memos.get(of)?;
+        arrived.iter().position(|arrival| match arrival {
+            Arrival::Message { body: MessageBody::Memo { position, ask, word: word @ MemoWord::Revoked }, .. } => {
+                position == of && memo.awaits(*ask, word)
+            }
+            _ => false,
+        })
     }
 
     /// Tells whether an order comes too late: what it is about is over.

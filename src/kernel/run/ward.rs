@@ -3,7 +3,7 @@
 
 use super::{Decision, Effect, Writer, others::tells_at_end};
 use crate::kernel::{
-    event::{Command, Commit, Event, Fact, MessageBody, Order, Outcome, Skipped},
+    event::{Command, Commit, Event, Fact, Ignored, MessageBody, Order, Ordered, Outcome, Skipped},
     id::{CommitNo, Digest, Epoch, RunId},
     letter::LetterChange,
     memo::{self, Memos},
@@ -89,10 +89,34 @@ impl Ward {
         }
     }
 
-    /// Decides that the run is paused, or goes on, as an operator orders it.
-    pub(crate) fn take(&self, message: &str, order: &Order, at: Timestamp, writer: Writer<'_>) -> Decision {
+    /// Decides that the run is paused, or goes on, as an operator orders it; behind the orders that were given `before` and that nobody has
+    /// taken.
+    pub(crate) fn take(
+        &self,
+        before: &[(&str, &Order)],
+        message: &str,
+        order: &Order,
+        at: Timestamp,
+        writer: Writer<'_>,
+    ) -> Decision {
+        let mut paused = self.state.as_ref().is_some_and(|state| state.paused.is_some());
+        let knows = |message: &str| self.state.as_ref().is_some_and(|state| state.knows(message));
+        let taken = before.iter().map(|&(message, order)| {
+            let message = message.to_owned();
+            let pauses = order.what == Ordered::Pause;
+            let fact = if knows(&message) {
+                Fact::Ignored { message, why: Ignored::Duplicate }
+            } else if pauses == paused {
+                Fact::Ignored { message, why: Ignored::Late }
+            } else {
+                paused = pauses;
+                Fact::Received { message, body: MessageBody::Order(Box::new(order.clone())) }
+            };
+            Event::Fact(fact)
+        });
         let received = Fact::Received { message: message.to_owned(), body: MessageBody::Order(Box::new(order.clone())) };
-        self.decision(vec![Event::Fact(received)], at, writer)
+        let events = taken.collect::<Vec<_>>().into_iter().chain([Event::Fact(received)]);
+        self.decision(events.collect(), at, writer)
     }
 
     fn decision(&self, events: Vec<Event>, at: Timestamp, writer: Writer<'_>) -> Decision {

@@ -95,6 +95,26 @@ fn a_holder_that_is_revoked_asks_again_and_what_it_was_told_before_comes_too_lat
 }
 
 #[test]
+fn a_result_that_waits_in_the_inbox_of_a_run_whose_key_was_taken_away_comes_too_late() {
+    let mut world = begun(&Shares);
+    tell(&mut world, 1, 1, MemoWord::Granted);
+    world.ack();
+    // Its attempt has ended while it was paused, and then nobody had the run while others waited.
+    let end = TaskEnd::Done(value(1).unwrap());
+    world.send("kept", MessageBody::Task { position: 1, attempt: 1, end, details: None });
+    world.word("meanwhile");
+    tell(&mut world, 1, 1, MemoWord::Revoked);
+    assert_eq!(steps(&world), ["#1 leave", "#1 ask 2"]);
+    world.ack();
+    assert!(world.inbox.is_empty(), "{:?}", world.inbox);
+    world.evict();
+    tell(&mut world, 1, 2, another());
+    world.settle();
+    assert_eq!(world.output::<u64>(), 99, "what counts under the key is what all others have");
+    assert_eq!(world.facts(|fact| matches!(fact, Fact::Completed { .. })), 0);
+}
+
+#[test]
 fn whoever_gives_up_lets_go_also_before_it_has_asked() {
     flow!(Impatient, |cx| -> u64 {
         let call = cx.call(act("tea")).memo(Memo::key("tea"));

@@ -94,6 +94,36 @@ fn a_run_is_terminated_at_any_point_alike_with_and_without_its_code_and_names_wh
 }
 
 #[test]
+fn orders_that_nobody_has_taken_come_before_a_later_one_in_its_own_commit() {
+    let said = |what: Ordered| Order { by: "ada".into(), reason: "because".into(), what };
+    let (pause, go_on) = (said(Ordered::Pause), said(Ordered::GoOn));
+    let mut world = World::new(&Transfer(Death::Lives));
+    world.ack();
+    let taken = |world: &World, before: &[(&str, &Order)], message: &str, order: &Order| -> (Vec<String>, bool) {
+        let decision = ward(world).take(before, message, order, world.now, writer(world.epoch));
+        let mut paused = false;
+        let facts = decision.commit.events.iter().map(|event| match event {
+            Event::Fact(Fact::Received { message, body }) => {
+                paused = body.order().unwrap().what == Ordered::Pause;
+                format!("{message} received")
+            }
+            Event::Fact(Fact::Ignored { message, why }) => format!("{message} {why:?}"),
+            other => panic!("{other:?}"),
+        });
+        (facts.collect(), paused)
+    };
+    let (facts, paused) = taken(&world, &[("p1", &pause), ("p2", &pause)], "g", &go_on);
+    assert_eq!((facts.join(", "), paused), ("p1 received, p2 Late, g received".to_owned(), false));
+    let (facts, paused) = taken(&world, &[("g1", &go_on), ("p1", &pause), ("g2", &go_on)], "p2", &pause);
+    assert_eq!((facts.join(", "), paused), ("g1 Late, p1 received, g2 received, p2 received".to_owned(), true));
+    world.send("p1", order(Ordered::Pause));
+    world.turn_or_ack();
+    world.ack();
+    let (facts, _) = taken(&world, &[("p1", &pause), ("p2", &pause)], "g", &go_on);
+    assert_eq!(facts.join(", "), "p1 Duplicate, p2 Late, g received");
+}
+
+#[test]
 fn a_terminated_run_tells_its_parent_and_its_children_in_the_commit_of_its_end() {
     flow!(Mother, |cx| -> u64 {
         let child = cx.child(orders::Leaf(1));

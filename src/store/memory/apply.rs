@@ -258,7 +258,8 @@ impl Data {
             return Outcome::NotOwned;
         }
         row.owner = None;
-        match back.why {
+        let why = back.why_behind(row.inbox_seq, writer.now);
+        match why {
             YieldReason::Blocked { build, .. } => {
                 row.blocked_build = Some(build);
                 row.wake_at = Some(writer.now);
@@ -280,7 +281,7 @@ impl Data {
                 run.forced = forced;
             }
         }
-        if let Some(report) = refuse::report(&back.why) {
+        if let Some(report) = refuse::report(&why) {
             run.summary.reason = Some(report);
         }
         Outcome::Done

@@ -284,7 +284,8 @@ impl<'a> Plan<'a> {
         row.owner = None;
         known.changed = true;
         known.beside.forced = true;
-        match back.why {
+        let why = back.why_behind(row.inbox_seq, now);
+        match why {
             YieldReason::Blocked { build, .. } => {
                 row.blocked_build = Some(build);
                 row.wake_at = Some(now);
@@ -304,7 +305,7 @@ impl<'a> Plan<'a> {
                 row.wake_at = if known.unread == 0 { wake_at } else { Some(now) };
             }
         }
-        row.reason = refuse::report(&back.why).or_else(|| row.reason.take());
+        row.reason = refuse::report(&why).or_else(|| row.reason.take());
         Ok(())
     }
 

@@ -356,7 +356,8 @@ impl<'a> Plan<'a> {
         }
         let (mut by_force, mut blocked) = (true, None);
         row.owner = None;
-        match back.why {
+        let why = back.why_behind(row.inbox_seq, self.batch.now);
+        match why {
             YieldReason::Blocked { build, .. } => {
                 blocked = Some(build.0);
                 row.blocked_build = Some(build);
@@ -377,7 +378,7 @@ impl<'a> Plan<'a> {
                 row.wake_at = if known.unread == 0 { wake_at } else { Some(self.batch.now) };
             }
         }
-        let report = refuse::report(&back.why);
+        let report = refuse::report(&why);
         self.yields
             .row()
             .int(back.run.0)
