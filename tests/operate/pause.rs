@@ -49,7 +49,8 @@ fn a_paused_run_takes_no_turn_and_what_came_meanwhile_happens_when_it_goes_on() 
                 rests(&stent, id).await;
             }
             stent.signal(SendSignal::new("Listens", &Word(2))).await.unwrap();
-            tokio::time::sleep(millis(400)).await;
+            // Longer than the nap.
+            tokio::time::sleep(millis(2_200)).await;
             for id in ["Works", "Naps", "Listens"] {
                 rests(&stent, id).await;
             }
