@@ -146,7 +146,8 @@ impl Handler<PauseExecution> for Supervisor {
 /// Lets an execution go on that is paused, with all that has come meanwhile; or be claimed again if it is quarantined or blocked, as after a
 /// crash: its open attempts count as lost then.
 ///
-/// It is answered when it is recorded that a pause is over. An execution that is neither goes on as it is, and nothing is recorded.
+/// It is answered when it is recorded that a pause is over. An execution that is neither goes on as it is, and nothing is recorded. An inline step
+/// that was under way when its execution was paused comes to its end first: the order waits for it in the inbox.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct Resume {

@@ -157,7 +157,8 @@ mod tests {
     #[test]
     fn a_key_whose_holder_nobody_takes_up_is_freed_if_somebody_waits_for_it() {
         let waiter = run(2, Status::Active, true, None);
-        for holder in [run(1, Status::Active, false, Some(900)), run(1, Status::Quarantined, false, None)] {
+        for (status, wake_at) in [(Status::Active, Some(900)), (Status::Quarantined, None), (Status::Paused, None)] {
+            let holder = run(1, status, false, wake_at);
             let runs = [holder, waiter.clone()];
             let change = decided(row(Some(ask(1)), 0, None), &[2], &runs).unwrap();
             assert_eq!((change.seen, change.then, change.unowned), (Some(5), MemoThen::Gone, Some(RunKey(1))));

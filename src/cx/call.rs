@@ -131,7 +131,7 @@ impl<A: Activity> Pending<A> {
     ///
     /// If the call of whoever was first fails for good (or is parked, cancelled, or its run ends), the next of those who wait makes it: errors
     /// are not shared. The same holds if nobody takes the run up for as long as a lease after its node has died; it asks again when it
-    /// is back. Options of the call hold for whoever makes it, and `at_most_once` for that one call: whoever takes over makes its own. Limits from the intent on count while it waits as well, but
+    /// is back; and if the run is paused, as soon as nothing of it runs any more. Options of the call hold for whoever makes it, and `at_most_once` for that one call: whoever takes over makes its own. Limits from the intent on count while it waits as well, but
     /// do not end the wait: race it with a sleep for that.
     ///
     /// An act with a compensation (`undo_with`) cannot be shared: the call fails, kind `invalid`.

@@ -126,7 +126,7 @@ impl Workflow for Trip {
                 Then::Parks => cx.call(Fail).retry(Retry::never()).on_exhausted(OnExhausted::Park).await?,
                 Then::BacksOff => cx.call(Fail).retry(Retry::fixed(hours(1))).await?,
                 Then::Naps => {
-                    cx.sleep(millis(300)).await?;
+                    cx.sleep(secs(2)).await?;
                     2
                 }
                 Then::Retries => cx.call(Fail).retry(Retry::fixed(millis(150)).jitter_percent(0)).await?,

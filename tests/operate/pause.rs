@@ -49,7 +49,8 @@ fn a_paused_run_takes_no_turn_and_what_came_meanwhile_happens_when_it_goes_on() 
                 rests(&stent, id).await;
             }
             stent.signal(SendSignal::new("Listens", &Word(2))).await.unwrap();
-            tokio::time::sleep(millis(400)).await;
+            // Longer than the nap.
+            tokio::time::sleep(millis(2_200)).await;
             for id in ["Works", "Naps", "Listens"] {
                 rests(&stent, id).await;
             }
@@ -372,9 +373,8 @@ fn a_step_that_runs_when_its_run_is_paused_and_let_go_on_comes_to_its_end_once()
 
 /// Gives an order of which nobody waits for the answer: it is in the inbox, with so many messages.
 async fn leaves(stent: &Stent, id: &str, order: impl Future<Output = Result<(), Error>>, unread: u32) {
-    let there = async {
-        says(stent, id, &format!("{unread} unread messages")).await;
-    };
+    let what = format!("{unread} unread messages");
+    let there = says(stent, id, &what);
     futures::future::select(std::pin::pin!(order), std::pin::pin!(there)).await;
 }
 
@@ -397,8 +397,12 @@ fn a_pause_and_the_word_to_go_on_are_taken_in_their_order_whoever_takes_them() {
                 owner.dispatch(Dispatch::new(Trip { then: Then::Listens }).id(&id)).await.unwrap();
                 says(&owner, &id, "operate.word").await;
                 stop(owner).await;
-                let other = world.acts(home.open()).workflow::<Parent>().spawn().await.unwrap();
-                leaves(&other, &id, other.pause(pause(&id)), 1).await;
+                let cannot_run_it = async || world.acts(home.open()).workflow::<Parent>().spawn().await.unwrap();
+                // Whoever was asked to pause it goes before it can do so without the code.
+                let gone = cannot_run_it().await;
+                leaves(&gone, &id, gone.pause(pause(&id)), 1).await;
+                stop(gone).await;
+                let other = cannot_run_it().await;
                 if taken == Taken::Together {
                     leaves(&other, &id, other.resume(resume(&id)), 2).await;
                 } else {
