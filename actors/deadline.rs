@@ -25,10 +25,9 @@ pub(crate) struct Deadline {
 }
 
 impl Deadline {
-    /// Starts with the right to act for `lease` from now on.
-    pub(crate) fn new(clock: Arc<dyn Clock>, lease: Duration) -> Deadline {
-        let until = clock.boot() + lease;
-        Deadline { clock, until_micros: Arc::new(AtomicU64::new(micros(until))) }
+    /// Starts with the right to act for `lease` after `sent`, the boot time from before the node was registered.
+    pub(crate) fn new(clock: Arc<dyn Clock>, sent: Duration, lease: Duration) -> Deadline {
+        Deadline { clock, until_micros: Arc::new(AtomicU64::new(micros(sent + lease))) }
     }
 
     /// Tells whether an act may start at this instant. A deadline found passed is passed for good.

@@ -91,8 +91,7 @@ impl Incarnation {
         // The store belongs to the writer's thread: it is opened there and never leaves it.
         let (lease, can) = (config.lease, can(&door.workflows, &config));
         let time = door.time.clone();
-        let deadline = Deadline::new(config.clock.clone(), config.lease.saturating_sub(config.margin));
-        let (persistence, warden, hints, shared, transactions) = {
+        let (persistence, warden, hints, shared, transactions, registered) = {
             let (open, config, time, failed) = (setup.open.clone(), config.clone(), time.clone(), failed.clone());
             let (counters, time_here) = (door.counters.clone(), time.clone());
             let told = tell("Persistence");
@@ -106,6 +105,8 @@ impl Incarnation {
                     }
                     let now = time_here.now();
                     let node = NewNode { incarnation: id, build: config.build, label: label(), lease, can, now };
+                    // The lease begins here, however long it took to open the store and to bring its schema up to date.
+                    let sent = config.clock.boot();
                     let freed = store.register(&node).await?;
                     store.declare_queues(&config.queues).await?;
                     if let Some((run, commit_no, record)) = store.reader().newest().await? {
@@ -116,13 +117,13 @@ impl Incarnation {
                     if freed > 0 {
                         tracing::info!(freed, "executions of a former life are taken over");
                     }
-                    Ok::<_, Error>(store)
+                    Ok::<_, Error>((store, sent))
                 };
-                let result = opened.await.map(|store| {
+                let result = opened.await.map(|(store, sent)| {
                     let (warden, hints, shared, transactions) =
                         (store.warden(), store.hints(), store.is_shared(), store.transactions());
                     let make = move |_: &mut actix::Context<Persistence>| Persistence::new(id, store, time, failed, counters);
-                    (monitor::start_here(make, told), warden, hints, shared, transactions)
+                    (monitor::start_here(make, told), warden, hints, shared, transactions, sent)
                 });
                 let _ = done.send(result);
             };
@@ -131,6 +132,7 @@ impl Incarnation {
             }
             started.await.map_err(|_| gone())??
         };
+        let deadline = Deadline::new(config.clock.clone(), registered, config.lease.saturating_sub(config.margin));
 
         door.shared.store(shared, std::sync::atomic::Ordering::SeqCst);
         let way = || warden.clone().map_or_else(|| Way::Batches(persistence.clone()), Way::Own);

@@ -54,6 +54,8 @@ pub struct Supervisor {
     between: bool,
     /// A shutdown waits for that.
     leaving: Vec<tokio::sync::oneshot::Sender<()>>,
+    /// What was told of a core that is not here yet.
+    early: Vec<CannotGoOn>,
 }
 
 /// Starts the core for the first time.
@@ -90,6 +92,7 @@ impl Supervisor {
             mending: false,
             between: false,
             leaving: Vec::new(),
+            early: Vec::new(),
         }
     }
 
@@ -97,19 +100,24 @@ impl Supervisor {
         self.door.clone()
     }
 
-    fn raise(&self, ctx: &Context<Self>) -> impl Future<Output = Result<Incarnation, Error>> + 'static {
+    fn raise(&mut self, ctx: &Context<Self>) -> impl Future<Output = Result<Incarnation, Error>> + 'static {
+        self.early.clear();
         let (setup, door) = (self.setup.clone(), self.door.clone());
         let (exited, failed) = (ctx.address().recipient(), ctx.address().recipient());
         async move { Incarnation::start(&setup, &door, exited, failed).await }
     }
 
     fn opened(&mut self, incarnation: Incarnation, ctx: &mut Context<Self>) {
-        let links = incarnation.links.clone();
+        let (links, id) = (incarnation.links.clone(), incarnation.id);
         self.incarnation = Some(incarnation);
+        let early = std::mem::take(&mut self.early).into_iter().find(|told| told.incarnation == id);
         if self.rest() {
             return;
         }
         self.mending = false;
+        if let Some(CannotGoOn { actor, why, blame, .. }) = early {
+            return self.mend(actor, why, blame, ctx);
+        }
         self.outages = 0;
         self.door.standing.send_replace(Standing::Open(links));
         // What was recorded by the former life is told now.
@@ -199,8 +207,15 @@ impl Supervisor {
         }
     }
 
-    fn is_current(&self, id: crate::kernel::id::Incarnation) -> bool {
-        self.incarnation.as_ref().is_some_and(|incarnation| incarnation.id == id)
+    /// Ends the incarnation that this is about. One that is still being started is not known yet: it is told when it is there, for it is
+    /// told once only, and nobody else would ever notice.
+    fn fallen(&mut self, told: CannotGoOn, ctx: &mut Context<Self>) {
+        match &self.incarnation {
+            Some(current) if current.id == told.incarnation => self.mend(told.actor, told.why, told.blame, ctx),
+            // Of one that is over.
+            Some(_) => {}
+            None => self.early.push(told),
+        }
     }
 }
 
@@ -257,19 +272,15 @@ impl Handler<Exited> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, Exited { actor, incarnation, exit }: Exited, ctx: &mut Context<Self>) {
-        if self.is_current(incarnation) {
-            self.mend(actor, format!("{exit:?}"), Blame::Us, ctx);
-        }
+        self.fallen(CannotGoOn { actor, incarnation, why: format!("{exit:?}"), blame: Blame::Us }, ctx);
     }
 }
 
 impl Handler<CannotGoOn> for Supervisor {
     type Result = ();
 
-    fn handle(&mut self, CannotGoOn { actor, incarnation, why, blame }: CannotGoOn, ctx: &mut Context<Self>) {
-        if self.is_current(incarnation) {
-            self.mend(actor, why, blame, ctx);
-        }
+    fn handle(&mut self, told: CannotGoOn, ctx: &mut Context<Self>) {
+        self.fallen(told, ctx);
     }
 }
 

@@ -63,6 +63,8 @@ impl Workflow for Job {
 /// How often each attempt was started.
 type Starts = Arc<Mutex<HashMap<(String, u32), u32>>>;
 
+const LEASE: Duration = secs(2);
+
 async fn open(home: &Home, starts: &Starts) -> Stent {
     let starts = starts.clone();
     home.open()
@@ -74,7 +76,7 @@ async fn open(home: &Home, starts: &Starts) -> Stent {
         })
         .passivate_after(millis(20))
         .look_ahead(millis(5))
-        .lease(millis(2_000))
+        .lease(LEASE)
         .spawn()
         .await
         .unwrap()
@@ -156,6 +158,28 @@ fn a_panic_at_any_point_under_load_loses_nothing_and_leaves_nothing_owned_and_un
                     );
                 }
             }
+        }
+    });
+}
+
+/// Who dies then tells a Supervisor that does not know the core yet, and tells it once. On a server the lease is renewed as soon as there is
+/// a keeper; in an embedded store the first renewal comes when everybody is there.
+#[test]
+fn what_dies_while_the_core_is_still_being_started_is_noticed_and_the_core_is_started_anew() {
+    alone(async {
+        for home in Home::all().into_iter().filter(|home| !matches!(home, Home::Memory(_) | Home::Sqlite(_))) {
+            failpoints::set("lease_keeper.before_renew", Action::Panic, 1);
+            let starts = Starts::default();
+            let stent = open(&home, &starts).await;
+            // Without a keeper nothing would be begun any more once the first lease is over.
+            let (begun, mut number) = (std::time::Instant::now(), 0);
+            while begun.elapsed() < 2 * LEASE {
+                let handles = dispatch_all(&stent, number..number + 1).await;
+                finish(&stent, &handles, &starts).await;
+                number += 1;
+            }
+            stent.shutdown(Shutdown::within(secs(5))).await.unwrap();
+            failpoints::clear();
         }
     });
 }

@@ -54,7 +54,7 @@ fn small() -> PoolConfig {
 
 fn bench(config: PoolConfig, handler: Box<dyn Handle + Send>) -> Bench {
     let clock = Arc::new(SystemClock);
-    let deadline = Deadline::new(clock.clone(), FAR);
+    let deadline = Deadline::new(clock.clone(), clock.boot(), FAR);
     let (tell, ended) = unbounded_channel();
     let (beat, beats) = unbounded_channel();
     let pool = Pool::new(
