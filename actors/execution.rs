@@ -281,11 +281,12 @@ impl Execution {
         }
     }
 
-    /// Lets an arrival wait for its turn. An order about the run as such goes before all else but the claim (whatever is recorded says
-    /// who lost what) and the orders before it: to pause and to go on is not the same as to go on and to pause.
+    /// Lets an arrival wait for its turn. An order about the run as such goes before all else but the claim, or the replay (whatever is
+    /// recorded says who lost what), and the orders before it: to pause and to go on is not the same as to go on and to pause.
     fn line_up(&mut self, arrival: Arrival) {
         if arrival.goes_first() {
-            let goes_before = |waiting: &&Arrival| matches!(waiting, Arrival::Taken { .. }) || waiting.goes_first();
+            let goes_before =
+                |waiting: &&Arrival| matches!(waiting, Arrival::Taken { .. } | Arrival::Reopened { .. }) || waiting.goes_first();
             let behind = self.waiting.iter().take_while(goes_before).count();
             self.waiting.insert(behind, arrival);
         } else {

@@ -508,7 +508,7 @@ impl Executor {
         self.elsewhere.stir();
         let wait = Duration::from_millis(if ticket.falls == 0 { 0 } else { 50 << ticket.falls.min(6) });
         ctx.run_later(wait, move |this, ctx| {
-            this.load_fallen(run, Ticket { generation, same_incarnation: true, ..ticket }, ctx);
+            this.load_fallen(run, Ticket { generation, ..ticket }, ctx);
         });
     }
 
@@ -543,19 +543,19 @@ impl Executor {
                 return wake_at;
             }
             // Nothing of its own was under way in its memory, so what of it is open and not here was never begun.
-            LeftHow::Anew { by_force } => {
+            LeftHow::Anew { by_force, fell } => {
                 let generation = self.next_generation();
-                let ticket = Ticket { generation, forced: by_force, same_incarnation: false, falls: 0, ..ticket };
+                let ticket = Ticket { generation, forced: by_force, same_incarnation: fell, falls: 0, ..ticket };
                 self.load(run, ticket, ctx);
             }
-            LeftHow::Refused => self.fall(run, Ticket { falls: ticket.falls + 1, ..ticket }, ctx),
+            LeftHow::Refused => self.fall(run, Ticket { falls: ticket.falls + 1, same_incarnation: true, ..ticket }, ctx),
             LeftHow::Crashed(panic) => {
                 tracing::error!(
                     run = run.0,
                     panic,
                     "an execution's actor panicked; this is a bug of stent's; the run is replayed"
                 );
-                self.fall(run, Ticket { falls: ticket.falls + 1, ..ticket }, ctx);
+                self.fall(run, Ticket { falls: ticket.falls + 1, same_incarnation: true, ..ticket }, ctx);
             }
         }
         None

@@ -103,10 +103,10 @@ impl Incarnation {
                     if let Some(sample) = store.time().await? {
                         time_here.heard(sample);
                     }
-                    let now = time_here.now();
-                    let node = NewNode { incarnation: id, build: config.build, label: label(), lease, can, now };
                     // The lease begins here, however long it took to open the store and to bring its schema up to date.
                     let sent = config.clock.boot();
+                    let now = time_here.now();
+                    let node = NewNode { incarnation: id, build: config.build, label: label(), lease, can, now };
                     let freed = store.register(&node).await?;
                     store.declare_queues(&config.queues).await?;
                     if let Some((run, commit_no, record)) = store.reader().newest().await? {

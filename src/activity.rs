@@ -38,7 +38,9 @@ use crate::kernel::{
 /// }
 /// ```
 ///
-/// A value that the code cannot read blocks the run for this build, by name; nothing is changed, and a build that can read it goes on.
+/// A value that a workflow's code cannot read (its argument, a result, a signal, the end of a child) blocks the run for this build, by name;
+/// nothing is changed, and a build that can read it goes on. An activity whose argument cannot be read fails for good, kind `codec`,
+/// and an update is refused: change such types with the old shape in mind. Whoever reads a result or a published value gets an error.
 /// Nodes of the former build cannot read the new shape: give a workflow that changes so another [`VERSION`](crate::Workflow::VERSION)
 /// while both are up, or deploy first what reads both shapes and still writes the old one.
 #[diagnostic::on_unimplemented(

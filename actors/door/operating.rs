@@ -77,10 +77,9 @@ fn missing(state: &State, what: &Ordered, activity: Option<Named>, now: Timestam
     }
 }
 
-/// Tells whether an order to pause is in an inbox.
-fn is_to_pause(inbox: &Inbox) -> bool {
-    let pauses = |body: &MessageBody| body.order().is_some_and(|order| order.what == Ordered::Pause);
-    inbox.unread.iter().any(|unread| pauses(&unread.body))
+/// Tells whether such an order is in an inbox.
+fn waits(inbox: &Inbox, what: &Ordered) -> bool {
+    inbox.unread.iter().any(|unread| unread.body.order().is_some_and(|order| order.what == *what))
 }
 
 /// Returns the orders to pause and to go on that are in a run's inbox and come before a message: they were given before it.
@@ -112,8 +111,12 @@ impl Door {
             let (inbox, stored) = self.read(read).await?;
             let Some(stored) = stored.filter(|stored| !stored.summary.status.is_end()) else { continue };
             let ward = loading::ward(&stored);
-            let pauses = is_to_pause(&inbox) || is_to_pause(&stored.inbox);
-            if self.is_carried_out(&ward, &stored, pauses, &message, &order).await? {
+            let opposite = match order.what {
+                Ordered::Pause => Ordered::GoOn,
+                _ => Ordered::Pause,
+            };
+            let opposed = waits(&inbox, &opposite) || waits(&stored.inbox, &opposite);
+            if self.is_carried_out(&ward, &stored, opposed, &message, &order).await? {
                 return Ok(());
             }
             let patience = since.elapsed();
@@ -183,12 +186,12 @@ impl Door {
     }
 
     /// Tells whether an order is carried out already, or there is nothing to do; and sees that the run's row says so.
-    /// `pauses` says that an order to pause waits to be taken, or did a moment ago.
+    /// `opposed` says that the opposite order waits to be taken, or did a moment ago: this one has to be heard behind that.
     async fn is_carried_out(
         &self,
         ward: &Ward,
         stored: &Stored,
-        pauses: bool,
+        opposed: bool,
         message: &str,
         order: &Order,
     ) -> Result<bool, Error> {
@@ -209,6 +212,7 @@ impl Door {
             };
         };
         match (&order.what, &state.paused) {
+            (Ordered::Pause, Some(_)) if !state.knows(message) && opposed => Ok(false),
             (Ordered::Pause, Some(paused)) => {
                 if row.owner.is_none() && row.status != Status::Paused {
                     let (run, epoch, reason) = (row.run, row.epoch, paused.pauses(ward.paused_at.unwrap_or_default()));
@@ -224,8 +228,7 @@ impl Door {
             (Ordered::Pause, None) => Ok(state.knows(message)),
             // It has gone on by this order; who has paused it again since means that.
             (Ordered::GoOn, Some(_)) => Ok(state.knows(message)),
-            // One that is on its way to be paused has to hear of this behind that.
-            (Ordered::GoOn, None) if !state.knows(message) && pauses => Ok(false),
+            (Ordered::GoOn, None) if !state.knows(message) && opposed => Ok(false),
             (Ordered::GoOn, None) => self.lift(&row.id.id).await,
             _ => Ok(false),
         }

@@ -13,7 +13,7 @@ use crate::{
         failure::Failure,
         id::{Attempt, Position},
         payload::Payload,
-        run::{Arrival, Effect},
+        run::{Arrival, Effect, takes_an_order},
         time::Timestamp,
     },
     store::{Item, Message, Outcome, YieldReason},
@@ -28,6 +28,8 @@ pub(super) struct Halted {
     since: Option<Timestamp>,
     /// The run was taken by force, and that is not recorded: it must be found out again who has lost what.
     pub(super) by_force: bool,
+    /// It was paused already when it fell out of this node's memory: steps of its own may have been lost with that.
+    pub(super) fell: bool,
     /// So many results are on their way into the inbox.
     keeping: u32,
 }
@@ -47,7 +49,7 @@ impl Execution {
         let aborts = effects.iter().filter(|effect| matches!(effect, Effect::Abort { .. })).cloned();
         self.perform(aborts.collect(), ctx);
         if !paused {
-            self.leave(LeftHow::Anew { by_force: self.halted.by_force }, ctx);
+            self.leave(LeftHow::Anew { by_force: self.halted.by_force, fell: self.halted.fell }, ctx);
             return true;
         }
         if !std::mem::replace(&mut self.halted.recorded, true) {
@@ -78,30 +80,30 @@ impl Execution {
         }
         for arrival in std::mem::take(&mut self.waiting) {
             match arrival {
-                Arrival::Ended { position, attempt, result } => self.keep_result(position, attempt, result, ctx),
+                Arrival::Ended { position, attempt, result } => {
+                    // Its time may be over while its code goes on. That is dropped now: no fact of its end comes before the run goes on.
+                    self.run.revoke(position);
+                    self.keep_result(position, attempt, result, ctx);
+                }
                 other => self.waiting.push_back(other),
             }
         }
-        if self.takes_an_order() {
-            return self.turn(ctx);
+        if self.run.runs_steps() {
+            self.poll_steps(ctx);
+        }
+        if takes_an_order(self.waiting.iter(), self.run.runs_steps() || self.halted.keeping > 0) {
+            // What is known of an attempt that has failed is kept beside the log, not in it.
+            if !self.stores_details(ctx) {
+                self.turn(ctx);
+            }
+            return;
         }
         if self.halted.keeping > 0 || !self.is_quiet() || self.stores_details(ctx) {
             return;
         }
         let since = self.halted.since.unwrap_or_else(|| self.run.last_time());
         let reason = self.run.state().paused.as_ref().map(|order| order.pauses(since)).unwrap_or_default();
-        self.give_back(YieldReason::Paused { reason, seen: self.seen, forced: self.halted.by_force }, ctx);
-    }
-
-    /// Tells whether an order has come that is to be taken now. To go on is to be replayed, and a step that runs in this memory would be lost
-    /// with it: the run goes on as soon as none does any more, and what each has returned is in the inbox.
-    fn takes_an_order(&self) -> bool {
-        let mut orders = self.waiting.iter().filter(|arrival| arrival.goes_first());
-        let waits_for_steps = self.run.runs_steps() || self.halted.keeping > 0;
-        match orders.next() {
-            Some(first) => !waits_for_steps || !first.lets_go_on() || orders.any(Arrival::terminates),
-            None => false,
-        }
+        self.give_back(YieldReason::Paused { reason, seen: self.seen, forced: self.halted.by_force || self.halted.fell }, ctx);
     }
 
     /// Puts the result of an attempt into the run's inbox, where it waits for its turn.

@@ -44,6 +44,7 @@ impl Execution {
         }
         self.halted.by_force = taken;
         if self.is_paused() {
+            self.halted.fell = same_incarnation;
             self.found_paused();
         }
         let mut first = Vec::new();

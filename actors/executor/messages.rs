@@ -70,8 +70,8 @@ pub(crate) enum LeftHow {
     Ended,
     /// It cannot go on here, and is given back.
     Yields(Yield),
-    /// It goes on after a pause: it is replayed, as one that was taken by force if that is not recorded yet.
-    Anew { by_force: bool },
+    /// It goes on after a pause: it is replayed, as one that was taken by force, or that fell, if that is not recorded yet.
+    Anew { by_force: bool, fell: bool },
     /// Its commit was refused: it is replayed.
     Refused,
     /// Its actor panicked: it is replayed, with back-off.

@@ -14,8 +14,8 @@ use crate::{
     error::ChildError,
     kernel::{
         event::{Child, ChildOptions, Command, OnClose, Outcome},
-        failure::{Failure, KIND_ID_IN_USE, KIND_INVALID},
-        id::OUR_IDS,
+        failure::{Failure, KIND_ID_IN_USE, KIND_INVALID, Origin},
+        id::{OUR_IDS, RunId},
         payload::{CodecError, Payload},
         retry::Retry,
         tape::{Answer, Fault, Misuse, Tape, What},
@@ -218,6 +218,9 @@ fn ended<W: Workflow>(end: Outcome, id: &str) -> Result<Result<W::Output, ChildE
             Err(ChildError::IdInUse(id.to_owned()))
         }
         Outcome::Failed(failure) => {
+            // What was told says in which of its runs, unless it was recorded by a build that did not.
+            let origin = || Origin { run: RunId { id: id.to_owned(), run_no: 1 }, name: W::NAME.to_owned(), call: None };
+            let failure = failure.with_origin(origin);
             Err(typed(&failure, W::NAME)?.map_or_else(|| ChildError::Broken(failure), ChildError::Failed))
         }
         Outcome::Cancelled { reason } => Err(ChildError::Stopped { reason }),

@@ -137,7 +137,7 @@ fn preamble(run: &RunId, commit_no: CommitNo, prev: Option<Digest>, to: &mut Vec
 
 /// In one go: each call of the hash has a price, and most records are short.
 fn digest(run: &RunId, commit_no: CommitNo, prev: Option<Digest>, canonical: &[u8]) -> Digest {
-    let mut bytes = Vec::with_capacity(canonical.len() + PREAMBLE);
+    let mut bytes = Vec::with_capacity(PREAMBLE + run.id.len() + canonical.len());
     preamble(run, commit_no, prev, &mut bytes);
     bytes.extend_from_slice(canonical);
     Digest(*blake3::hash(&bytes).as_bytes())

@@ -313,6 +313,13 @@ impl Instance {
         self.tape.wake_signal().leave();
     }
 
+    /// Takes an inline step's right to run away: its end is decided.
+    pub(crate) fn revoke(&mut self, position: Position) {
+        self.tape.wake_signal().enter();
+        self.tape.revoke(position);
+        self.tape.wake_signal().leave();
+    }
+
     /// Polls for the sake of running inline steps; never applies a fact, so nothing else may move.
     pub(crate) fn poll_steps(&mut self) -> Result<Vec<StepResult>, Misuse> {
         let returned_before = self.body.is_none();

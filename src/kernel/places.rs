@@ -1,6 +1,6 @@
 //! What is open at places of a run, in their order: a map for keys that come up once, almost always in ascending order, and are given up
-//! in any. It is a queue whose gaps are closed when they are half of it, so all but a search costs a constant on average,
-//! and a run with one call at a time, as most are, allocates once in its life. (A B-tree makes a node for the first entry
+//! in any. It is a queue whose gaps are closed when they are half of it, so all but a search costs a constant on average (but what comes
+//! up out of order moves what is behind it), and a run with one call at a time, as most are, allocates once in its life. (A B-tree makes a node for the first entry
 //! and drops it with the last: a tenth of a turn was spent on that.)
 
 use std::collections::VecDeque;

@@ -46,7 +46,7 @@ mod turning;
 mod ward;
 
 #[cfg(feature = "actors")]
-pub(crate) use ward::Ward;
+pub(crate) use {orders::takes_an_order, ward::Ward};
 
 /// Something that reached a run and is not recorded yet.
 #[derive(Clone, Debug, PartialEq)]
@@ -582,6 +582,11 @@ impl Run {
         if self.is_current(position, attempt) {
             self.instance.grant(position, attempt);
         }
+    }
+
+    /// Takes an inline step's right to run away: its end is decided.
+    pub(crate) fn revoke(&mut self, position: Position) {
+        self.instance.revoke(position);
     }
 
     /// Polls running inline steps.

@@ -14,6 +14,8 @@ use std::{
     task::{Poll, Waker},
 };
 
+use crate::fast::FastMap;
+
 use super::{
     chain::History,
     event::{Command, Outcome, Reply, Started},
@@ -159,7 +161,8 @@ struct Inner {
     bytes_of_fact: usize,
     /// Ordered, because cancellation wakes them all and their order must be that of replay.
     open: Places<Waiting>,
-    answers: Places<Answer>,
+    /// They come in any order, and may wait long for somebody to look.
+    answers: FastMap<Position, Answer>,
     signals: HashMap<String, Mailbox>,
     signals_received: u64,
     grants: Places<Grant>,
@@ -325,7 +328,7 @@ impl Tape {
         if inner.sealed || inner.forbids_aside() {
             return Poll::Pending;
         }
-        if let Some(answer) = inner.answers.remove(position) {
+        if let Some(answer) = inner.answers.remove(&position) {
             return Poll::Ready(Some(answer));
         }
         if inner.cancelled && inner.shield == 0 {
@@ -352,7 +355,7 @@ impl Tape {
         inner.grants.remove(position);
         inner.step_wakers.remove(position);
         let unanswered = inner.open.remove(position).is_some();
-        inner.answers.remove(position);
+        inner.answers.remove(&position);
         if unanswered && !inner.sealed {
             drop(inner);
             self.command(Command::Cancel { position });
@@ -381,7 +384,7 @@ impl Tape {
         if let Some(mailbox) = inner.signals.get_mut(name) {
             mailbox.waiting.remove(&position);
         }
-        let assigned = inner.answers.remove(position);
+        let assigned = inner.answers.remove(&position);
         drop(inner);
         if let Some(Answer::Signal(number, payload)) = assigned {
             self.command(Command::Cancel { position });

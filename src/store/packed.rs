@@ -9,7 +9,7 @@ use crate::kernel::{
     id::{CommitNo, Digest},
 };
 
-/// Rows with longer bodies are not packed. A page of packed ones has four megabytes at most.
+/// Rows with longer bodies are not packed. A page of 2,000, and none of ours is longer, has four megabytes of packed ones at most.
 macro_rules! short {
     () => {
         "2048"
@@ -48,13 +48,18 @@ impl Packed<'_> {
     }
 }
 
-/// Puts what was packed and what was not in one order.
-pub(super) fn merged(mut packed: Vec<(CommitNo, Record)>, others: Vec<(CommitNo, Record)>) -> Vec<(CommitNo, Record)> {
-    if !others.is_empty() {
-        packed.extend(others);
-        packed.sort_unstable_by_key(|(commit_no, _)| *commit_no);
-    }
-    packed
+/// Puts what was packed and what was not in one order. The page had so many rows when it was packed; what has come since (the log of a
+/// run that goes on grows between two statements) is beyond its end, and belongs to the next page.
+pub(super) fn merged(
+    packed: Vec<(CommitNo, Record)>,
+    mut others: Vec<(CommitNo, Record)>,
+    count: u64,
+) -> Vec<(CommitNo, Record)> {
+    others.sort_unstable_by_key(|(commit_no, _)| *commit_no);
+    let of_the_page = usize::try_from(count).unwrap_or(usize::MAX).saturating_sub(packed.len());
+    let mut page: Vec<_> = packed.into_iter().chain(others.into_iter().take(of_the_page)).collect();
+    page.sort_unstable_by_key(|(commit_no, _)| *commit_no);
+    page
 }
 
 #[cfg(test)]
@@ -77,8 +82,16 @@ mod tests {
             (number, Record { digest: Digest([digest; 32]), body: Bytes::from_static(body) })
         };
         assert_eq!(rows("7,8,10", "2,0,1", 96, b"abc").unwrap(), [row(7, 0, b"ab"), row(8, 1, b""), row(10, 2, b"c")]);
-        let all = merged(vec![row(7, 0, b"ab"), row(9, 1, b"c")], vec![row(8, 2, b"long")]);
+        let all = merged(vec![row(7, 0, b"ab"), row(9, 1, b"c")], vec![row(8, 2, b"long")], 3);
         assert_eq!(all, [row(7, 0, b"ab"), row(8, 2, b"long"), row(9, 1, b"c")]);
+    }
+
+    #[test]
+    fn what_is_written_while_a_page_is_read_leaves_no_hole_in_it() {
+        let row = |number| (number, Record { digest: Digest([0; 32]), body: Bytes::new() });
+        // 10 was short, and came with 11 when the short rows had been read.
+        let page = merged(vec![row(6), row(8)], vec![row(11), row(7), row(9)], 4);
+        assert_eq!(page, [row(6), row(7), row(8), row(9)]);
     }
 
     #[test]

@@ -53,6 +53,8 @@ enum Then {
     Blocks,
     /// A step that is begun once at most, and goes on until it is to end.
     Lasts,
+    /// A step that never ends by itself, and has three seconds.
+    Hangs,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -152,6 +154,13 @@ impl Workflow for Trip {
                         Ok::<u32, AppError>(2)
                     });
                     step.at_most_once().await?
+                }
+                Then::Hangs => {
+                    let step = cx.step("hangs", async || {
+                        LASTED.fetch_add(1, SeqCst);
+                        std::future::pending::<Result<u32, AppError>>().await
+                    });
+                    step.timeout(secs(3)).retry(Retry::never()).await.unwrap_or(2)
                 }
                 Then::Blocks => {
                     cx.step("blocks", async || {

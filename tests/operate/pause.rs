@@ -371,6 +371,61 @@ fn a_step_that_runs_when_its_run_is_paused_and_let_go_on_comes_to_its_end_once()
     });
 }
 
+#[test]
+fn a_pause_that_is_ordered_while_the_word_to_go_on_waits_is_carried_out_behind_it() {
+    alone(async {
+        for home in Home::all() {
+            let world = World::default();
+            let stent = world.start(&home).await;
+            LASTED.store(0, SeqCst);
+            LASTS.store(true, SeqCst);
+            let handle = dispatch(&stent, Then::Lasts).await;
+            eventually("it is begun", secs(10), async || LASTED.load(SeqCst) == 1).await;
+            stent.pause(pause("Lasts")).await.unwrap();
+            let again = PauseExecution::new("Lasts", "eve").reason("another look").message_id("again");
+            let (resumed, paused, ()) = futures::join!(
+                stent.resume(resume("Lasts")),
+                async {
+                    says(&stent, "Lasts", "1 unread messages").await;
+                    stent.pause(again).await
+                },
+                async {
+                    says(&stent, "Lasts", "2 unread messages").await;
+                    LASTS.store(false, SeqCst);
+                }
+            );
+            (resumed.unwrap(), paused.unwrap());
+            eventually("it is paused again", secs(20), async || {
+                stent.describe("Lasts").await.unwrap().is_some_and(|told| told.summary.status == Status::Paused)
+            })
+            .await;
+            stent.resume(Resume::new("Lasts").by("eve").message_id("at last")).await.unwrap();
+            assert_eq!(handle.result().await.unwrap(), 42);
+            let orders = ["pause by ada: a look", "resume by bob", "pause by eve: another look", "resume by eve"];
+            assert_eq!((ordered(&stent, "Lasts").await, LASTED.load(SeqCst)), (orders.map(str::to_owned).to_vec(), 1));
+            stop(stent).await;
+        }
+    });
+}
+
+#[test]
+fn a_step_whose_time_is_over_while_its_run_is_paused_holds_up_nobody() {
+    alone(async {
+        for home in Home::all() {
+            let world = World::default();
+            let stent = world.start(&home).await;
+            LASTED.store(0, SeqCst);
+            let handle = dispatch(&stent, Then::Hangs).await;
+            eventually("it is begun", secs(10), async || LASTED.load(SeqCst) == 1).await;
+            stent.pause(pause("Hangs")).await.unwrap();
+            rests(&stent, "Hangs").await;
+            stent.resume(resume("Hangs")).await.unwrap();
+            assert_eq!((handle.result().await.unwrap(), LASTED.load(SeqCst)), (42, 1));
+            stop(stent).await;
+        }
+    });
+}
+
 /// Gives an order of which nobody waits for the answer: it is in the inbox, with so many messages.
 async fn leaves(stent: &Stent, id: &str, order: impl Future<Output = Result<(), Error>>, unread: u32) {
     let what = format!("{unread} unread messages");

@@ -30,6 +30,20 @@ impl Arrival {
     }
 }
 
+/// Tells whether a paused run takes an order that waits now. To go on is to be replayed, and a step that runs in its memory would be lost with
+/// it: whatever is taken along with the word to go on waits until no step runs any more, and what each has returned is in the inbox. An order
+/// to end waits for nothing.
+#[cfg_attr(not(feature = "actors"), allow(dead_code))]
+pub(crate) fn takes_an_order<'a>(waiting: impl Iterator<Item = &'a Arrival>, steps_run: bool) -> bool {
+    let (mut any, mut goes_on, mut ends) = (false, false, false);
+    for order in waiting.filter(|arrival| arrival.goes_first()) {
+        any = true;
+        goes_on |= order.lets_go_on();
+        ends |= order.terminates();
+    }
+    any && (ends || !(goes_on && steps_run))
+}
+
 impl State {
     /// The calls that an order to try them now is for: what waits for its next attempt, and what is parked.
     pub(crate) fn to_retry(&self, position: Option<Position>, now: Timestamp) -> impl Iterator<Item = Position> {

@@ -67,7 +67,7 @@ impl Inner {
     fn unsettled(&self) -> Vec<String> {
         let told = |(position, what): (Position, What)| format!("{what} (#{position})");
         let open = self.open.iter().map(|(position, waiting)| (position, waiting.what));
-        let answered = self.answers.iter().map(|(position, answer)| (position, What::of(answer)));
+        let answered = self.answers.iter().map(|(position, answer)| (*position, What::of(answer)));
         let mut all: Vec<_> = open.chain(answered).collect();
         all.sort_unstable_by_key(|(position, _)| *position);
         all.into_iter().map(told).collect()

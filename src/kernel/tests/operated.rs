@@ -7,7 +7,7 @@ use super::{
 };
 use crate::kernel::{
     event::{Ignored, Order, Ordered, Skipped},
-    run::Ward,
+    run::{Arrival, Ward, takes_an_order},
 };
 
 fn order(what: Ordered) -> MessageBody {
@@ -121,6 +121,29 @@ fn orders_that_nobody_has_taken_come_before_a_later_one_in_its_own_commit() {
     world.ack();
     let (facts, _) = taken(&world, &[("p1", &pause), ("p2", &pause)], "g", &go_on);
     assert_eq!(facts.join(", "), "p1 Duplicate, p2 Late, g received");
+}
+
+#[test]
+fn a_paused_run_does_not_go_on_over_a_step_that_runs_whatever_else_is_ordered_before_it() {
+    let said = |what: Ordered| {
+        let body = MessageBody::Order(Box::new(Order { by: "ada".into(), reason: "because".into(), what }));
+        Arrival::Message { seq: 1, message: "an order".into(), body }
+    };
+    let (pause, go_on, end) = (|| said(Ordered::Pause), || said(Ordered::GoOn), || said(Ordered::Terminate));
+    let ended = || Arrival::Due { position: 1 };
+    for (waiting, at_leisure, while_one_runs) in [
+        (vec![], false, false),
+        (vec![ended()], false, false),
+        (vec![pause()], true, true),
+        (vec![go_on()], true, false),
+        // The first would be taken and passed over, and the second in the same turn.
+        (vec![pause(), go_on()], true, false),
+        (vec![ended(), pause(), ended(), go_on(), pause()], true, false),
+        (vec![go_on(), end()], true, true),
+    ] {
+        assert_eq!(takes_an_order(waiting.iter(), false), at_leisure, "{waiting:?}");
+        assert_eq!(takes_an_order(waiting.iter(), true), while_one_runs, "{waiting:?}");
+    }
 }
 
 #[test]

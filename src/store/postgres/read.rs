@@ -128,7 +128,7 @@ impl PostgresReader {
             return Ok(short);
         }
         let long = self.read(sql::HISTORY_LONG, values()).await?;
-        Ok(packed::merged(short, self.decoded(long.iter().map(|row| rows::record(row, 0)))?))
+        Ok(packed::merged(short, self.decoded(long.iter().map(|row| rows::record(row, 0)))?, count))
     }
 
     pub(super) async fn read_tail(&self, run: RunKey) -> Result<Option<(CommitNo, Record)>, StoreError> {
