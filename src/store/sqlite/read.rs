@@ -61,13 +61,13 @@ impl SqliteReader {
             let values = Values::default().with(run.0).and_then(|values| values.with(i64::from(from)));
             values.and_then(|values| values.with(i64::from(limit)))
         };
-        let found = self.read(sql::HISTORY, values()).await?;
+        let found = self.read(sql::history::HISTORY, values()).await?;
         let pages = self.decoded(found.iter().map(|row| Ok((rows::large(row, 0)?, rows::packed(row, 1)?))))?;
         let Some((count, short)) = pages.into_iter().next() else { return Ok(Vec::new()) };
         if short.len() as u64 == count {
             return Ok(short);
         }
-        let long = self.read(sql::HISTORY_LONG, values()).await?;
+        let long = self.read(sql::history::HISTORY_LONG, values()).await?;
         Ok(packed::merged(short, self.decoded(long.iter().map(|row| rows::record(row, 0)))?, count))
     }
 

@@ -12,8 +12,7 @@
 //! decides) and `write` (change what was accepted, assert the counts, commit). A wrong count makes `json()` fail, and with
 //! it the transaction. Where an assertion reads `changes()` it directly follows its statement.
 
-use crate::store::packed::short;
-
+pub(super) mod history;
 pub(super) mod letters;
 pub(super) mod memos;
 pub(super) mod published;
@@ -402,32 +401,6 @@ pub(super) const RESERVE: &str = "UPDATE meta SET value = value + $1 WHERE key =
 
 // Reads.
 
-macro_rules! page {
-    () => {
-        "FROM (SELECT commit_no, digest, body FROM events WHERE run = $1 AND commit_no >= $2 ORDER BY commit_no LIMIT (SELECT $3))"
-    };
-}
-
-/// A page of a log in one row: how many rows it has, and the short ones of them. All columns are made in one pass, so that they
-/// agree in their order. A blob is taken as text as it is, in full length: `group_concat` and `CAST` change nothing of it.
-pub(super) const HISTORY: &str = concat!(
-    "SELECT count(*), group_concat(commit_no) FILTER (WHERE length(body) <= ",
-    short!(),
-    "), group_concat(length(body)) FILTER (WHERE length(body) <= ",
-    short!(),
-    "), CAST(group_concat(digest, '') FILTER (WHERE length(body) <= ",
-    short!(),
-    ") AS BLOB), CAST(group_concat(body, '') FILTER (WHERE length(body) <= ",
-    short!(),
-    ") AS BLOB) ",
-    page!(),
-    ";"
-);
-
-/// The rows of a page that are not short.
-pub(super) const HISTORY_LONG: &str =
-    concat!("SELECT commit_no, digest, body ", page!(), " WHERE length(body) > ", short!(), ";");
-
 pub(super) const TAIL: &str = "SELECT commit_no, digest, body FROM events WHERE run = $1 ORDER BY commit_no DESC LIMIT 1;";
 
 pub(super) const NEWEST: &str = "SELECT e.id, e.run_no, v.commit_no, v.digest, v.body
@@ -626,8 +599,8 @@ pub(super) const ALL: &[(&str, &str)] = &[
     ("reserve", RESERVE),
     ("resume", RESUME),
     ("halt", HALT),
-    ("history", HISTORY),
-    ("history_long", HISTORY_LONG),
+    ("history", history::HISTORY),
+    ("history_long", history::HISTORY_LONG),
     ("tail", TAIL),
     ("newest", NEWEST),
     ("inbox", INBOX),
