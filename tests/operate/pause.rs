@@ -394,7 +394,8 @@ fn a_pause_that_is_ordered_while_the_word_to_go_on_waits_is_carried_out_behind_i
                     LASTS.store(false, SeqCst);
                 }
             );
-            (resumed.unwrap(), paused.unwrap());
+            resumed.unwrap();
+            paused.unwrap();
             eventually("it is paused again", secs(20), async || {
                 stent.describe("Lasts").await.unwrap().is_some_and(|told| told.summary.status == Status::Paused)
             })
