@@ -83,9 +83,9 @@ fn waits(inbox: &Inbox, what: &Ordered) -> bool {
 }
 
 /// Returns the orders to pause and to go on that are in a run's inbox and come before a message: they were given before it.
-fn given_before<'a>(stored: &'a Stored, message: &str) -> Vec<(&'a Unread, &'a Order)> {
+fn given_before<'a>(stored: &'a Stored, message: &str) -> Vec<(&'a str, &'a Order)> {
     let earlier = stored.inbox.unread.iter().take_while(|unread| unread.message != message);
-    let orders = earlier.filter_map(|unread| Some((unread, unread.body.order()?)));
+    let orders = earlier.filter_map(|unread| Some((&*unread.message, unread.body.order()?)));
     orders.filter(|(_, order)| matches!(order.what, Ordered::Pause | Ordered::GoOn)).collect()
 }
 
@@ -285,7 +285,7 @@ impl Door {
     async fn without_code(&self, stored: &Stored, ward: &Ward, message: &str, order: &Order) -> Result<Outcome, Error> {
         let (links, now, seen) = (self.links().await?, self.time.now(), stored.inbox.seq);
         let writer = self.writer(&links, stored.summary.epoch);
-        let before: Vec<_> = given_before(stored, message).iter().map(|(unread, order)| (&*unread.message, *order)).collect();
+        let before = given_before(stored, message);
         match order.what {
             Ordered::Terminate => {
                 let decision = ward.terminate(message, order, now, writer);
