@@ -379,7 +379,8 @@ impl Execution {
 
     fn submit(&mut self, recording: Recording) {
         uphold!(OneInFlight, self.recording.is_none(), "{}: a second commit would be under way", self.id);
-        let whom = Whom::Execution { run: self.key, generation: self.generation };
+        let claims = self.halted.by_force && recording.decision.commit.events.iter().any(is_claim);
+        let whom = Whom::Execution { run: self.key, generation: self.generation, claims };
         self.engine.record(Item::Turn(recording.turn.clone()), whom);
         self.recording = Some(recording);
     }
@@ -486,7 +487,7 @@ impl Execution {
         }
         let attempts = self.engine.pool.attempts().clone();
         for event in &decision.commit.events {
-            if let Event::Fact(Fact::Claimed { .. }) = event {
+            if is_claim(event) {
                 self.halted.by_force = false;
             }
             if let Event::Fact(Fact::Completed { position, attempt, .. } | Fact::Failed { position, attempt, .. }) = event {
@@ -621,6 +622,10 @@ impl Execution {
 
 impl Actor for Execution {
     type Context = Context<Self>;
+}
+
+fn is_claim(event: &Event) -> bool {
+    matches!(event, Event::Fact(Fact::Claimed { .. }))
 }
 
 fn status_of(outcome: &End) -> Status {

@@ -43,6 +43,8 @@ pub(crate) enum Whom {
         run: RunKey,
         /// Which of its lives in memory.
         generation: u64,
+        /// The commit says who was lost when the run was taken by force.
+        claims: bool,
     },
     /// Whoever waits at the other end.
     Caller(oneshot::Sender<Outcome>),
@@ -61,6 +63,7 @@ pub(crate) struct Acks(pub(crate) Vec<Ack>);
 pub(crate) struct Ack {
     pub(crate) run: RunKey,
     pub(crate) generation: u64,
+    pub(crate) claims: bool,
     pub(crate) outcome: Outcome,
 }
 

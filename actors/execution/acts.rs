@@ -88,14 +88,21 @@ impl Execution {
         let (told, outcome) = oneshot::channel();
         self.engine.record(Item::PlaceTasks(self.key, self.epoch, tasks.clone()), Whom::Caller(told));
         ctx.spawn(outcome.into_actor(self).map(move |outcome, this, ctx| {
-            if outcome == Ok(Outcome::Waits) {
-                ctx.run_later(breath, move |this, ctx| this.place(tasks, longer(breath), ctx));
-                return;
+            match outcome {
+                _ if this.sealed => {}
+                Ok(Outcome::Done) => {
+                    this.placing = false;
+                    tasks.iter().for_each(|task| this.engine.queued(&task.queue));
+                    this.idle(ctx);
+                }
+                Ok(Outcome::Waits) => {
+                    ctx.run_later(breath, move |this, ctx| this.place(tasks, longer(breath), ctx));
+                }
+                // They stand in no line, and nobody would ever take them: a replay asks for them again, if the run is still ours.
+                Ok(refused) => this.on_refused(refused, ctx),
+                // This life of the core is over.
+                Err(_) => {}
             }
-            // Refused, the run is not ours any more: whoever has it does the same.
-            this.placing = false;
-            tasks.iter().for_each(|task| this.engine.queued(&task.queue));
-            this.idle(ctx);
         }));
     }
 

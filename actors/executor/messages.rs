@@ -205,9 +205,10 @@ impl Handler<Acks> for Executor {
                 && ticket.generation == ack.generation
             {
                 if ack.outcome == Outcome::Done {
-                    // Progress; and what was taken by force is recorded as taken.
                     ticket.falls = 0;
-                    ticket.forced = false;
+                    // Until that is recorded, whoever replays the run must find out again who was lost: an order about a paused run is
+                    // recorded before it.
+                    ticket.forced &= !ack.claims;
                 }
                 address.do_send(Acked(ack.outcome));
             }

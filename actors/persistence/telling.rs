@@ -84,7 +84,7 @@ impl Persistence {
                 }
             }
             match whom {
-                Whom::Execution { run, generation } => acks.push(Ack { run, generation, outcome }),
+                Whom::Execution { run, generation, claims } => acks.push(Ack { run, generation, claims, outcome }),
                 Whom::Caller(caller) => {
                     // Nobody waits any more: what is recorded stays recorded.
                     let _ = caller.send(outcome);

@@ -305,10 +305,13 @@ fn a_pause_around_a_takeover_by_force_loses_what_was_under_way_once_and_begins_n
     }
     alone(async {
         for home in Home::all() {
-            for pauses in [Pauses::Before, Pauses::Beside, Pauses::Behind] {
+            // Nor if the run's actor dies where it was let go on, before it was told who was lost.
+            for (pauses, dies) in
+                [(Pauses::Before, false), (Pauses::Beside, false), (Pauses::Behind, false), (Pauses::Before, true)]
+            {
                 let world = World::default();
                 let stent = world.start(&home).await;
-                let id = format!("{pauses:?}");
+                let id = format!("{pauses:?}{dies}");
                 let handle = stent.dispatch(Dispatch::new(Trip { then: Then::Once }).id(&id)).await.unwrap();
                 eventually("it works", secs(10), async || world.begun.load(SeqCst) == 1).await;
                 if matches!(pauses, Pauses::Before) {
@@ -328,6 +331,9 @@ fn a_pause_around_a_takeover_by_force_loses_what_was_under_way_once_and_begins_n
                 rests(&stent, &id).await;
                 stent.signal(SendSignal::new(&id, &Word(2))).await.unwrap();
                 rests(&stent, &id).await;
+                if dies {
+                    failpoints::set("execution.before_effects", Action::Panic, 1);
+                }
                 stent.resume(resume(&id)).await.unwrap();
                 assert_eq!(handle.result().await.unwrap(), 42, "{id}");
                 let events = events(&stent, &id).await;
