@@ -33,8 +33,8 @@ fn side(line: &str) {
 #[actix::main]
 async fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [database, file, first, behind] = &args[..] else {
-        panic!("usage: stent-program-child <database> <side file> <first seed> <seed behind the last>");
+    let [url, file, first, behind] = &args[..] else {
+        panic!("usage: stent-program-child <url> <side file> <first seed> <seed behind the last>");
     };
     let opened = OpenOptions::new().create(true).append(true).open(file).expect("the side file can be opened");
     SIDE.set(opened).expect("set once");
@@ -42,7 +42,7 @@ async fn main() {
     interpreter::ACTS.set(told).expect("set once");
     let seeds = first.parse::<u64>().expect("a seed")..behind.parse().expect("a seed");
     let inline = std::env::var("STENT_INLINE").is_ok_and(|inline| inline == "1");
-    let stent = interpreter::register(Stent::open(&format!("sqlite:{database}")), inline)
+    let stent = interpreter::register(Stent::open(url), inline)
         .passivate_after(millis(8))
         .look_ahead(millis(3))
         // Long: nothing may depend on its running out.

@@ -76,17 +76,18 @@ async fn how_far(stent: &Stent, name: &str) -> (u32, u32) {
         Ok(told) => told,
         Err(error) => {
             let told = stent.describe(name).await.expect("it can be described");
-            let mut log = Vec::new();
-            if let Ok(Some(mut events)) = stent.events(name, 0).await {
-                let next = async {
-                    while let Ok(Some(event)) = events.next().await {
-                        log.push(event)
-                    }
-                };
-                _ = tokio::time::timeout(millis(500), next).await;
-            }
-            panic!("{name}: {error}: {told:#?}\n{log:#?}");
+            tell_log(stent, name).await;
+            panic!("{name}: {error}: {told:#?}");
         }
+    }
+}
+
+/// Prints what has happened to an execution.
+pub(crate) async fn tell_log(stent: &Stent, name: &str) {
+    let Ok(Some(mut events)) = stent.events(name, 0).await else { return };
+    // The end of what is there by now: one that goes on may say more.
+    while let Ok(Ok(Some(event))) = tokio::time::timeout(millis(500), events.next()).await {
+        println!("{event:?}");
     }
 }
 
@@ -109,6 +110,10 @@ async fn cancels(stent: &Stent, program: &Grown) {
 
 /// Pauses what is to be paused, and lets it go on. A program answers while it is paused, or as soon as it is not.
 async fn operates(stent: &Stent, program: &Grown, pauses: &[Pause], said: &Notify) {
+    if !pauses.is_empty() {
+        // A driver that died may have left it paused before it began, and then it answers nobody. The same orders lift no later pause.
+        taken_or_over(&program.name, stent.resume(Resume::new(&program.name).by("a driver")).await);
+    }
     for (number, Pause { after, child, until }) in pauses.iter().enumerate() {
         tokio::time::sleep(millis(*after)).await;
         let id = child.map_or_else(|| program.name.clone(), |label| child_id(&program.name, label));

@@ -8,16 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use stent::store::{
-    Store,
-    sqlite::{SqliteOptions, SqliteStore},
-};
-
 use crate::{
     judge,
     language::{NEWER, grow},
-    log,
-    support::Rng,
+    log, reader,
+    support::{Home, Rng},
 };
 
 /// How many programs share a database.
@@ -25,6 +20,7 @@ const PROGRAMS: u64 = 25;
 
 /// A database with the side file of its lives.
 struct Bench {
+    home: Home,
     folder: tempfile::TempDir,
     seeds: std::ops::Range<u64>,
     /// Whether an operator pauses them, and lets them go on.
@@ -37,8 +33,12 @@ struct Bench {
 }
 
 impl Bench {
-    fn database(&self) -> PathBuf {
-        self.folder.path().join("stent.db")
+    fn url(&self) -> String {
+        match &self.home {
+            #[cfg(feature = "postgres")]
+            Home::Postgres(database) => database.url(),
+            home => format!("sqlite:{}", home.file().display()),
+        }
     }
 
     fn side(&self) -> PathBuf {
@@ -49,7 +49,8 @@ impl Bench {
     fn live(&mut self, until: Duration) -> bool {
         self.lives += 1;
         let mut child = Command::new(env!("CARGO_BIN_EXE_stent-program-child"))
-            .args([self.database().as_os_str(), self.side().as_os_str()])
+            .arg(self.url())
+            .arg(self.side())
             .args([self.seeds.start.to_string(), self.seeds.end.to_string()])
             .env("STENT_INLINE", (self.lives % 2).to_string())
             // Every third life remembers nothing.
@@ -77,8 +78,8 @@ impl Bench {
     fn logs(&self) -> BTreeMap<String, log::Told> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let mut store = SqliteStore::open(&self.database(), SqliteOptions::default()).await.unwrap();
-            let logs = log::read(store.reader()).await;
+            let (mut store, reader) = reader(&self.home).await;
+            let logs = log::read(reader).await;
             store.close().await.unwrap();
             logs
         })
@@ -97,9 +98,6 @@ impl Bench {
             assert!(!self.attempts.contains(&attempt), "{line}: this attempt was over; seeds {:?}", self.seeds);
         }
         self.judged = lines.len();
-        if !self.database().exists() {
-            return BTreeMap::new();
-        }
         let logs = self.logs();
         let pairs = |told: &BTreeMap<String, log::Told>, of: fn(&log::Told) -> &BTreeSet<String>| -> BTreeSet<(String, String)> {
             told.iter().flat_map(|(id, told)| of(told).iter().map(|place| (id.clone(), place.clone()))).collect()
@@ -120,22 +118,21 @@ impl Bench {
     }
 }
 
-#[test]
-fn killed_again_and_again_a_program_still_does_what_its_model_says_and_repeats_nothing_that_was_recorded() {
-    let mut rng = Rng::from_env("killed programs");
+/// Kills programs, a database full of them at a time. Bounded by time as well: a slow machine sees fewer programs.
+fn kill(home: impl Fn() -> Home, test: &str, most: u32, lives: (u64, u64), limit: Duration) {
+    let mut rng = Rng::from_env(test);
     let begun = Instant::now();
     let (mut kills, mut databases) = (0, 0);
-    // Bounded by time as well: a slow machine sees fewer programs.
-    while databases < 12 && begun.elapsed() < Duration::from_secs(40) {
+    while databases < most && begun.elapsed() < limit {
         let first = NEWER + rng.next() % 1_000_000_000;
-        let folder = tempfile::tempdir().unwrap();
+        let (folder, pauses) = (tempfile::tempdir().unwrap(), rng.between(0, 1) == 1);
         let (over, attempts) = Default::default();
-        let pauses = rng.between(0, 1) == 1;
-        let mut bench = Bench { folder, seeds: first..first + PROGRAMS, pauses, lives: 0, judged: 0, over, attempts };
+        let seeds = first..first + PROGRAMS;
+        let mut bench = Bench { home: home(), folder, seeds, pauses, lives: 0, judged: 0, over, attempts };
         databases += 1;
         println!("programs {:?}{}", bench.seeds, if pauses { ", with pauses" } else { "" });
         for _ in 0..rng.between(3, 10) {
-            if bench.live(Duration::from_millis(rng.between(10, 250))) {
+            if bench.live(Duration::from_millis(rng.between(lives.0, lives.1))) {
                 break;
             }
             kills += 1;
@@ -148,4 +145,16 @@ fn killed_again_and_again_a_program_still_does_what_its_model_says_and_repeats_n
     }
     println!("{kills} kills in {databases} databases");
     assert!(kills > 0, "nothing was killed");
+}
+
+#[test]
+fn killed_again_and_again_a_program_still_does_what_its_model_says_and_repeats_nothing_that_was_recorded() {
+    kill(Home::sqlite, "killed programs", 12, (10, 250), Duration::from_secs(40));
+}
+
+#[cfg(feature = "postgres")]
+#[test]
+fn killed_again_and_again_on_a_server_that_lives_on_a_program_still_does_what_its_model_says() {
+    // A server has to notice that a life is over before the next one may take what it had.
+    kill(Home::postgres, "programs killed on PostgreSQL", 6, (300, 2_500), Duration::from_secs(60));
 }
