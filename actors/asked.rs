@@ -53,11 +53,14 @@ impl Asked {
     /// The same, the id left aside.
     pub(crate) fn check_options(&self, limits: &Limits) -> Result<(), DispatchError> {
         let invalid = |what: &str| Err(DispatchError::Invalid(what.to_owned()));
-        if self.tags.len() > 16 || self.tags.iter().any(|tag| tag.is_empty() || tag.len() > 255) {
-            return invalid("at most 16 tags of 1 to 255 bytes each");
+        if self.tags.len() > 16 || self.tags.iter().any(|tag| tag.is_empty() || tag.len() > 255 || tag.contains('\0')) {
+            return invalid("at most 16 tags of 1 to 255 bytes each, without NUL");
         }
-        if self.queue.len() > 255 {
-            return invalid("a queue's name has at most 255 bytes");
+        if self.needs.iter().any(|tag| tag.is_empty() || tag.len() > 255 || tag.contains('\0')) {
+            return invalid("a tag that a node must have has 1 to 255 bytes and no NUL");
+        }
+        if self.queue.len() > 255 || self.queue.contains('\0') {
+            return invalid("a queue's name has at most 255 bytes and no NUL");
         }
         if self.deadline.is_some_and(|within| within.is_zero()) {
             return invalid("a deadline of zero has passed before the run begins; leave it out for no deadline");

@@ -262,10 +262,6 @@ impl Execution {
             return;
         }
         for arrival in arrivals {
-            if let Arrival::Message { body: MessageBody::Task { position, attempt, details: Some(details), .. }, .. } = &arrival {
-                // For the next attempt, if there is one.
-                self.keep(*position, *attempt, details.clone());
-            }
             if let Arrival::Ended { position, attempt, .. } = &arrival
                 && self.run.state().call(*position).is_none_or(|call| call.attempt != *attempt)
             {
@@ -284,6 +280,10 @@ impl Execution {
     /// Lets an arrival wait for its turn. An order about the run as such goes before all else but the claim, or the replay (whatever is
     /// recorded says who lost what), and the orders before it: to pause and to go on is not the same as to go on and to pause.
     fn line_up(&mut self, arrival: Arrival) {
+        if let Arrival::Message { body: MessageBody::Task { position, attempt, details: Some(details), .. }, .. } = &arrival {
+            // For the next attempt, if there is one.
+            self.keep(*position, *attempt, details.clone());
+        }
         if arrival.goes_first() {
             let goes_before =
                 |waiting: &&Arrival| matches!(waiting, Arrival::Taken { .. } | Arrival::Reopened { .. }) || waiting.goes_first();

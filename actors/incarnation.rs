@@ -91,7 +91,7 @@ impl Incarnation {
         // The store belongs to the writer's thread: it is opened there and never leaves it.
         let (lease, can) = (config.lease, can(&door.workflows, &config));
         let time = door.time.clone();
-        let (persistence, warden, hints, shared, transactions, registered) = {
+        let (persistence, warden, hints, shared, transactions, registered, ruled) = {
             let (open, config, time, failed) = (setup.open.clone(), config.clone(), time.clone(), failed.clone());
             let (counters, time_here) = (door.counters.clone(), time.clone());
             let told = tell("Persistence");
@@ -109,6 +109,8 @@ impl Incarnation {
                     let node = NewNode { incarnation: id, build: config.build, label: label(), lease, can, now };
                     let freed = store.register(&node).await?;
                     store.declare_queues(&config.queues).await?;
+                    // Before anything begins: what is paused, or has a limit, must not run as if it had none.
+                    let ruled = store.reader().ruled_queues().await?;
                     if let Some((run, commit_no, record)) = store.reader().newest().await? {
                         // A damaged row is dealt with where its run is opened; here it only says nothing.
                         let commit = crate::kernel::codec::decode(&run, commit_no, &record).ok();
@@ -117,13 +119,13 @@ impl Incarnation {
                     if freed > 0 {
                         tracing::info!(freed, "executions of a former life are taken over");
                     }
-                    Ok::<_, Error>((store, sent))
+                    Ok::<_, Error>((store, sent, ruled))
                 };
-                let result = opened.await.map(|(store, sent)| {
+                let result = opened.await.map(|(store, sent, ruled)| {
                     let (warden, hints, shared, transactions) =
                         (store.warden(), store.hints(), store.is_shared(), store.transactions());
                     let make = move |_: &mut actix::Context<Persistence>| Persistence::new(id, store, time, failed, counters);
-                    (monitor::start_here(make, told), warden, hints, shared, transactions, sent)
+                    (monitor::start_here(make, told), warden, hints, shared, transactions, sent, ruled)
                 });
                 let _ = done.send(result);
             };
@@ -132,6 +134,7 @@ impl Incarnation {
             }
             started.await.map_err(|_| gone())??
         };
+        door.queues.ruled(ruled);
         let deadline = Deadline::new(config.clock.clone(), registered, config.lease.saturating_sub(config.margin));
 
         door.shared.store(shared, std::sync::atomic::Ordering::SeqCst);

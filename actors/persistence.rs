@@ -15,6 +15,7 @@ use super::{executor::Executor, notifier::Notifier, scheduler::Scheduler, stats:
 use crate::{
     clock::StoreTime,
     kernel::{
+        event::{MessageBody, TaskEnd},
         id::{Incarnation, RunId, RunKey},
         time::Timestamp,
     },
@@ -230,7 +231,7 @@ type AffairOfStore = Box<dyn for<'a> FnOnce(&'a mut dyn Store) -> LocalBoxFuture
 /// What a commit under way will tell whom.
 struct UnderWay {
     whoms: Vec<Whom>,
-    posts: Vec<Option<Post>>,
+    posts: Vec<Posted>,
     renewals: Vec<oneshot::Sender<Renewal>>,
     claim: Option<oneshot::Sender<usize>>,
 }
@@ -550,14 +551,27 @@ impl Handler<Close> for Persistence {
     }
 }
 
-/// Returns the message that an item sends, for its receiver if that is here.
-fn post(item: &Item, now: Timestamp) -> Option<Post> {
+/// What an item sends to a run.
+enum Posted {
+    Nothing,
+    /// This message: its receiver hears it at once, if that is here.
+    Said(Post),
+    /// A message that the store has made, of more than was sent: its receiver is to look.
+    Stored,
+}
+
+fn post(item: &Item, now: Timestamp) -> Posted {
     match item {
-        Item::Send(post) => Some(post.clone()),
-        Item::EndTask(end) => {
-            Some(Post { to: RunId { id: String::new(), run_no: 0 }, message: end.message(), body: end.told(None), sent_at: now })
-        }
-        _ => None,
+        Item::Send(post) => Posted::Said(post.clone()),
+        // What its worker has kept for the next attempt, before it was lost, is in the store alone.
+        Item::EndTask(end) if matches!(end.body, MessageBody::Task { end: TaskEnd::Lost, .. }) => Posted::Stored,
+        Item::EndTask(end) => Posted::Said(Post {
+            to: RunId { id: String::new(), run_no: 0 },
+            message: end.message(),
+            body: end.told(None),
+            sent_at: now,
+        }),
+        _ => Posted::Nothing,
     }
 }
 

@@ -53,6 +53,28 @@ impl Workflow for Waits {
     }
 }
 
+/// One call, routed as it is told; why it failed is its output.
+#[derive(Serialize, Deserialize, Default)]
+struct Routed {
+    queue: String,
+    key: String,
+    needs: Vec<String>,
+}
+
+impl Workflow for Routed {
+    const NAME: &'static str = "bad.routed";
+    type Output = String;
+    type Error = AppError;
+
+    async fn run(self, cx: Cx<Self>) -> Result<String, AppError> {
+        let mut call = cx.call(Echo { text: "here".into() }).queue(&self.queue).queue_key(self.key);
+        for tag in self.needs {
+            call = call.needs(tag);
+        }
+        Ok(call.await.unwrap_or_else(|error| error.to_string()))
+    }
+}
+
 /// The same name and version as [`Waits`] in a build whose argument is another type.
 #[derive(Serialize, Deserialize)]
 struct WaitsForNumber {
@@ -70,7 +92,11 @@ impl Workflow for WaitsForNumber {
 }
 
 fn build(home: &Home) -> stent::Builder {
-    home.open().workflow::<Waits>().activity(async |call: Call<Echo>| Ok(call.text.clone())).passivate_after(millis(0))
+    home.open()
+        .workflow::<Waits>()
+        .workflow::<Routed>()
+        .activity(async |call: Call<Echo>| Ok(call.text.clone()))
+        .passivate_after(millis(0))
 }
 
 async fn put(home: &Home, ids: &[&str]) {
@@ -431,4 +457,33 @@ fn durations_of_zero_and_beyond_all_measure_are_refused_or_mean_something() {
         }
         stent.shutdown(Shutdown::within(secs(1))).await.unwrap();
     });
+}
+
+#[test]
+fn a_name_in_the_options_of_a_call_that_no_store_could_take_is_an_error_of_that_call() {
+    for home in Home::all() {
+        system(async {
+            // With limits and without: where it goes through the store, and where it would run beside its run.
+            let stent = build(&home).queue(stent::Queue::named("line").concurrency(4)).spawn().await.unwrap();
+            for queue in ["", "line"] {
+                for name in ["x".repeat(256), "a\0b".to_owned()] {
+                    let routed = |key: &str, needs: &[&str]| Routed {
+                        queue: queue.to_owned(),
+                        key: key.to_owned(),
+                        needs: needs.iter().map(|tag| (*tag).to_owned()).collect(),
+                    };
+                    let of_queue = Routed { queue: name.clone(), ..Routed::default() };
+                    for wrong in [of_queue, routed(&name, &[]), routed("", &[&name]), routed("", &[""])] {
+                        let told = stent.dispatch(Dispatch::new(wrong)).await.unwrap().result().await.unwrap();
+                        assert!(told.contains("at most 255 bytes"), "{told}");
+                    }
+                    let right = routed(&"k".repeat(255), &[]);
+                    assert_eq!(stent.dispatch(Dispatch::new(right)).await.unwrap().result().await.unwrap(), "here");
+                }
+            }
+            let wrong = stent.dispatch(Dispatch::new(Routed::default()).queue("a\0b")).await;
+            assert!(matches!(&wrong, Err(Error::Dispatch(DispatchError::Invalid(why))) if why.contains("NUL")), "{wrong:?}");
+            stent.shutdown(Shutdown::within(secs(5))).await.unwrap();
+        });
+    }
 }

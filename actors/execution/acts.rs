@@ -73,9 +73,12 @@ impl Execution {
     }
 
     /// What is open and was not asked for by this memory. Attempts that belong into queues and are in none (their intents were
-    /// recorded where they would have run) are put there now.
+    /// recorded where they would have run) are put there now; but not what runs here, or has ended here: it would run once more.
     pub(super) fn open_effects(&mut self, ctx: &mut Context<Self>) -> Vec<Effect> {
-        let effects = self.run.open_effects(&*self.engine.is_shared);
+        let (attempts, run) = (self.engine.pool.attempts().clone(), self.key);
+        let is_here = |position, attempt| attempts.lookup(run, position).is_some_and(|(here, _)| here == attempt);
+        let is_shared = |queue: &str, position, attempt| (self.engine.is_shared)(queue) && !is_here(position, attempt);
+        let effects = self.run.open_effects(&is_shared);
         let tasks = self.tasks_of(&effects);
         if !tasks.is_empty() {
             self.placing = true;

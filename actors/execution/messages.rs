@@ -160,9 +160,10 @@ impl Handler<Due> for Execution {
             What::Deadline => self.arrive([Arrival::Deadline], ctx),
             What::Begin => self.arrive([Arrival::Begin], ctx),
             What::Retry(position, attempt) => {
-                // Of a call that was tried ahead of its time, by an order, the timer is still there.
+                // Of a call that was tried ahead of its time, by an order, the timer is still there; and of one that stands in a queue since.
                 let current = self.run.state().call(position).is_some_and(|call| call.attempt == attempt && call.is_begun());
-                if current && !self.hurried.remove(&(position, attempt)) && self.start_attempt(position, attempt) {
+                let elsewhere = self.run.queued().contains(&position);
+                if current && !elsewhere && !self.hurried.remove(&(position, attempt)) && self.start_attempt(position, attempt) {
                     self.poll_steps(ctx);
                 }
                 self.take_ready(ctx);

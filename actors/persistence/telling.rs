@@ -1,8 +1,8 @@
 //! Who hears of a commit: those whose items it held, the owners of runs that got messages, and the other nodes.
 
-use super::{Ack, Acks, ClaimedRuns, Deliver, Persistence, Renewal, UnderWay, Whom};
+use super::{Ack, Acks, ClaimedRuns, Deliver, Persistence, Post, Posted, Renewal, UnderWay, Whom};
 use crate::{
-    actors::{notifier::Tell, scheduler::TICK},
+    actors::{executor::Hinted, notifier::Tell, scheduler::TICK},
     hints::Hint,
     kernel::{id::Incarnation, time::Timestamp},
     store::{Batch, BatchAnswer, Item, Outcome, StoreError, Told, Unread, YieldReason},
@@ -65,7 +65,7 @@ impl Persistence {
     pub(super) fn tell(&mut self, told: UnderWay, answer: BatchAnswer) {
         failpoint!("persistence.before_acks");
         let mut acks = Vec::with_capacity(told.whoms.len());
-        let mut deliver = Vec::new();
+        let (mut deliver, mut look) = (Vec::new(), Vec::new());
         let mut woken = false;
         // In the order of their numbers: what runs tell each other comes before what is sent in the same batch.
         for Told { run, owner, unread } in answer.told {
@@ -76,11 +76,14 @@ impl Persistence {
             }
         }
         for ((whom, post), outcome) in told.whoms.into_iter().zip(told.posts).zip(answer.outcomes) {
-            if let (Some(post), Outcome::Sent { seq, run, owner }) = (post, &outcome) {
-                if *owner == Some(self.incarnation) {
-                    deliver.push((*run, Unread { seq: *seq, message: post.message, body: post.body, sent_at: post.sent_at }));
-                } else {
-                    woken = true;
+            if let Outcome::Sent { seq, run, owner } = &outcome {
+                match post {
+                    _ if *owner != Some(self.incarnation) => woken = true,
+                    Posted::Said(Post { message, body, sent_at, .. }) => {
+                        deliver.push((*run, Unread { seq: *seq, message, body, sent_at }));
+                    }
+                    Posted::Stored => look.push(*run),
+                    Posted::Nothing => {}
                 }
             }
             match whom {
@@ -107,6 +110,9 @@ impl Persistence {
             }
             if !deliver.is_empty() {
                 links.executor.do_send(Deliver(deliver));
+            }
+            if !look.is_empty() {
+                links.executor.do_send(Hinted { mail: look, ..Hinted::default() });
             }
             if woken {
                 links.scheduler.do_send(crate::actors::scheduler::Nudge);

@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::memo::Memo;
+use super::{child::is_name, memo::Memo};
 use crate::{
     activity::{Activity, DurableError},
     error::CallError,
@@ -103,16 +103,19 @@ impl<A: Activity> Pending<A> {
         self.set(|s| s.change(|o| o.park = then == OnExhausted::Park))
     }
 
-    /// Sets its queue. Without limits on it, and where this node serves it, it runs here as any other call; else it goes
+    /// Sets its queue (at most 255 bytes, no NUL; else the call fails, kind `invalid`). Without limits on it, and where this node serves it, it runs here as any other call; else it goes
     /// through the store to whichever node serves the queue and has the activity, within the queue's limits.
     pub fn queue(self, queue: &str) -> Self {
-        self.set(|s| s.change(|o| queue.clone_into(&mut o.queue)))
+        let fits = queue.is_empty() || is_name(queue);
+        self.set(|s| s.name("a queue's name", fits, |o| queue.clone_into(&mut o.queue)))
     }
 
-    /// Sets its key within a shared queue: calls of one key share a limit (`Queue::per_key`) and take turns with those of
+    /// Sets its key within a shared queue (at most 255 bytes, no NUL): calls of one key share a limit (`Queue::per_key`) and take turns with those of
     /// other keys (`Queue::fair`).
     pub fn queue_key(self, key: impl Into<String>) -> Self {
-        self.set(|s| s.change(|o| o.route.get_or_insert_default().key = key.into()))
+        let key = key.into();
+        let fits = key.is_empty() || is_name(&key);
+        self.set(|s| s.name("a key within a queue", fits, |o| o.route.get_or_insert_default().key = key))
     }
 
     /// Sets its priority within a shared queue: higher first. Nobody starves: ten seconds of waiting make up for one.
@@ -120,9 +123,11 @@ impl<A: Activity> Pending<A> {
         self.set(|s| s.change(|o| o.route.get_or_insert_default().priority = priority))
     }
 
-    /// Lets only nodes run it that have this tag (`Builder::tag`); call it again for further ones. It matters in shared queues.
+    /// Lets only nodes run it that have this tag (`Builder::tag`; 1 to 255 bytes, no NUL); call it again for further ones. It matters in shared queues.
     pub fn needs(self, tag: impl Into<String>) -> Self {
-        self.set(|s| s.change(|o| o.route.get_or_insert_default().needs.push(tag.into())))
+        let tag = tag.into();
+        let fits = is_name(&tag);
+        self.set(|s| s.name("a tag that a node must have", fits, |o| o.route.get_or_insert_default().needs.push(tag)))
     }
 
     /// Shares its result with all executions that call this activity under the same [`Memo`]. Whoever asks first calls the activity; those
@@ -216,6 +221,15 @@ pub(super) struct Settings {
 impl Settings {
     pub(super) fn change(&mut self, set: impl FnOnce(&mut CallOptions)) {
         set(self.given.get_or_insert_default());
+    }
+
+    /// Sets a name if it fits into every store's rows.
+    fn name(&mut self, what: &str, fits: bool, set: impl FnOnce(&mut CallOptions)) {
+        if fits {
+            return self.change(set);
+        }
+        let text = format!("{what} has at most 255 bytes, no NUL, and says something; shorten it, or use a digest of it");
+        self.invalid.get_or_insert(Failure::new(KIND_INVALID, text).into_final());
     }
 
     pub(super) fn limit(&mut self, what: &str, limit: Duration, set: impl FnOnce(&mut CallOptions, Duration)) {

@@ -19,7 +19,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    event::{Command, Commit, Event, Fact, MessageBody, Next, RunRetry, Started, TaskEnd},
+    event::{Command, Commit, Event, Fact, MessageBody, Next, OUR_MESSAGES, RunRetry, Started, TaskEnd},
     id::{Attempt, BuildId, CommitNo, Incarnation, Position, RunId},
     limits::Limits,
     memo::MemoWord,
@@ -506,6 +506,6 @@ impl Later {
     fn ended(&mut self, position: Position, attempt: Attempt, end: TaskEnd, time: Timestamp) {
         (self.kept, self.first) = (Some(position), Some(First::Message));
         let body = MessageBody::Task { position, attempt, end, details: None };
-        self.inbox.push((format!("task/{position}/{attempt}"), body, time));
+        self.inbox.push((format!("{OUR_MESSAGES}task:{position}/{attempt}"), body, time));
     }
 }

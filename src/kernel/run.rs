@@ -40,6 +40,7 @@ mod chain;
 mod letters;
 mod orders;
 mod others;
+mod queued;
 mod replay;
 mod turning;
 #[cfg(feature = "actors")]
@@ -465,7 +466,7 @@ impl Run {
         self.queued.retain(|position| !touched.contains(position) && self.state.call(*position).is_some());
         let memos = memo::steps(&self.id, turn.memos, &self.state.memos, &turn.events, turn.at);
         for position in touched {
-            effects.extend(self.placed_effect(position, writer.is_shared));
+            effects.extend(self.placed_effect(position, &|queue, _, _| (writer.is_shared)(queue)));
         }
         Box::new(Decision {
             commit: Commit {
@@ -500,41 +501,6 @@ impl Run {
                 Phase::Parked | Phase::Asking => None,
             },
         }
-    }
-
-    /// The same, and where an attempt goes: into a shared queue it is counted as queued from here on.
-    fn placed_effect(&mut self, position: Position, is_shared: &dyn Fn(&str) -> bool) -> Option<Effect> {
-        let effect = self.effect_of(position)?;
-        let Effect::Start { attempt, at, .. } = effect else { return Some(effect) };
-        // Steps are their workflow's own, whatever their options say.
-        let shared = self.state.call(position).is_some_and(|call| call.input.is_some() && is_shared(call.queue()));
-        if !shared {
-            return Some(effect);
-        }
-        self.queued.insert(position);
-        Some(Effect::Queue { position, attempt, at })
-    }
-
-    /// Everything that an open run asks of the world, for a fresh replay.
-    pub(crate) fn open_effects(&mut self, is_shared: &dyn Fn(&str) -> bool) -> Vec<Effect> {
-        let open: Vec<Position> = self.state.open.keys().filter(|position| !self.queued.contains(position)).collect();
-        open.into_iter().filter_map(|position| self.placed_effect(position, is_shared)).collect()
-    }
-
-    /// Says which calls have their current attempts in a shared queue, or a message of their ends in the inbox.
-    pub(crate) fn found_queued(&mut self, positions: impl IntoIterator<Item = (Position, Attempt)>) {
-        let current = positions.into_iter().filter(|(position, attempt)| self.is_current(*position, *attempt));
-        self.queued = current.map(|(position, _)| position).collect();
-    }
-
-    /// Returns the calls whose current attempts are in a shared queue.
-    pub(crate) fn queued(&self) -> &BTreeSet<Position> {
-        &self.queued
-    }
-
-    /// Tells whether it waits for something that others do for it: attempts in shared queues, children, results that are shared.
-    pub(crate) fn awaits_others(&self) -> bool {
-        !self.queued.is_empty() || self.state.children().next().is_some() || !self.state.memos.is_empty()
     }
 
     /// Returns whether the run has something to do at `now`.

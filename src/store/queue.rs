@@ -17,7 +17,7 @@ use std::{
 use bytes::Bytes;
 
 use crate::kernel::{
-    event::MessageBody,
+    event::{MessageBody, OUR_MESSAGES},
     id::{Attempt, Incarnation, Position, RunKey},
     time::Timestamp,
 };
@@ -86,9 +86,9 @@ pub struct EndTask {
 }
 
 impl EndTask {
-    /// Returns the id of the message within its run: an attempt ends once.
+    /// Returns the id of the message within its run: an attempt ends once. Nobody else may take such an id.
     pub(crate) fn message(&self) -> String {
-        format!("task/{}/{}", self.key.position, self.key.attempt)
+        format!("{OUR_MESSAGES}task:{}/{}", self.key.position, self.key.attempt)
     }
 
     /// Returns the message: with the details that were kept, if its worker could not say any.

@@ -79,7 +79,7 @@ fn a_task_goes_with_its_turn_is_taken_once_and_its_end_is_in_the_inbox_once() {
         assert_eq!(answer, Outcome::Sent { seq: 1, run, owner: Some(world.incarnation) });
         assert_eq!(world.one(ended(key, Some(world.incarnation))).await, Outcome::NotOwned, "it ends once");
         let inbox = world.store.reader().inbox(run).await.unwrap();
-        assert!(matches!(&inbox.unread[..], [unread] if unread.message == "task/1/1"));
+        assert!(matches!(&inbox.unread[..], [unread] if unread.message == "stent:task:1/1"));
         assert!(world.store.reader().tasks(run).await.unwrap().is_empty());
     });
 }

@@ -96,7 +96,7 @@ impl World {
             self.run().recorded(&decision.commit, digest);
         }
         if self.outcome().is_none() {
-            let effects = self.run().open_effects(writer(1).is_shared);
+            let effects = self.run().open_effects(&|queue, _, _| (writer(1).is_shared)(queue));
             self.act(effects);
         }
     }

@@ -199,7 +199,7 @@ fn a_run_that_is_paused_at_any_point_keeps_still_and_ends_as_it_would_have() {
             assert!(world.run().state().paused.is_none());
             world.turn_or_ack();
             world.to_start.clear();
-            let effects = world.run().open_effects(writer(1).is_shared);
+            let effects = world.run().open_effects(&|queue, _, _| (writer(1).is_shared)(queue));
             world.act(effects);
             world.settle_by(&mut dice);
             assert!(matches!(world.outcome(), Some(Outcome::Completed(_))), "{:?}", world.outcome());

@@ -382,7 +382,7 @@ impl World {
         let decision = self.store().unwrap();
         let digest = self.log.last().unwrap().digest;
         self.run().recorded(&decision.commit, digest);
-        let effects = self.run().open_effects(writer(1).is_shared);
+        let effects = self.run().open_effects(&|queue, _, _| (writer(1).is_shared)(queue));
         self.act(effects);
     }
 

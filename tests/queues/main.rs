@@ -1,6 +1,8 @@
 //! Shared queues, seen from an application: several nodes in one process on one store. Limits hold for all of them together,
 //! nobody is held up by somebody else's limit, and whoever waits holds nothing.
 
+mod rules;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::{
@@ -29,6 +31,8 @@ struct Watched {
     peak: Arc<watch::Sender<u32>>,
     /// …before which nobody leaves: that a limit is used up is no matter of speed then.
     gate: u32,
+    /// What each attempt knew of the one before.
+    known: Arc<Mutex<Vec<Option<u32>>>>,
 }
 
 struct Inside(Watched, [String; 2]);
@@ -150,6 +154,7 @@ fn node(home: &Home, watched: &Watched) -> Builder {
     let builder = home.open().workflow::<Batch>().workflow::<Single>().lease(secs(2)).passivate_after(millis(200));
     builder.activity(async move |call: Call<Work>| {
         let _inside = watched.enter(&call.what, &call.key);
+        watched.known.lock().push(call.details());
         watched.gate().await;
         tokio::time::sleep(Duration::from_millis(call.millis)).await;
         Ok(call.what.clone())
@@ -391,19 +396,22 @@ fn a_worker_that_leaves_gives_its_tasks_back_and_an_owner_that_leaves_loses_no_e
     }
 }
 
-/// Does what a claim does whose answer never comes.
+/// Does what a claim does whose answer never comes, and a worker that has told how far it is: seven.
 async fn take_unheard(home: &Home) {
     match home {
         Home::Sqlite(_) => {
             use stent::store::sqlite::sqlx::{self, Connection, SqliteConnection};
             let mut file = SqliteConnection::connect(&home.file().display().to_string()).await.unwrap();
-            sqlx::query("UPDATE tasks SET worker = (SELECT max(node) FROM nodes)").execute(&mut file).await.unwrap();
+            sqlx::query("UPDATE tasks SET worker = (SELECT max(node) FROM nodes), details = X'07'")
+                .execute(&mut file)
+                .await
+                .unwrap();
         }
         #[cfg(feature = "postgres")]
         Home::Postgres(database) => {
             use stent::store::postgres::sqlx::{self, Connection, PgConnection};
             let mut server = PgConnection::connect(&database.url()).await.unwrap();
-            let taken = "UPDATE stent.tasks SET worker = (SELECT max(node) FROM stent.nodes)";
+            let taken = "UPDATE stent.tasks SET worker = (SELECT max(node) FROM stent.nodes), details = '\\x07'";
             sqlx::query(taken).execute(&mut server).await.unwrap();
         }
         _ => panic!("this store has no way past it"),
@@ -415,7 +423,8 @@ fn a_task_whose_claim_was_never_answered_comes_back_though_its_node_lives() {
     for home in Home::all().into_iter().filter(|home| !matches!(home, Home::Memory(_))) {
         system(async {
             let watched = Watched::default();
-            let stent = node(&home, &watched).queue(Queue::named("q").concurrency(1)).spawn().await.unwrap();
+            let stent =
+                node(&home, &watched).queue(Queue::named("q").concurrency(1)).passivate_after(secs(60)).spawn().await.unwrap();
             stent.pause_queue("q").await.unwrap();
             let handle = stent.dispatch(Dispatch::new(single("q", work("once", "", 1)))).await.unwrap();
             let of_queue = async |running: u64| {
@@ -427,6 +436,7 @@ fn a_task_whose_claim_was_never_answered_comes_back_though_its_node_lives() {
             stent.resume_queue("q").await.unwrap();
             assert_eq!(handle.result().await.unwrap(), "once");
             assert_eq!(watched.order(), ["once"]);
+            assert_eq!(*watched.known.lock(), [Some(7)], "what was kept of the lost attempt goes to the next");
             stop(stent).await;
         });
     }
