@@ -1,6 +1,8 @@
 //! What an item tells of itself, before any store is asked: its kind, which is its place in the order of a batch, and whether
 //! it concerns more than its own run.
 
+use std::time::Duration;
+
 #[cfg(feature = "postgres")]
 use super::NewRun;
 #[cfg(feature = "postgres")]
@@ -8,9 +10,17 @@ use super::ScheduleChange;
 use super::{Item, MemoChange, Message, Summary, Turn, Yield, YieldReason};
 use crate::kernel::{
     event::CURRENT_RUN,
-    id::{CommitNo, Digest},
+    id::{BuildId, CommitNo, Digest},
     time::Timestamp,
 };
+
+/// How long a run waits that two builds cannot run, so that they do not hand it to and fro as fast as they can.
+const TURNED_DOWN_TWICE: Duration = Duration::from_secs(5);
+
+/// Returns when a run that a build cannot run is due for others, which was `blocked` before.
+pub(crate) fn due_for_others(blocked: Option<BuildId>, by: BuildId, now: Timestamp) -> Timestamp {
+    if blocked.is_none_or(|before| before == by) { now } else { now.after(TURNED_DOWN_TWICE) }
+}
 
 impl Yield {
     /// Returns why the run is given back, where its inbox has had so many messages: one that is paused is looked at again if more has come

@@ -130,8 +130,15 @@ fn a_blocked_run_is_claimed_by_other_builds_only() {
             queues: None,
             tags: Vec::new(),
         };
-        let batch = Batch { claim: Some(claim), ..world.batch(Vec::new()) };
+        let batch = Batch { claim: Some(claim.clone()), ..world.batch(Vec::new()) };
         assert_eq!(ids(&world.store.commit(&batch).await.unwrap()), ["a"]);
+        // Two that cannot run it do not hand it to and fro, and whoever says that it cannot has not died of it.
+        let why = YieldReason::Blocked { build: BuildId(8), reason: "it differs here too".into() };
+        world.done(Item::Yield(Yield { run, epoch: 2, why })).await;
+        assert_eq!(ids(&world.claim(9, 9).await), [""; 0]);
+        world.now += 5_000_000;
+        let claimed = world.claim(9, 9).await;
+        assert_eq!((ids(&claimed), claimed.claimed[0].claims), (vec!["a"], 1));
     });
 }
 

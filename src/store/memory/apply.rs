@@ -13,7 +13,7 @@ use crate::{
     },
     store::{
         Batch, BatchAnswer, ClaimRequest, Claimed, FORMAT, Item, Message, NewRun, NodeState, Outcome, Status, Summary, Then,
-        Told, Turn, Unread, Yield, YieldReason, others::behind_yields, queue::rank,
+        Told, Turn, Unread, Yield, YieldReason, item::due_for_others, others::behind_yields, queue::rank,
     },
 };
 
@@ -261,9 +261,11 @@ impl Data {
         let why = back.why_behind(row.inbox_seq, writer.now);
         match why {
             YieldReason::Blocked { build, .. } => {
+                row.wake_at = Some(due_for_others(row.blocked_build, build, writer.now));
                 row.blocked_build = Some(build);
-                row.wake_at = Some(writer.now);
                 run.forced = true;
+                // Whoever says so has lived on.
+                run.claims = 0;
             }
             YieldReason::Quarantined { .. } => {
                 row.status = Status::Quarantined;

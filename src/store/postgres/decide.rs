@@ -18,6 +18,7 @@ use crate::{
     store::{
         Batch, FORMAT, Item, Message, NewRun, Outcome, Publication, Status, Summary, TaskKey, Then, Told, Turn, Yield,
         YieldReason,
+        item::due_for_others,
         letters::LetterPlan,
         memory::{lines::Beside, refuse},
         memos::MemoPlan,
@@ -287,8 +288,10 @@ impl<'a> Plan<'a> {
         let why = back.why_behind(row.inbox_seq, now);
         match why {
             YieldReason::Blocked { build, .. } => {
+                row.wake_at = Some(due_for_others(row.blocked_build, build, now));
                 row.blocked_build = Some(build);
-                row.wake_at = Some(now);
+                // Whoever says so has lived on.
+                known.beside.claims = 0;
             }
             YieldReason::Quarantined { .. } => {
                 row.status = Status::Quarantined;

@@ -20,6 +20,7 @@ use crate::{
     store::{
         Batch, FORMAT, Item, Message, NewRun, Outcome, Publication, Status, Summary, TaskKey, Then, Told, Turn, Yield,
         YieldReason,
+        item::due_for_others,
         letters::LetterPlan,
         memory::refuse,
         memos::MemoPlan,
@@ -360,8 +361,8 @@ impl<'a> Plan<'a> {
         match why {
             YieldReason::Blocked { build, .. } => {
                 blocked = Some(build.0);
+                row.wake_at = Some(due_for_others(row.blocked_build, build, self.batch.now));
                 row.blocked_build = Some(build);
-                row.wake_at = Some(self.batch.now);
             }
             YieldReason::Quarantined { .. } => {
                 row.status = Status::Quarantined;

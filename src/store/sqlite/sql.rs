@@ -250,10 +250,10 @@ pub(super) const WRITE_HEARTBEATS_SETTLED: &str =
     "DELETE FROM heartbeats WHERE (run, position) IN (SELECT value ->> 0, value ->> 1 FROM json_each($11));
     DELETE FROM step_results WHERE (run, position) IN (SELECT value ->> 0, value ->> 1 FROM json_each($11));";
 
-/// Rows: run, status, wake, forced, build or null, reason or null.
+/// Rows: run, status, wake, forced, build or null, reason or null. Whoever says that it cannot run it has lived on.
 pub(super) const WRITE_YIELDS: &str = concat!(
     "UPDATE executions SET owner = NULL, status = y.status, wake_at = y.wake_at, forced = y.forced,
-            blocked_build = coalesce(y.build, blocked_build), reason = coalesce(y.reason, executions.reason)
+            claims = CASE WHEN y.build IS NULL THEN claims ELSE 0 END, blocked_build = coalesce(y.build, blocked_build), reason = coalesce(y.reason, executions.reason)
     FROM (SELECT value ->> 0 AS run, value ->> 1 AS status, value ->> 2 AS wake_at, value ->> 3 AS forced,
                  value ->> 4 AS build, value ->> 5 AS reason FROM json_each($12)) y
     WHERE executions.run = y.run;",
