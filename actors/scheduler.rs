@@ -49,10 +49,10 @@ pub(crate) struct Timer {
 pub(crate) enum What {
     /// A sleep is over.
     Sleep(Position),
-    /// The next attempt of a call may start.
-    Retry(Position, Attempt),
-    /// An inline step ran out of time.
-    StepTimeout(Position, Attempt),
+    /// The next attempt of a call may start: then.
+    Retry(Position, Attempt, Timestamp),
+    /// An inline step ran out of time: then.
+    StepTimeout(Position, Attempt, Timestamp),
     /// The run's own deadline.
     Deadline,
     /// The first turn of a run whose predecessor has failed.

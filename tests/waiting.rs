@@ -279,3 +279,34 @@ fn what_is_claimed_ahead_leaves_half_of_the_memory_to_what_can_run() {
         }
     });
 }
+
+/// One step, which ends by its limit.
+#[derive(Serialize, Deserialize)]
+struct Endless {
+    limit: Duration,
+}
+
+impl Workflow for Endless {
+    const NAME: &'static str = "waiting.endless";
+    type Output = bool;
+    type Error = AppError;
+
+    async fn run(self, cx: Cx<Self>) -> Result<bool, AppError> {
+        let step = cx.step("endless", async || std::future::pending::<Result<(), AppError>>().await);
+        Ok(matches!(step.timeout(self.limit).retry(Retry::never()).await, Err(CallError::TimedOut(_))))
+    }
+}
+
+#[test]
+fn a_limit_that_is_looked_at_on_the_way_ends_a_step_when_it_is_over_and_not_before() {
+    system(async {
+        // The wheel is the same on every store. It is looked at every ten seconds.
+        let stent = Home::all().remove(0).open().workflow::<Endless>().spawn().await.unwrap();
+        let began = std::time::Instant::now();
+        let limit = secs(11);
+        assert!(stent.dispatch(Dispatch::new(Endless { limit })).await.unwrap().result().await.unwrap());
+        let took = began.elapsed();
+        assert!(took >= limit && took < secs(18), "{took:?}");
+        stent.shutdown(Shutdown::within(secs(5))).await.unwrap();
+    });
+}

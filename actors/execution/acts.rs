@@ -32,6 +32,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Timers of the far future go to the wheel in hops, so that those of runs that ended long ago do not fill it.
 const FAR: Duration = Duration::from_secs(600);
 
+/// The same for those of steps.
+const NEAR: Duration = Duration::from_secs(10);
+
 impl Execution {
     pub(super) fn perform(&mut self, effects: Vec<Effect>, ctx: &mut Context<Self>) {
         let mut granted = false;
@@ -43,7 +46,7 @@ impl Execution {
                 Effect::Queue { .. } | Effect::Withdraw { .. } => {}
                 Effect::Start { position, attempt, at: Some(at) } if at > self.now() => {
                     // Back-off is a span: it is not prolonged by a clock that was set back.
-                    self.arm(self.engine.time.now().after(at.since(self.now())), What::Retry(position, attempt));
+                    self.arm_retry(position, attempt, self.engine.time.now().after(at.since(self.now())));
                 }
                 Effect::Start { position, attempt, .. } => granted |= self.start_attempt(position, attempt),
             }
@@ -187,7 +190,7 @@ impl Execution {
         let now = self.engine.time.now();
         // The same for an act whose time ran out and whose code goes on: it gets the grace to end first.
         if call.compensating && self.engine.pool.attempts().is_abandoned(self.key) && now < call.since.after(GRACE) {
-            self.arm(now.after(LOOK_AGAIN), What::Retry(position, attempt));
+            self.arm_retry(position, attempt, now.after(LOOK_AGAIN));
             return false;
         }
         let default = CallOptions::default();
@@ -210,7 +213,8 @@ impl Execution {
                     return false;
                 }
                 if let Some(limit) = options.start_to_close {
-                    self.arm(now.after(limit), What::StepTimeout(position, attempt));
+                    let over = now.after(limit);
+                    self.arm(over, What::StepTimeout(position, attempt, over));
                 }
                 self.run.grant(position, attempt);
                 return true;
@@ -257,10 +261,15 @@ impl Execution {
         }
     }
 
+    fn arm_retry(&self, position: Position, attempt: Attempt, at: Timestamp) {
+        self.arm(at, What::Retry(position, attempt, at));
+    }
+
     pub(super) fn arm(&self, due: Timestamp, what: What) {
         let due = match what {
-            What::Sleep(_) | What::Deadline | What::Begin => due.min(self.engine.time.now().after(FAR)),
-            What::Retry(..) | What::StepTimeout(..) => due,
+            What::Sleep(_) | What::Deadline | What::Begin | What::Retry(..) => due.min(self.engine.time.now().after(FAR)),
+            // Most steps are over long before.
+            What::StepTimeout(..) => due.min(self.engine.time.now().after(NEAR)),
         };
         self.engine.arm(Timer { due, run: self.key, what });
     }

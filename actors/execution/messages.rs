@@ -159,7 +159,13 @@ impl Handler<Due> for Execution {
             What::Sleep(position) => self.arrive([Arrival::Due { position }], ctx),
             What::Deadline => self.arrive([Arrival::Deadline], ctx),
             What::Begin => self.arrive([Arrival::Begin], ctx),
-            What::Retry(position, attempt) => {
+            // On its way there in hops.
+            What::Retry(position, attempt, at) | What::StepTimeout(position, attempt, at) if at > self.engine.time.now() => {
+                if self.run.state().call(position).is_some_and(|call| call.attempt == attempt) {
+                    self.arm(at, what);
+                }
+            }
+            What::Retry(position, attempt, _) => {
                 // Of a call that was tried ahead of its time, by an order, the timer is still there; and of one that stands in a queue since.
                 let current = self.run.state().call(position).is_some_and(|call| call.attempt == attempt && call.is_begun());
                 let elsewhere = self.run.queued().contains(&position);
@@ -168,7 +174,7 @@ impl Handler<Due> for Execution {
                 }
                 self.take_ready(ctx);
             }
-            What::StepTimeout(position, attempt) => {
+            What::StepTimeout(position, attempt, _) => {
                 let failure = Failure::new(KIND_TIMEOUT, "start_to_close: the step took longer than its limit");
                 self.arrive([Arrival::Ended { position, attempt, result: Err(failure) }], ctx);
             }
