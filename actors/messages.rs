@@ -282,7 +282,8 @@ impl<U: Update> Message for SendUpdate<U> {
     type Result = Result<U::Answer, UpdateError<U::Error>>;
 }
 
-/// Asks an execution to stop: its next await, and running activities, hear of it; compensations run.
+/// Asks an execution to stop: its next await, and running activities, hear of it; compensations run. One that has not begun (it is delayed, or
+/// waits for its next try) begins at once, and its first await hears of it; it is not tried again.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct Cancel {

@@ -318,6 +318,36 @@ fn a_sleeping_run_hears_a_cancel_at_once_and_the_ended_and_the_unknown_answer_wi
     });
 }
 
+/// Lets somebody else work, and waits.
+#[derive(Serialize, Deserialize)]
+struct Sends;
+
+impl Workflow for Sends {
+    const NAME: &'static str = "passivation.sends";
+    type Output = ();
+    type Error = AppError;
+
+    async fn run(self, cx: Cx<Self>) -> Result<(), AppError> {
+        cx.child(Sleeper).id(format!("{}-sleeper", cx.id().id)).detach().await?;
+        Ok(cx.sleep(secs(3600)).await?)
+    }
+}
+
+#[test]
+fn a_delayed_run_that_is_cancelled_before_it_begins_ends_at_once_and_has_begun_nothing() {
+    system(async {
+        for home in Home::all() {
+            let stent = home.open().workflow::<Sleeper>().workflow::<Sends>().spawn().await.unwrap();
+            let handle = stent.dispatch(Dispatch::new(Sends).id("later").delay(secs(3600))).await.unwrap();
+            stent.cancel(Cancel::new("later").reason("not at all")).await.unwrap();
+            let ended = tokio::time::timeout(secs(10), handle.result()).await.expect("at once");
+            assert!(matches!(&ended, Err(RunError::Cancelled { reason }) if reason == "not at all"), "{ended:?}");
+            assert!(stent.describe("later-sleeper").await.unwrap().is_none(), "its child was begun");
+            stent.shutdown(Shutdown::within(secs(5))).await.unwrap();
+        }
+    });
+}
+
 #[derive(Serialize, Deserialize)]
 struct Endless;
 

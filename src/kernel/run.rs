@@ -36,6 +36,7 @@ use super::{
     wake::Hook,
 };
 
+mod beginning;
 mod chain;
 mod letters;
 mod orders;
@@ -200,9 +201,8 @@ impl Run {
         let at = at.max(self.last_time);
         let mut turn = Turning::new(at, &self.state);
         while self.state.outcome.is_none() && !turn.is_full(&self.limits) {
-            let may_begin = self.state.paused.is_none() && self.state.begins_at().is_some();
-            let hurries = may_begin && arrived.front().is_some_and(|next| self.cannot_wait(next, at));
-            if hurries {
+            let stops = self.stops_first(arrived, at);
+            if !stops && self.hurries(arrived, at) {
                 // With what it has by now it may come to its end: then the rest is for the next run.
                 self.apply(Fact::Begun, &mut turn)?;
                 continue;
@@ -221,6 +221,10 @@ impl Run {
                 if !stale {
                     self.apply(fact, &mut turn)?;
                 }
+            }
+            if stops && self.is_to_stop() && self.may_begin() {
+                // Nothing else would move it: its code hears of it at its first await.
+                self.apply(Fact::Begun, &mut turn)?;
             }
             // What is asked of the world behind this is another matter than before.
             if paused != self.state.paused.is_some() {
@@ -287,16 +291,6 @@ impl Run {
                 held.extend(&self.queued);
                 self.losses(at, &held, |call| call.place == Some(StepPlace::Inline))
             }
-        }
-    }
-
-    /// Tells whether something must be heard by code, though the run waits for its next try. Signals keep.
-    fn cannot_wait(&self, arrival: &Arrival, at: Timestamp) -> bool {
-        match arrival {
-            // An order is carried out without code, or is about something that is not there yet.
-            Arrival::Message { body, .. } => !matches!(body, MessageBody::Signal { .. } | MessageBody::Order(_)),
-            Arrival::Deadline => self.state.started.deadline.is_some_and(|deadline| deadline <= at),
-            _ => false,
         }
     }
 

@@ -110,15 +110,89 @@ fn signals_wait_for_the_next_try_and_whatever_else_comes_begins_it_at_once() {
     assert_eq!(world.facts(|fact| matches!(fact, Fact::Begun)), 1);
     assert_eq!(world.onward.as_ref().unwrap().started.retry.as_ref().unwrap().failed, 2, "it has read what had come before");
 
-    // What has come before is enough to fail once more; who asked it to stop is heard by the run behind that.
+    // What has come before would be enough to fail once more, and who asked it to stop is heard all the same.
     let mut world = waiting();
     world.cancel();
     world.settle();
     assert_eq!(world.facts(|fact| matches!(fact, Fact::Begun)), 1);
-    assert_eq!((world.outcome(), world.inbox.len()), (Some(Outcome::Continued), 1));
-    world.follow();
-    world.settle();
-    assert_eq!(world.outcome(), Some(Outcome::Cancelled { reason: "enough".into() }));
+    assert_eq!((world.outcome(), world.inbox.len()), (Some(Outcome::Cancelled { reason: "enough".into() }), 0));
+}
+
+flow!(AtOnce, |_cx| -> String { Err(AppError::new("at once")) });
+
+#[test]
+fn a_run_that_fails_before_its_first_await_hears_between_its_tries_that_it_is_to_stop() {
+    let stop = |deadline: bool, waits: bool| {
+        let mut world = tried(&AtOnce, three_times().attempts(u32::MAX), deadline.then_some(secs(10)));
+        world.settle();
+        assert_eq!(world.outcome(), Some(Outcome::Continued));
+        if !waits && !deadline {
+            // Nobody had the time to hear it: it is found beside the beginning.
+            world.cancel();
+        }
+        let at = world.follow().unwrap();
+        match (waits, deadline) {
+            // It waits in memory.
+            (true, false) => {
+                world.arrived.clear();
+                world.cancel();
+            }
+            (true, true) => {
+                world.arrived.clear();
+                world.pass(secs(20));
+            }
+            (false, true) => world.pass(secs(20)),
+            (false, false) => world.now = at,
+        }
+        world.settle();
+        assert_eq!((world.id.run_no, world.failure().message()), (2, "at once"), "{deadline} {waits}");
+        assert!(world.onward.is_none() && world.inbox.is_empty(), "it has heard that there is no next try");
+        assert!(world.replayed(world.log.len()).is_ok());
+    };
+    for (deadline, waits) in [(false, false), (false, true), (true, false), (true, true)] {
+        stop(deadline, waits);
+    }
+}
+
+#[test]
+fn a_run_that_is_to_stop_before_it_has_begun_does_nothing_of_what_it_would_have_begun_with() {
+    flow!(Sends, |cx| -> String {
+        let _ = cx.child(Leaf(1)).detach().await?;
+        let _ = cx.signal::<Word>().await?;
+        Ok("it went on".to_owned())
+    });
+    let later = |deadline: Option<Duration>| {
+        let mut started = tried(&Sends, three_times(), deadline).run().state().started.clone();
+        (started.deferred, started.retry) = (true, None);
+        let mut world = World::of(started, true, crate::registry::begin::<Sends>()).unwrap();
+        world.ack();
+        world
+    };
+    let stopped = [Outcome::Cancelled { reason: "enough".into() }, Outcome::TimedOut];
+    for (deadline, outcome) in [None, Some(secs(1))].into_iter().zip(stopped) {
+        for taken in [false, true] {
+            let mut world = later(deadline);
+            world.arrived.push_back(Arrival::Begin);
+            world.word("first");
+            if deadline.is_some() {
+                world.pass(secs(5));
+            } else {
+                world.cancel();
+            }
+            if taken {
+                // Whoever takes it up comes before all else, or it would lose what it has just asked for.
+                let by = writer(2).incarnation;
+                world.epoch = 2;
+                world.arrived.push_front(Arrival::Taken { by, epoch: 2 });
+            }
+            world.settle();
+            assert_eq!(world.outcome().as_ref(), Some(&outcome));
+            assert!(world.begun.is_empty(), "{outcome:?}: its child was begun");
+            let is_claim = |event: &Event| matches!(event, Event::Fact(Fact::Claimed { .. }));
+            assert_eq!(world.events().iter().position(is_claim), taken.then_some(1));
+            assert!(world.replayed(world.log.len()).is_ok());
+        }
+    }
 }
 
 #[test]
