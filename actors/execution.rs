@@ -474,7 +474,9 @@ impl Execution {
             self.engine.shared(turn.memos.iter().map(|entry| entry.key));
         }
         if !turn.starts.is_empty() || turn.successor().is_some() {
-            let next = turn.successor().filter(|_| turn.starts.is_empty()).and_then(|next| next.due);
+            // What goes along unread makes the next run due at once: of one that never had a message nothing does.
+            let waits = turn.starts.is_empty() && self.seen == 0;
+            let next = turn.successor().filter(|_| waits).and_then(|next| next.due);
             self.engine.scheduler.do_send(Room { due: Some(next.unwrap_or(decision.commit.time)), wake: None });
         }
         self.run.recorded(&decision.commit, turn.record.digest);

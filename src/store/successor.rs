@@ -22,7 +22,7 @@ pub struct Successor {
     pub run: RunKey,
     /// Its first commit.
     pub record: Record,
-    /// Its first turn comes not before that moment; `None`: at once.
+    /// Its first turn comes not before that moment; `None`: at once. What goes along unread wakes it, as whatever is sent to it later does.
     pub due: Option<Timestamp>,
     /// What the execution shows, and goes on showing: rows of this run from its first moment on, with the versions that they have.
     pub published: Vec<Publication>,
@@ -44,6 +44,12 @@ impl Successor {
             reason: None,
             ..before.clone()
         })
+    }
+
+    /// Makes its row due now if something goes along unread: it would have been woken by that if it had come a moment later, and whoever sent it
+    /// is not to wait for as long as the run does. Signals as well: a run that they wake takes them, and goes back to sleep.
+    pub(crate) fn woken(row: Summary, along: usize, now: Timestamp) -> Summary {
+        if along > 0 { Summary { wake_at: Some(now), ..row } } else { row }
     }
 }
 

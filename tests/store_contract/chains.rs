@@ -219,3 +219,32 @@ fn a_successor_that_has_a_time_is_not_claimed_before_it_unless_something_comes()
         }
     });
 }
+
+#[test]
+fn a_successor_that_has_a_time_is_due_at_once_if_something_unread_goes_along() {
+    on_each_store(async |world| {
+        let cancel = MessageBody::Cancel { reason: "enough".into() };
+        let for_the_run = MessageBody::Retry { position: Some(7) };
+        for (name, body, is_consumed, wakes) in [
+            ("cancelled", cancel.clone(), false, true),
+            ("signalled", signal("x"), false, true),
+            ("heard", cancel, true, false),
+            ("of a place", for_the_run, false, false),
+        ] {
+            let run = world.started(name).await;
+            let next = world.key().await;
+            world.now = 2_000;
+            world.one(post(name, "m", body)).await;
+            let due = Some(Timestamp(1_000_000));
+            let successor = Successor { run: next, record: record(next, 0), due, published: Vec::new() };
+            let consumed = if is_consumed { vec![1] } else { Vec::new() };
+            let last = Turn { consumed, ..turn(run, 1, Then::Continue(Box::new(successor))) };
+            world.done(Item::Turn(Arc::new(last))).await;
+            let wanted = if wakes { Some(Timestamp(2_000)) } else { due };
+            assert_eq!(world.summary(name).await.wake_at, wanted, "{name}");
+            let claimed = world.claim(9, 0).await.claimed;
+            let claimed: Vec<RunKey> = claimed.iter().map(|claimed| claimed.summary.run).collect();
+            assert_eq!(claimed, if wakes { vec![next] } else { Vec::new() }, "{name}");
+        }
+    });
+}

@@ -12,8 +12,8 @@ use crate::{
         time::Timestamp,
     },
     store::{
-        Batch, BatchAnswer, ClaimRequest, Claimed, FORMAT, Item, Message, NewRun, NodeState, Outcome, Status, Summary, Then,
-        Told, Turn, Unread, Yield, YieldReason, item::due_for_others, others::behind_yields, queue::rank,
+        Batch, BatchAnswer, ClaimRequest, Claimed, FORMAT, Item, Message, NewRun, NodeState, Outcome, Status, Successor, Summary,
+        Then, Told, Turn, Unread, Yield, YieldReason, item::due_for_others, others::behind_yields, queue::rank,
     },
 };
 
@@ -174,7 +174,7 @@ impl Data {
                 let along: BTreeMap<_, _> = along.map(|(seq, unread)| (*seq, unread.clone())).collect();
                 run.end(Status::Continued, writer.now);
                 if let Some(row) = successor.row(&run.summary, writer.now) {
-                    self.insert(row);
+                    self.insert(Successor::woken(row, along.len(), writer.now));
                     if let Some(next) = self.runs.get_mut(&successor.run) {
                         next.inbox = along;
                         next.published = successor.published.iter().map(|row| (row.key.clone(), row.clone())).collect();

@@ -83,12 +83,12 @@ impl<'a> Plan<'a> {
         self.events.push((next.run, 0, &next.record));
         self.published.extend(next.published.iter().map(|row| (next.run, row)));
         self.seen.current.insert(row.id.id.clone(), next.run.0);
+        let messages: HashMap<_, _> = along.into_iter().map(|(seq, message)| (message, seq)).collect();
         let known = Known {
-            unread: along.len() as u64,
-            messages: along.into_iter().map(|(seq, message)| (message, seq)).collect(),
+            unread: messages.len() as u64,
             tail: Some((0, next.record.digest)),
             is_new: true,
-            ..Known::new(row, beside)
+            ..Known::new(Successor::woken(row, messages.len(), self.batch.now), beside)
         };
         self.seen.runs.insert(next.run.0, known);
     }

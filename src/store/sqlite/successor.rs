@@ -28,7 +28,7 @@ impl<'a> Plan<'a> {
         }
         self.append(next.run, 0, &next.record);
         self.published.extend(next.published.iter().map(|row| (next.run, row)));
-        self.begin(row);
+        self.begin(Successor::woken(row, along.len(), self.batch.now));
         if let Some(Known { unread, messages, .. }) = self.seen.runs.get_mut(&next.run.0) {
             *unread = along.len() as u64;
             messages.extend(along.into_iter().map(|(seq, message)| (message, seq)));
