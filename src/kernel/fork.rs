@@ -430,6 +430,9 @@ fn bad(state: &State, at: Spot, next: Option<&Event>, ends: &HashMap<Position, S
     match next {
         None => return Some("the run has ended by then".to_owned()),
         Some(Event::Command(_)) => return Some("it lies within what one fact has led to".to_owned()),
+        Some(Event::Fact(Fact::Inherited(_))) => {
+            return Some("what it took over from the run before it is a part of its beginning".to_owned());
+        }
         Some(Event::Fact(_)) => {}
     }
     let open = state.children().find(|(position, _)| ends.get(position).is_none_or(|end| *end < at));

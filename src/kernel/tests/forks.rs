@@ -17,12 +17,12 @@ use crate::{
 };
 
 impl World {
-    fn commits(&self) -> Vec<Commit> {
+    pub(super) fn commits(&self) -> Vec<Commit> {
         let decode = |(n, record)| codec::decode(&self.id, u32::try_from(n).unwrap(), record).unwrap();
         self.log.iter().enumerate().map(decode).collect()
     }
 
-    fn forked(&self, point: Point, messages: bool) -> Result<Fork, PointError> {
+    pub(super) fn forked(&self, point: Point, messages: bool) -> Result<Fork, PointError> {
         let (run_no, at) = (self.id.run_no + 1, self.now.after(secs(1_000)));
         let incarnation = Incarnation(uuid::Uuid::nil());
         let (by, reason, token, build) = ("ada", "a try", "t", BuildId(1));
@@ -36,7 +36,7 @@ impl World {
         Ok(())
     }
 
-    fn go_on_from(&mut self, fork: Fork) {
+    pub(super) fn go_on_from(&mut self, fork: Fork) {
         self.id.run_no += 1;
         self.epoch = 1;
         let mut prev = None;
@@ -253,12 +253,15 @@ fn what_was_drawn_in_the_copy_stays_and_what_comes_behind_it_differs_also_from_f
 #[test]
 fn at_every_good_point_of_every_program_the_next_run_comes_to_the_same_end_and_repeats_nothing_of_the_copy() {
     let (mut good, mut bad) = (0, 0);
-    for seed in seeds(60) {
+    for (seed, handed) in seeds(60).into_iter().flat_map(|seed| [(seed, false), (seed, true)]) {
         let _named = Named(seed);
         let mut dice = Dice::new(seed);
         let program: Program = program(&mut dice, 3);
         let mut world = World::with(&Random(program.clone()), Limits::default(), false, None).unwrap();
         world.handler = Box::new(|what, _| value(what.parse::<u64>().unwrap() * 3));
+        if handed {
+            world.takes_over("before");
+        }
         let mut words = 0;
         while world.step(&mut dice) {
             if dice.below(12) == 0 && words < 30 && world.outcome().is_none() {
@@ -288,6 +291,7 @@ fn at_every_good_point_of_every_program_the_next_run_comes_to_the_same_end_and_r
             world.settle_by(&mut dice);
             assert_eq!(world.output::<u64>(), direct(&program), "{spot}: {program:?}");
             assert_eq!(world.facts(|fact| matches!(fact, Fact::Forked(_))), 1);
+            assert_eq!(world.facts(|fact| matches!(fact, Fact::Inherited(_))), usize::from(handed), "{spot}: what it took over");
             let mut ends: HashMap<Position, u32> = HashMap::new();
             for event in world.events() {
                 if let Event::Fact(Fact::Completed { position, .. }) = event {

@@ -38,6 +38,7 @@ mod children;
 mod drops;
 mod forks;
 mod formats;
+mod handed;
 mod letters;
 mod maps;
 mod memos;
