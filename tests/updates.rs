@@ -427,6 +427,54 @@ fn an_update_of_a_run_that_has_not_begun_waits_for_it_and_sees_what_was_sent_bef
     });
 }
 
+/// Takes every group while it waits for an act that fails.
+#[derive(Serialize, Deserialize)]
+struct Stuck;
+
+impl Workflow for Stuck {
+    const NAME: &'static str = "updates.stuck";
+    type Output = u32;
+    type Error = AppError;
+
+    async fn run(self, cx: Cx<Self>) -> Result<u32, AppError> {
+        cx.on_update(|_: &Reserve| Ok(()), |wanted: Reserve| vec![wanted.seats]);
+        Ok(cx.call(Count).retry(Retry::fixed(secs(3600))).await?)
+    }
+}
+
+#[test]
+fn an_update_under_the_id_of_an_order_that_came_to_nothing_hears_at_once_that_the_id_is_in_use() {
+    alone(async {
+        for home in Home::all() {
+            let fails = async |_: Call<Count>| Err::<u32, _>(AppError::new("no"));
+            let build = || home.open().workflow::<Stuck>().activity(fails).spawn();
+            let waits = async |stent: &Stent| {
+                let described = stent.describe("stuck").await.unwrap().unwrap();
+                described.waits_for.iter().any(|wait| wait.contains("not before"))
+            };
+            let stent = build().await.unwrap();
+            stent.dispatch(Dispatch::new(Stuck).id("stuck")).await.unwrap();
+            eventually("its act is to be tried again", secs(20), async || waits(&stent).await).await;
+            stop(stent).await;
+            // Two orders about one act while nobody has the run: what the second is about is over when it is taken.
+            let elsewhere = home.open().spawn().await.unwrap();
+            for order in ["first", "x"] {
+                elsewhere.retry_now(RetryNow::new("stuck", "ada").message_id(order)).await.unwrap();
+            }
+            let before = commits(&elsewhere, "stuck").await;
+            stop(elsewhere).await;
+            let stent = build().await.unwrap();
+            eventually("they are taken", secs(20), async || commits(&stent, "stuck").await > before).await;
+            match stent.update(SendUpdate::new("stuck", &Reserve { seats: 2 }).update_id("x").within(secs(20))).await {
+                Err(UpdateError::Send(SendError::Invalid(why))) => assert!(why.contains("another message"), "{why}"),
+                other => panic!("{other:?}"),
+            }
+            assert_eq!(stent.update(reserve("stuck", "y", 3)).await.unwrap(), [3]);
+            stop(stent).await;
+        }
+    });
+}
+
 #[test]
 fn an_update_of_a_run_that_was_paused_before_it_began_is_not_refused_and_waits_until_it_goes_on() {
     alone(async {

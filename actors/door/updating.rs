@@ -290,6 +290,8 @@ fn said(event: Event, message: &str) -> Seen {
         Event::Command(Command::Answered { message: of, reply }) if of == message => Seen::Answer(Updated::Replied(*reply)),
         Event::Fact(Fact::Refused { message: of, failure }) if of == message => Seen::Answer(Updated::Refused(*failure)),
         Event::Fact(Fact::Ignored { message: of, why: Ignored::Duplicate }) if of == message => Seen::Before,
+        // An order or a word that came too late, which no update does.
+        Event::Fact(Fact::Ignored { message: of, why: Ignored::Late }) if of == message => Seen::Another,
         Event::Fact(Fact::Received { message: of, body }) if of == message && !matches!(body, MessageBody::Update { .. }) => {
             Seen::Another
         }
