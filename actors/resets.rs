@@ -18,7 +18,7 @@ use crate::{
     kernel::{
         codec::{self, Record},
         event::{Event, Fact},
-        fork::{self, Fork, Point},
+        fork::{self, Fork, Forked, Point},
         id::{CommitNo, Incarnation, RunId, RunKey},
     },
     store::{self, Item, NewRun, Outcome, Reader, Redelivered, Status, StoreError, Summary},
@@ -29,6 +29,8 @@ const MOST_COMMITS: usize = 20_000;
 
 /// The same in bytes.
 const MOST_BYTES: usize = 48 << 20;
+
+const TOO_LONG: ResetError = ResetError::TooLong { commits: MOST_COMMITS, bytes: MOST_BYTES };
 
 /// So many rows of a log are read at once.
 const PAGE: u32 = 2_000;
@@ -44,6 +46,16 @@ const LONGEST_REQUEST: usize = 255;
 
 /// Who asked for something and why is kept up to so many bytes each.
 const LONGEST_NOTE: usize = 4_000;
+
+/// What is stored of a log.
+type Log = Vec<(CommitNo, Record)>;
+
+/// How much more is read.
+#[derive(Clone, Copy)]
+struct Room {
+    commits: usize,
+    bytes: usize,
+}
 
 /// Lets an execution whose run has ended go on from a [`Point`] of that run's history, as its next run. The answer is the new run.
 ///
@@ -83,7 +95,9 @@ impl ResetRun {
         ResetRun { id: id.into(), point, run_no: None, by, reason, messages: true, request: None, current: false }
     }
 
-    /// Takes the history of another run of the execution than the current one, by its number.
+    /// Takes the history of another run of the execution than the current one, by its number. Signals and updates that came to the runs that
+    /// follow from it come again too, or are known: those that it continued as, and what was begun by resets of these in their place. Their logs
+    /// count with its own, which must not be too long together; of messages that are left out only the last log counts.
     #[must_use]
     pub fn run(mut self, run_no: u32) -> ResetRun {
         self.run_no = Some(run_no);
@@ -179,11 +193,11 @@ impl Door {
                     .ok_or_else(|| ResetError::UnknownRun(RunId { id: asked.id.clone(), run_no }))?,
                 _ => current,
             };
-            let log = self.log_of(&source).await?;
+            let logs = self.logs_of(source.clone(), seen, asked.messages).await?;
             let links = self.links().await?;
             let Some(key) = self.reserved(&links).await? else { continue };
             let now = self.time.now();
-            let forked = self.forked(&source, log, &asked, next.run_no, &token).await?;
+            let forked = self.forked(logs, &asked, next.run_no, &token).await?;
             let row = NewRun { wake_at: Some(now), deadline: forked.deadline, ..row_of(&source, key, &next) };
             let fork = in_store(&next, row, forked, source.run)?;
             let (told, outcome) = oneshot::channel();
@@ -216,6 +230,13 @@ impl Door {
 
     /// Returns the run that a request has begun, if it is this one, or one whose mark is in the copy that this one begins with.
     async fn begun_by(&self, row: &Summary, token: &str) -> Result<Option<RunId>, Error> {
+        let id = &row.id.id;
+        let ours = |mark: &Forked| (mark.token == token).then(|| RunId { id: id.clone(), run_no: mark.run_no });
+        self.mark_of(row, ours).await
+    }
+
+    /// Looks at the mark of the copy that a run begins with, and before it at those that are in the copy.
+    async fn mark_of<T>(&self, row: &Summary, is: impl Fn(&Forked) -> Option<T>) -> Result<Option<T>, Error> {
         let (run, mut from) = (row.run, 0);
         loop {
             // The first commit says whether there is a copy at all.
@@ -228,11 +249,13 @@ impl Door {
                 let mut copied = *commit_no > 0;
                 for event in commit.events {
                     match event {
-                        Event::Fact(Fact::Forked(forked)) if forked.token == token => {
-                            return Ok(Some(RunId { id: row.id.id.clone(), run_no: forked.run_no }));
+                        Event::Fact(Fact::Forked(mark)) => {
+                            let found = is(&mark);
+                            // Its own mark: the copy ends.
+                            if found.is_some() || mark.run_no == row.id.run_no {
+                                return Ok(found);
+                            }
                         }
-                        // Its own mark: the copy ends.
-                        Event::Fact(Fact::Forked(forked)) if forked.run_no == row.id.run_no => return Ok(None),
                         Event::Fact(Fact::Started(started)) => copied |= started.copied_from.is_some(),
                         _ => {}
                     }
@@ -244,11 +267,44 @@ impl Door {
         }
     }
 
-    /// Reads a whole log, if it is not too long to be copied.
-    async fn log_of(&self, source: &Summary) -> Result<Vec<(CommitNo, Record)>, Error> {
-        let run = source.run;
-        let log = self.read(move |reader| async move { whole(reader, run).await }).await?;
-        Ok(log.ok_or(ResetError::TooLong { commits: MOST_COMMITS, bytes: MOST_BYTES })?)
+    /// Reads the log of a run, and behind it those of the runs that follow from it, up to the current one. If no messages are to come again it is
+    /// enough to know which were taken, and that the last of them knows.
+    async fn logs_of(&self, source: Summary, current: Option<u32>, messages: bool) -> Result<Vec<(RunId, Log)>, Error> {
+        let mut runs = self.followed(source, current).await?;
+        if !messages && runs.len() > 2 {
+            runs.drain(1..runs.len() - 1);
+        }
+        let (mut logs, mut room) = (Vec::with_capacity(runs.len()), Room { commits: MOST_COMMITS, bytes: MOST_BYTES });
+        for row in runs {
+            let run = row.run;
+            let read = self.read(move |reader| async move { whole(reader, run, room).await }).await?;
+            let (log, left) = read.ok_or(TOO_LONG)?;
+            room = left;
+            logs.push((row.id, log));
+        }
+        Ok(logs)
+    }
+
+    /// Returns a run and those that follow from it: it has continued as the next one, and so on. One that begins with a copy of one of these
+    /// stands for that and all behind it: they were put aside, and what they took it has taken again, or knows.
+    async fn followed(&self, source: Summary, current: Option<u32>) -> Result<Vec<Summary>, Error> {
+        let (id, first) = (source.id.id.clone(), source.id.run_no);
+        let mut runs = vec![source];
+        for run_no in (first..=current.unwrap_or(first)).skip(1) {
+            let Some(row) = self.row(&id, Some(run_no)).await? else { continue };
+            let is_next = |last: &Summary| last.status == Status::Continued && last.id.run_no.checked_add(1) == Some(run_no);
+            if !runs.last().is_some_and(is_next) {
+                let own = |mark: &Forked| (mark.run_no == run_no).then_some(mark.from);
+                let copied = self.mark_of(&row, own).await?;
+                let Some(at) = runs.iter().position(|run| copied == Some(run.id.run_no)) else { continue };
+                runs.truncate(at.max(1));
+            }
+            runs.push(row);
+            if runs.len() > MOST_COMMITS {
+                return Err(TOO_LONG.into());
+            }
+        }
+        Ok(runs)
     }
 
     /// Reserves a key; `None`: it is to be tried again.
@@ -264,25 +320,24 @@ impl Door {
     }
 
     /// Decides what the new run begins with, on a thread of its own: a long log takes a while.
-    async fn forked(
-        &self,
-        source: &Summary,
-        log: Vec<(CommitNo, Record)>,
-        asked: &ResetRun,
-        run_no: u32,
-        token: &str,
-    ) -> Result<Fork, Error> {
-        let (id, asked, token, at, build) =
-            (source.id.clone(), asked.clone(), token.to_owned(), self.time.now(), self.config.build);
+    async fn forked(&self, logs: Vec<(RunId, Log)>, asked: &ResetRun, run_no: u32, token: &str) -> Result<Fork, Error> {
+        let (asked, token, at, build) = (asked.clone(), token.to_owned(), self.time.now(), self.config.build);
         let fork = move || -> Result<Fork, ResetError> {
-            let decoded = log.iter().map(|(commit_no, record)| codec::decode(&id, *commit_no, record));
-            let log: Vec<_> = decoded.collect::<Result<_, _>>().map_err(|e| ResetError::Unreadable(e.to_string()))?;
+            let decode = |(id, log): &(RunId, Log)| -> Result<Vec<_>, _> {
+                log.iter().map(|(commit_no, record)| codec::decode(id, *commit_no, record)).collect()
+            };
+            let decoded: Result<Vec<_>, _> = logs.iter().map(decode).collect();
+            let mut decoded = decoded.map_err(|e| ResetError::Unreadable(e.to_string()))?.into_iter();
+            let (Some((id, _)), Some(log)) = (logs.first(), decoded.next()) else {
+                return Err(ResetError::Unreadable("it has no log".to_owned()));
+            };
+            let behind: Vec<_> = decoded.collect();
             let ResetRun { point, by, reason, messages, .. } = &asked;
             // No node has run anything of it.
             let incarnation = Incarnation(uuid::Uuid::nil());
             let (point, messages) = (*point, *messages);
-            let ask = fork::Ask { point, run_no, by, reason, token: &token, messages, at, incarnation, build };
-            let forked = fork::fork(&id, log, &ask).map_err(ResetError::Point);
+            let ask = fork::Ask { point, run_no, by, reason, token: &token, messages, behind: &behind, at, incarnation, build };
+            let forked = fork::fork(id, log, &ask).map_err(ResetError::Point);
             failpoint!("reset.decided");
             forked
         };
@@ -296,19 +351,19 @@ impl Door {
     }
 }
 
-/// Reads a whole log; `None` if it is too long.
-async fn whole(reader: Rc<dyn Reader>, run: RunKey) -> Result<Option<Vec<(CommitNo, Record)>>, StoreError> {
-    let (mut log, mut bytes) = (Vec::new(), 0);
+/// Reads a whole log, and says how much room it leaves; `None` if it is too long.
+async fn whole(reader: Rc<dyn Reader>, run: RunKey, room: Room) -> Result<Option<(Log, Room)>, StoreError> {
+    let (mut log, mut bytes) = (Log::new(), 0);
     loop {
         let page = reader.history(run, CommitNo::try_from(log.len()).unwrap_or(CommitNo::MAX), PAGE).await?;
         let full = page.len() >= PAGE as usize;
         bytes += page.iter().map(|(_, record)| record.body.len()).sum::<usize>();
         log.extend(page);
-        if log.len() > MOST_COMMITS || bytes > MOST_BYTES {
+        let (Some(commits), Some(bytes)) = (room.commits.checked_sub(log.len()), room.bytes.checked_sub(bytes)) else {
             return Ok(None);
-        }
+        };
         if !full {
-            return Ok(Some(log));
+            return Ok(Some((log, Room { commits, bytes })));
         }
     }
 }

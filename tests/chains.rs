@@ -13,7 +13,7 @@ use std::{
 };
 
 use stent::{
-    Builder, ContinueError, Stent,
+    Builder, ContinueError, Point, ResetRun, Stent,
     kernel::codec,
     prelude::*,
     store::{Filter, Reader, Status, Store, Summary},
@@ -448,6 +448,44 @@ fn a_run_that_fails_is_tried_again_as_often_as_was_asked_for_also_by_another_lif
             assert_eq!((current(&stent, "h").await.id.run_no, acts.load(SeqCst)), (2, 6));
             stent.cancel(Cancel::new("h").reason("enough")).await.unwrap();
             assert!(matches!(waits.result().await, Err(RunError::Cancelled { reason }) if reason == "enough"));
+            stop(stent).await;
+        }
+    });
+}
+
+#[test]
+fn what_came_to_later_runs_of_a_chain_comes_again_behind_a_reset_of_an_earlier_one_or_is_known() {
+    alone(async {
+        for home in Home::all() {
+            let stent = start(&home).await;
+            let deposit = async |amount: u64| {
+                let sent = SendSignal::new("a", &Deposit(amount)).message_id(format!("d{amount}"));
+                stent.signal(sent).await.unwrap();
+            };
+            let result = async || stent.handle::<Account>("a").await.unwrap().unwrap().result().await.unwrap();
+            let all: Vec<u64> = (1..=7).collect();
+            stent.dispatch(Dispatch::new(Account { heard: Vec::new(), until: 7 }).id("a")).await.unwrap();
+            for amount in 1..=7 {
+                deposit(amount).await;
+            }
+            assert_eq!(result().await, all);
+            let run_no = async || stent.describe("a").await.unwrap().unwrap().summary.id.run_no;
+            assert_eq!(run_no().await, 3);
+            // All three runs have heard some; of what was put aside by this reset, the runs behind it have heard all there is.
+            for (run, last) in [(1, 6), (2, 8), (1, 11), (1, 14), (3, 15)] {
+                stent.reset(ResetRun::new("a", Point::Start).run(run)).await.unwrap();
+                assert_eq!(result().await, all, "run {run}");
+                assert_eq!(run_no().await, last, "run {run}");
+            }
+            // Left out, they are known, whichever run has taken them.
+            stent.reset(ResetRun::new("a", Point::Start).run(1).without_messages()).await.unwrap();
+            for amount in (1..=7).chain(11..=17) {
+                deposit(amount).await;
+            }
+            assert_eq!(result().await, (11..=17).collect::<Vec<_>>());
+            // Behind what the run itself took comes what was taken by those that stand for the ones that were put aside.
+            stent.reset(ResetRun::new("a", Point::Start).run(1)).await.unwrap();
+            assert_eq!(result().await, [1, 2, 3, 11, 12, 13, 14]);
             stop(stent).await;
         }
     });

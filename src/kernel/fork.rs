@@ -191,6 +191,8 @@ pub(crate) struct Ask<'a> {
     pub(crate) token: &'a str,
     /// Whether signals and updates that came behind the point are delivered again.
     pub(crate) messages: bool,
+    /// The logs of the runs that follow from that one, in order: whatever they took came behind the point.
+    pub(crate) behind: &'a [Vec<Commit>],
     pub(crate) at: Timestamp,
     pub(crate) incarnation: Incarnation,
     pub(crate) build: BuildId,
@@ -232,7 +234,7 @@ pub(crate) fn fork(run: &RunId, mut log: Vec<Commit>, ask: &Ask<'_>) -> Result<F
     } else {
         good(run, log, spot, started, ask.run_no)?
     };
-    let later = Later::of(log, &left, &state, ask.messages);
+    let later = Later::of(log, &left, &state, ask);
     let last = if from_start { None } else { log[..=copied_to(spot)].last() };
     let deadline = match state.started.deadline {
         // As much time as was left there is left again.
@@ -442,6 +444,21 @@ fn bad(state: &State, at: Spot, next: Option<&Event>, ends: &HashMap<Position, S
     })
 }
 
+/// The messages that an event says were taken, or known before, and that were for the execution.
+fn named(event: &Event) -> Vec<&str> {
+    match event {
+        Event::Fact(Fact::Received { message, body }) if body.is_for_the_execution() => vec![message],
+        Event::Fact(Fact::Ignored { message, .. } | Fact::Refused { message, .. }) => vec![message],
+        Event::Fact(Fact::Inherited(inherited)) => inherited.known.iter().map(String::as_str).collect(),
+        Event::Fact(Fact::Forked(forked)) => forked.known.iter().map(String::as_str).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn is_the_users(body: &MessageBody) -> bool {
+    matches!(body, MessageBody::Signal { .. } | MessageBody::Update { .. })
+}
+
 /// What came behind the point: some of it happens again.
 #[derive(Default)]
 struct Later {
@@ -453,17 +470,40 @@ struct Later {
 }
 
 impl Later {
-    fn of(log: &[Commit], left: &Left, state: &State, messages: bool) -> Later {
+    fn of(log: &[Commit], left: &Left, state: &State, ask: &Ask<'_>) -> Later {
         let mut later = Later::default();
         for (at, event, time) in entries(log).filter(|(at, ..)| *at >= left.spot) {
             later.undone.extend(gave_up(event));
             if let Event::Fact(fact) = event {
-                later.take(fact, left.again && at == left.spot, state, messages, time);
+                later.take(fact, left.again && at == left.spot, state, ask.messages, time);
             }
+        }
+        if !ask.behind.is_empty() {
+            let mut seen: HashSet<&str> = entries(log).flat_map(|(_, event, _)| named(event)).collect();
+            ask.behind.iter().for_each(|log| later.follow(log, &mut seen, ask.messages));
         }
         let delivered: HashSet<&str> = later.inbox.iter().map(|(message, ..)| message.as_str()).collect();
         later.known.retain(|message| !delivered.contains(message.as_str()));
+        // No run remembers more of them.
+        let more = later.known.len().saturating_sub(state.started.limits().remembered_messages);
+        later.known.drain(..more);
         later
+    }
+
+    /// Takes what came to a run that follows from the one whose history is left, unless it was `seen` before. What is for a place in that run
+    /// is for nobody any more.
+    fn follow<'l>(&mut self, log: &'l [Commit], seen: &mut HashSet<&'l str>, messages: bool) {
+        for (_, event, time) in entries(log) {
+            let fresh: Vec<&str> = named(event).into_iter().filter(|message| seen.insert(message)).collect();
+            match event {
+                Event::Fact(Fact::Received { message, body }) if messages && is_the_users(body) => {
+                    if !fresh.is_empty() {
+                        self.inbox.push((message.clone(), body.clone(), time));
+                    }
+                }
+                _ => self.known.extend(fresh.into_iter().map(str::to_owned)),
+            }
+        }
     }
 
     /// `again`: whatever it is, it is to happen again. The end of a call does so as a message, as if it had been in a shared queue: until
@@ -488,7 +528,7 @@ impl Later {
             Fact::Fired { position } if again => self.first = Some(First::Sleep(*position)),
             Fact::Received { message, body } => {
                 let wanted = match body {
-                    MessageBody::Signal { .. } | MessageBody::Update { .. } => messages || again,
+                    body if is_the_users(body) => messages || again,
                     // Its result, and not a word of somebody's: it does not run again.
                     MessageBody::Child { position, .. } => state.child(*position).is_some(),
                     _ => again,

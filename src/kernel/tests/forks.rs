@@ -23,10 +23,15 @@ impl World {
     }
 
     pub(super) fn forked(&self, point: Point, messages: bool) -> Result<Fork, PointError> {
+        self.forked_before(point, messages, &[])
+    }
+
+    /// The same, of a run that was followed.
+    pub(super) fn forked_before(&self, point: Point, messages: bool, behind: &[Vec<Commit>]) -> Result<Fork, PointError> {
         let (run_no, at) = (self.id.run_no + 1, self.now.after(secs(1_000)));
         let incarnation = Incarnation(uuid::Uuid::nil());
         let (by, reason, token, build) = ("ada", "a try", "t", BuildId(1));
-        fork(&self.id, self.commits(), &Ask { point, run_no, by, reason, token, messages, at, incarnation, build })
+        fork(&self.id, self.commits(), &Ask { point, run_no, by, reason, token, messages, behind, at, incarnation, build })
     }
 
     /// The run has ended, and the next one begins with its history: as stores and claims do it.

@@ -2,9 +2,12 @@
 //! came behind every point.
 
 use super::*;
-use crate::kernel::{
-    chain::{Inherited, Signalled},
-    fork::{Point, PointError, Spot},
+use crate::{
+    Cx,
+    kernel::{
+        chain::{Inherited, Signalled},
+        fork::{Fork, Point, PointError, Spot},
+    },
 };
 
 impl World {
@@ -42,4 +45,58 @@ fn between_its_start_and_what_was_handed_on_to_it_a_run_cannot_be_left() {
         assert_eq!(world.failure().message(), "before", "{point:?}");
         (world.log, world.id) = (log, id);
     }
+}
+
+/// Hears two words, and goes on as new; in its second run two more, and fails.
+#[derive(Serialize, Deserialize)]
+struct Two {
+    heard: String,
+    goes_on: bool,
+}
+
+impl Workflow for Two {
+    const NAME: &'static str = "two";
+    type Output = String;
+    type Error = AppError;
+
+    async fn run(mut self, cx: Cx<Self>) -> Result<String, AppError> {
+        for _ in 0..2 {
+            self.heard.push_str(&cx.signal::<Word>().await?.0);
+        }
+        let Two { heard, goes_on } = self;
+        if goes_on { Ok(cx.continue_as_new(Two { heard, goes_on: false }).await?) } else { Err(AppError::new(heard)) }
+    }
+}
+
+#[test]
+fn what_later_runs_took_comes_behind_what_the_earlier_one_took_once_each_and_in_order() {
+    let mut world = World::new(&Two { heard: String::new(), goes_on: true });
+    for word in ["a", "b", "c"] {
+        world.word(word);
+    }
+    world.settle();
+    let (log, id) = (world.log.clone(), world.id.clone());
+    world.go_on();
+    world.settle();
+    world.word("a");
+    world.word("d");
+    world.settle();
+    assert_eq!(world.failure().message(), "abcd");
+    let behind = [world.commits()];
+    (world.log, world.id) = (log, id);
+    let ids = |fork: &Fork| fork.inbox.iter().map(|(message, ..)| message.clone()).collect::<Vec<_>>();
+    let known = |fork: &Fork| match fork.log.last().and_then(|commit| commit.events.last()) {
+        Some(Event::Fact(Fact::Forked(forked))) => forked.known.clone(),
+        other => panic!("{other:?}"),
+    };
+    let fork = world.forked_before(Point::Start, true, &behind).unwrap();
+    assert_eq!(ids(&fork), ["word-a", "word-b", "word-c", "word-d"]);
+    assert_eq!(known(&fork), [""; 0]);
+    let none = world.forked_before(Point::Start, false, &behind).unwrap();
+    assert_eq!((ids(&none), known(&none).len()), (Vec::new(), 4));
+    world.go_on_from(fork);
+    world.settle();
+    world.go_on();
+    world.settle();
+    assert_eq!(world.failure().message(), "abcd");
 }
