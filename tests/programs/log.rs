@@ -10,7 +10,7 @@ use std::{
 use stent::{
     kernel::{
         codec,
-        event::{Command, Event, Fact, MessageBody, Next, Outcome},
+        event::{Command, Commit, Event, Fact, MessageBody, Next, Outcome},
         failure::KIND_UNANSWERED,
         payload::Payload,
     },
@@ -30,6 +30,8 @@ pub(crate) struct Told {
     end: Option<End>,
     /// The run that tells now.
     run_no: u32,
+    /// How often it was reset.
+    resets: u32,
     /// By position: what it has asked for, …
     names: BTreeMap<u32, String>,
     /// …and what any has.
@@ -47,6 +49,8 @@ pub(crate) struct Told {
     shares: BTreeMap<String, String>,
     /// …and the keys of those that were called here.
     called: Vec<String>,
+    /// The keys of those that were under way where a history was left: they are made again for this run alone.
+    unshared: BTreeSet<String>,
     /// What is published, as the logs say: values, and counters.
     values: BTreeMap<String, Payload>,
     counters: BTreeMap<String, i64>,
@@ -77,23 +81,55 @@ pub(crate) async fn read(reader: Rc<dyn Reader>) -> BTreeMap<String, Told> {
     all
 }
 
-/// Reads the runs of an execution: all but the last one have continued.
+/// Reads a log; each commit follows the one before.
+async fn log_of(reader: &dyn Reader, Summary { id, run, .. }: &Summary) -> Vec<Commit> {
+    let (mut tail, mut log) = (None, Vec::new());
+    for (commit_no, record) in reader.history(*run, 0, 100_000).await.unwrap() {
+        let commit = codec::decode(id, commit_no, &record).unwrap();
+        assert_eq!(commit.prev, tail, "{id}: commit {commit_no} does not follow its predecessor");
+        tail = Some(record.digest);
+        log.push(commit);
+    }
+    log
+}
+
+/// Returns the run in whose place this one is, if it is the fruit of a reset.
+fn instead_of(run_no: u32, log: &[Commit]) -> Option<u32> {
+    log.iter().flat_map(|commit| &commit.events).find_map(|event| match event {
+        Event::Fact(Fact::Forked(forked)) if forked.run_no == run_no => Some(forked.from),
+        _ => None,
+    })
+}
+
+/// Reads the runs of an execution: all but the last one have continued, or another is in their place.
 async fn read_one(reader: &dyn Reader, runs: &BTreeMap<u32, Summary>) -> Told {
     let mut told = Told::default();
+    let mut logs = BTreeMap::new();
     for (expected, (run_no, summary)) in (1..).zip(runs) {
+        assert_eq!(*run_no, expected, "{}: there is no run {expected}", summary.id);
+        logs.insert(*run_no, log_of(reader, summary).await);
+    }
+    // From the last one back to the first.
+    let (mut counts, mut at) = (Vec::new(), logs.keys().next_back().copied());
+    while let Some(run_no) = at {
+        counts.push(run_no);
+        let mut first = run_no;
+        while let Some(from) = instead_of(first, &logs[&first]) {
+            told.resets += 1;
+            first = from;
+        }
+        at = first.checked_sub(1).filter(|before| *before > 0);
+    }
+    counts.reverse();
+    for run_no in &counts {
+        let (summary, is_last) = (&runs[run_no], Some(run_no) == counts.last());
         let id = &summary.id;
-        assert_eq!(*run_no, expected, "{id}: there is no run {expected}");
-        let is_last = runs.len() == expected as usize;
-        assert_eq!(summary.status == Status::Continued, !is_last, "{id} is {:?}, one of {} runs", summary.status, runs.len());
+        assert_eq!(summary.status == Status::Continued, !is_last, "{id} is {:?}, of {counts:?}", summary.status);
         (told.status, told.reason) = (Some(summary.status), summary.reason.clone());
         told.run_no = *run_no;
         told.names.clear();
-        let mut tail = None;
         let mut sleeps = BTreeMap::new();
-        for (commit_no, record) in reader.history(summary.run, 0, 100_000).await.unwrap() {
-            let commit = codec::decode(id, commit_no, &record).unwrap();
-            assert_eq!(commit.prev, tail, "{id}: commit {commit_no} does not follow its predecessor");
-            tail = Some(record.digest);
+        for commit in logs.remove(run_no).unwrap_or_default() {
             for event in commit.events {
                 match &event {
                     Event::Command(Command::Sleep { position, due }) => _ = sleeps.insert(*position, *due),
@@ -150,6 +186,10 @@ impl Told {
                     Outcome::Failed(failure) => Some(Err(failure.message().to_owned())),
                     _ => None,
                 };
+            }
+            Event::Fact(Fact::Forked(_)) => {
+                let open = self.shares.iter().filter(|(name, _)| !self.done.contains(*name));
+                self.unshared.extend(open.map(|(_, key)| key.clone()));
             }
             Event::Fact(Fact::Completed { position, attempt, .. }) => {
                 let name = self.over(position, attempt, true);
@@ -262,10 +302,10 @@ pub(crate) fn check_shared(all: &BTreeMap<String, Told>) {
     let mut called: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     let mut whose: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     for (id, told) in all {
-        for key in &told.called {
+        for key in told.called.iter().filter(|key| !told.unshared.contains(*key)) {
             called.entry(key).or_default().push(id);
         }
-        for key in told.shares.values() {
+        for key in told.shares.values().filter(|key| !told.unshared.contains(*key)) {
             if let Some(value) = told.values.get(&taken(key)) {
                 whose.entry(key).or_default().insert(value.decode("whose result it is").unwrap());
             }
@@ -332,8 +372,9 @@ pub(crate) fn check(all: &BTreeMap<String, Told>, id: &str, expected: &Expected,
     }
     assert!(killed || told.losses == 0, "nobody died, and something was lost: {what}");
     for (name, failures) in &told.failures {
-        let planned = expected.failures.get(name).copied().unwrap_or(0);
-        let all_of_them = !cancelled && !killed && expected.must.contains_key(name);
+        // What was under way where it was left is made again, with all its attempts.
+        let planned = expected.failures.get(name).copied().unwrap_or(0).saturating_mul(1 + told.resets);
+        let all_of_them = !cancelled && !killed && told.resets == 0 && expected.must.contains_key(name);
         assert!(*failures <= planned && (!all_of_them || *failures == planned), "{name} failed {failures} times: {what}");
     }
     for child in &expected.children {

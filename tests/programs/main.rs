@@ -1,6 +1,7 @@
 //! The story: programs that nobody has thought of. Each is grown from a seed, run, and compared with what a model of the same tree says
 //! must come of it: its value, its errors, what was done and how often it failed, what was undone and in which order, what became of
-//! its children. On every store; with every execution out of memory whenever it comes to rest; and killed with SIGKILL, again and again.
+//! its children. On every store; with every execution out of memory whenever it comes to rest; paused; reset; and killed with SIGKILL, again
+//! and again.
 //!
 //! `STENT_PROGRAM=<seed>` runs one program alone, `STENT_SEED` sets where the seeds begin.
 
@@ -27,6 +28,7 @@ mod kills;
 mod language;
 mod log;
 mod model;
+mod resets;
 #[path = "../support/mod.rs"]
 mod support;
 
