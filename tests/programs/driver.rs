@@ -76,19 +76,20 @@ async fn how_far(stent: &Stent, name: &str) -> (u32, u32) {
         Ok(told) => told,
         Err(error) => {
             let told = stent.describe(name).await.expect("it can be described");
-            tell_log(stent, name).await;
-            panic!("{name}: {error}: {told:#?}");
+            panic!("{name}: {error}: {told:#?}\n{:#?}", log_of(stent, name).await);
         }
     }
 }
 
-/// Prints what has happened to an execution.
-pub(crate) async fn tell_log(stent: &Stent, name: &str) {
-    let Ok(Some(mut events)) = stent.events(name, 0).await else { return };
-    // The end of what is there by now: one that goes on may say more.
+/// Returns what has happened to an execution.
+pub(crate) async fn log_of(stent: &Stent, name: &str) -> Vec<stent::Happened> {
+    let mut log = Vec::new();
+    let Ok(Some(mut events)) = stent.events(name, 0).await else { return log };
+    // To the end of what is there by now: one that goes on may say more.
     while let Ok(Ok(Some(event))) = tokio::time::timeout(millis(500), events.next()).await {
-        println!("{event:?}");
+        log.push(event);
     }
+    log
 }
 
 /// Sends an update, or sends it again; returns the answer, if the program did not end without it.

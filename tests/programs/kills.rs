@@ -156,5 +156,5 @@ fn killed_again_and_again_a_program_still_does_what_its_model_says_and_repeats_n
 #[test]
 fn killed_again_and_again_on_a_server_that_lives_on_a_program_still_does_what_its_model_says() {
     // A server has to notice that a life is over before the next one may take what it had.
-    kill(Home::postgres, "programs killed on PostgreSQL", 6, (300, 2_500), Duration::from_secs(60));
+    kill(Home::postgres, "programs killed on PostgreSQL", 6, (300, 2_500), Duration::from_secs(30));
 }

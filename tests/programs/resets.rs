@@ -77,8 +77,9 @@ async fn ends(stent: &Stent, programs: &[Grown]) {
         if begun.elapsed() > Duration::from_secs(30) {
             let program = programs.iter().find(|program| program.name == run.id.id);
             let told = stent.describe(&run.id.id).await.expect("it can be described");
-            driver::tell_log(stent, &run.id.id).await;
-            panic!("{} of {} do not end: {told:#?} {:#?}", open.len(), programs.len(), program.map(|program| &program.body));
+            let log = driver::log_of(stent, &run.id.id).await;
+            let body = program.map(|program| &program.body);
+            panic!("{} of {} do not end: {told:#?} {body:#?}\n{log:#?}", open.len(), programs.len());
         }
         tokio::time::sleep(millis(5)).await;
     }
