@@ -283,7 +283,7 @@ impl<U: Update> Message for SendUpdate<U> {
 }
 
 /// Asks an execution to stop: its next await, and running activities, hear of it; compensations run. One that has not begun (it is delayed, or
-/// waits for its next try) begins at once, and its first await hears of it; it is not tried again.
+/// waits for its next try) begins at once, or as soon as it is not paused, and its first await hears of it; it is not tried again.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct Cancel {

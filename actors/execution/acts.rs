@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use super::{BREATH, Execution, longer, transaction};
 use crate::{
     actors::{
+        engine::Engine,
         foreman::TaskBody,
         persistence::Whom,
         pool::{self, Start, Work, attempts::Standing},
@@ -15,7 +16,7 @@ use crate::{
     },
     kernel::{
         event::{CallOptions, Event, Fact, MessageBody, Ordered, Route, StepPlace},
-        id::{Attempt, Position},
+        id::{Attempt, Position, RunKey},
         run::{Arrival, Decision, Effect},
         tape::StepWork,
         time::Timestamp,
@@ -78,16 +79,20 @@ impl Execution {
     /// What is open and was not asked for by this memory. Attempts that belong into queues and are in none (their intents were
     /// recorded where they would have run) are put there now; but not what runs here, or has ended here: it would run once more.
     pub(super) fn open_effects(&mut self, ctx: &mut Context<Self>) -> Vec<Effect> {
-        let (attempts, run) = (self.engine.pool.attempts().clone(), self.key);
-        let is_here = |position, attempt| attempts.lookup(run, position).is_some_and(|(here, _)| here == attempt);
-        let is_shared = |queue: &str, position, attempt| (self.engine.is_shared)(queue) && !is_here(position, attempt);
-        let effects = self.run.open_effects(&is_shared);
+        let (engine, run) = (self.engine.clone(), self.key);
+        let effects = self.run.open_effects(&|queue, position, attempt| is_shared(&engine, run, (queue, position, attempt)));
         let tasks = self.tasks_of(&effects);
         if !tasks.is_empty() {
             self.placing = true;
             self.place(tasks, BREATH, ctx);
         }
         effects
+    }
+
+    /// Tells whether an attempt that begins now begins in a shared queue.
+    pub(super) fn is_for_others(&self, position: Position, attempt: Attempt) -> bool {
+        let call = self.run.state().call(position).filter(|call| call.input.is_some());
+        call.is_some_and(|call| is_shared(&self.engine, self.key, (call.queue(), position, attempt)))
     }
 
     fn place(&self, tasks: Vec<NewTask>, breath: Duration, ctx: &mut Context<Self>) {
@@ -279,4 +284,10 @@ impl Execution {
             self.arm(deadline, What::Deadline);
         }
     }
+}
+
+/// Tells whether an attempt of a queue is not for this node alone, and neither runs here nor has ended here.
+fn is_shared(engine: &Engine, run: RunKey, (queue, position, attempt): (&str, Position, Attempt)) -> bool {
+    let here = engine.pool.attempts().lookup(run, position).is_some_and(|(here, _)| here == attempt);
+    (engine.is_shared)(queue) && !here
 }

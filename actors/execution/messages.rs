@@ -168,7 +168,11 @@ impl Handler<Due> for Execution {
             What::Retry(position, attempt, _) => {
                 // Of a call that was tried ahead of its time, by an order, the timer is still there; and of one that stands in a queue since.
                 let current = self.run.state().call(position).is_some_and(|call| call.attempt == attempt && call.is_begun());
-                let elsewhere = self.run.queued().contains(&position);
+                // Or is to stand there: its queue may have got rules since.
+                let elsewhere = self.run.queued().contains(&position) || (current && self.is_for_others(position, attempt));
+                if elsewhere && !self.is_paused() {
+                    self.open_effects(ctx);
+                }
                 if current && !elsewhere && !self.hurried.remove(&(position, attempt)) && self.start_attempt(position, attempt) {
                     self.poll_steps(ctx);
                 }

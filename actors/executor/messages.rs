@@ -21,6 +21,9 @@ use crate::{
     store::{NewRun, Outcome, Reader, Yield},
 };
 
+/// How soon an inbox is read again that could not be read, or whose run is still being opened.
+const READ_AGAIN: Duration = Duration::from_millis(50);
+
 /// Starts a new run here.
 ///
 /// *from* the door · *reply* [`Begun`] through the oneshot · *delivery* tell · *if lost* the door dispatches again, with the same id
@@ -155,6 +158,9 @@ impl Handler<Hinted> for Executor {
         for run in mail {
             if let Some(Held::Live { ticket, .. } | Held::Cold { ticket, .. }) = self.held.get(&run) {
                 ctx.notify(ReadInbox { run, generation: ticket.generation });
+            } else if let Some(Held::Loading { generation, .. }) = self.held.get(&run) {
+                // What it has read by now may be without that.
+                ctx.notify_later(ReadInbox { run, generation: *generation }, READ_AGAIN);
             }
         }
         published.iter().chain(&ended).for_each(|run| self.door.bells.ring(*run, Rung::News));
@@ -316,10 +322,13 @@ impl Handler<ReadInbox> for Executor {
                     address.do_send(InboxRead(inbox));
                 }
             }
+            Ok(Ok(_)) if matches!(this.held.get(&run), Some(Held::Loading { generation: of, .. }) if *of == generation) => {
+                ctx.notify_later(ReadInbox { run, generation }, READ_AGAIN);
+            }
             // If it is cold by now and has not seen all of that, it comes back.
             Ok(Ok(inbox)) => this.behind(run, inbox.seq, ctx),
             Ok(Err(_)) => {
-                ctx.notify_later(ReadInbox { run, generation }, Duration::from_millis(50));
+                ctx.notify_later(ReadInbox { run, generation }, READ_AGAIN);
             }
             Err(_) => {}
         }));
