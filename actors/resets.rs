@@ -1,7 +1,10 @@
 //! Resets: an execution whose run has ended goes on from a point of its history, as its next run. The kernel says what that begins with
 //! ([`fork`](crate::kernel::fork)), the store writes it in one item, and then it is claimed like any run that is due.
 
-use std::rc::Rc;
+use std::{
+    collections::{BTreeSet, HashSet},
+    rc::Rc,
+};
 
 use actix::{Context, Message, ResponseFuture};
 use tokio::sync::oneshot;
@@ -18,7 +21,7 @@ use crate::{
     kernel::{
         codec::{self, Record},
         event::{Event, Fact},
-        fork::{self, Fork, Forked, Point},
+        fork::{self, Came, Fork, Forked, Point},
         id::{CommitNo, Incarnation, RunId, RunKey},
     },
     store::{self, Item, NewRun, Outcome, Reader, Redelivered, Status, StoreError, Summary},
@@ -30,7 +33,11 @@ const MOST_COMMITS: usize = 20_000;
 /// The same in bytes.
 const MOST_BYTES: usize = 48 << 20;
 
-const TOO_LONG: ResetError = ResetError::TooLong { commits: MOST_COMMITS, bytes: MOST_BYTES };
+/// So many messages of other runs are kept in mind at most; a run remembers fewer.
+const MOST_CAME: usize = 100_000;
+
+/// So many runs are looked at that one goes on for.
+const MOST_RUNS: usize = 1_000;
 
 /// So many rows of a log are read at once.
 const PAGE: u32 = 2_000;
@@ -50,11 +57,30 @@ const LONGEST_NOTE: usize = 4_000;
 /// What is stored of a log.
 type Log = Vec<(CommitNo, Record)>;
 
-/// How much more is read.
-#[derive(Clone, Copy)]
-struct Room {
-    commits: usize,
+/// Which runs a run goes on for…
+struct Line {
+    /// They have continued, and so on; of a copy, those that the one goes on for of which it is one.
+    before: BTreeSet<u32>,
+    /// …and from which one on any may have been put aside.
+    from: u32,
+}
+
+/// What came to other runs than the one whose history is copied: each message once.
+#[derive(Default)]
+struct Beside {
+    came: Vec<Came>,
+    ids: HashSet<String>,
+    /// Of what may come again.
     bytes: usize,
+}
+
+impl Beside {
+    fn push(&mut self, came: Came) {
+        if self.ids.insert(came.id().to_owned()) {
+            self.bytes += came.bytes();
+            self.came.push(came);
+        }
+    }
 }
 
 /// Lets an execution whose run has ended go on from a [`Point`] of that run's history, as its next run. The answer is the new run.
@@ -95,9 +121,8 @@ impl ResetRun {
         ResetRun { id: id.into(), point, run_no: None, by, reason, messages: true, request: None, current: false }
     }
 
-    /// Takes the history of another run of the execution than the current one, by its number. Signals and updates that came to the runs that
-    /// follow from it come again too, or are known: those that it continued as, and what was begun by resets of these in their place. Their logs
-    /// count with its own, which must not be too long together; of messages that are left out only the last log counts.
+    /// Takes the history of another run of the execution than the current one, by its number. Signals and updates that came to other runs since
+    /// come again behind its own, or are known.
     #[must_use]
     pub fn run(mut self, run_no: u32) -> ResetRun {
         self.run_no = Some(run_no);
@@ -193,11 +218,12 @@ impl Door {
                     .ok_or_else(|| ResetError::UnknownRun(RunId { id: asked.id.clone(), run_no }))?,
                 _ => current,
             };
-            let logs = self.logs_of(source.clone(), seen, asked.messages).await?;
+            let log = self.log_of(&source).await?;
+            let beside = self.came_beside(&source, seen, asked.messages).await?;
             let links = self.links().await?;
             let Some(key) = self.reserved(&links).await? else { continue };
             let now = self.time.now();
-            let forked = self.forked(logs, &asked, next.run_no, &token).await?;
+            let forked = self.forked(&source, (log, beside), &asked, next.run_no, &token).await?;
             let row = NewRun { wake_at: Some(now), deadline: forked.deadline, ..row_of(&source, key, &next) };
             let fork = in_store(&next, row, forked, source.run)?;
             let (told, outcome) = oneshot::channel();
@@ -267,44 +293,102 @@ impl Door {
         }
     }
 
-    /// Reads the log of a run, and behind it those of the runs that follow from it, up to the current one. If no messages are to come again it is
-    /// enough to know which were taken, and that the last of them knows.
-    async fn logs_of(&self, source: Summary, current: Option<u32>, messages: bool) -> Result<Vec<(RunId, Log)>, Error> {
-        let mut runs = self.followed(source, current).await?;
-        if !messages && runs.len() > 2 {
-            runs.drain(1..runs.len() - 1);
-        }
-        let (mut logs, mut room) = (Vec::with_capacity(runs.len()), Room { commits: MOST_COMMITS, bytes: MOST_BYTES });
-        for row in runs {
-            let run = row.run;
-            let read = self.read(move |reader| async move { whole(reader, run, room).await }).await?;
-            let (log, left) = read.ok_or(TOO_LONG)?;
-            room = left;
-            logs.push((row.id, log));
-        }
-        Ok(logs)
+    /// Reads a whole log, if it is not too long to be copied.
+    async fn log_of(&self, source: &Summary) -> Result<Log, Error> {
+        let run = source.run;
+        let log = self.read(move |reader| async move { whole(reader, run).await }).await?;
+        Ok(log.ok_or(ResetError::TooLong { commits: MOST_COMMITS, bytes: MOST_BYTES })?)
     }
 
-    /// Returns a run and those that follow from it: it has continued as the next one, and so on. One that begins with a copy of one of these
-    /// stands for that and all behind it: they were put aside, and what they took it has taken again, or knows.
-    async fn followed(&self, source: Summary, current: Option<u32>) -> Result<Vec<Summary>, Error> {
-        let (id, first) = (source.id.id.clone(), source.id.run_no);
-        let mut runs = vec![source];
-        for run_no in (first..=current.unwrap_or(first)).skip(1) {
-            let Some(row) = self.row(&id, Some(run_no)).await? else { continue };
-            let is_next = |last: &Summary| last.status == Status::Continued && last.id.run_no.checked_add(1) == Some(run_no);
-            if !runs.last().is_some_and(is_next) {
-                let own = |mark: &Forked| (mark.run_no == run_no).then_some(mark.from);
-                let copied = self.mark_of(&row, own).await?;
-                let Some(at) = runs.iter().position(|run| copied == Some(run.id.run_no)) else { continue };
-                runs.truncate(at.max(1));
-            }
-            runs.push(row);
-            if runs.len() > MOST_COMMITS {
-                return Err(TOO_LONG.into());
+    /// Reads what came to the other runs of an execution, up to the current one: to those behind the one whose history is copied, and to those that
+    /// a reset has put aside for it or for one that it goes on for. They may have taken what they were told or not (one that ends at once takes
+    /// nothing). What came to runs that it goes on for came before it.
+    async fn came_beside(&self, source: &Summary, current: Option<u32>, messages: bool) -> Result<Vec<Came>, Error> {
+        let Line { before, from } = self.line_of(source, messages).await?;
+        let (mut earlier, mut others) = (Vec::new(), Vec::new());
+        for run_no in from..=current.unwrap_or(source.id.run_no) {
+            if run_no != source.id.run_no
+                && !before.contains(&run_no)
+                && let Some(row) = self.row(&source.id.id, Some(run_no)).await?
+            {
+                others.push(row);
             }
         }
-        Ok(runs)
+        let mut beside = Beside::default();
+        if !others.is_empty() {
+            for run_no in before {
+                earlier.extend(self.row(&source.id.id, Some(run_no)).await?);
+            }
+        }
+        for row in &earlier {
+            self.gather(row, false, &mut beside).await?;
+        }
+        beside.came.clear();
+        for row in &others {
+            self.gather(row, messages, &mut beside).await?;
+        }
+        Ok(beside.came)
+    }
+
+    /// Looks at which runs a run goes on for.
+    async fn line_of(&self, source: &Summary, messages: bool) -> Result<Line, Error> {
+        let id = &source.id.id;
+        let mut line = Line { before: BTreeSet::new(), from: source.id.run_no };
+        let mut at = source.clone();
+        while line.before.len() < MOST_RUNS {
+            let copied = match self.copied_from(&at).await {
+                // What cannot be read is nobody's concern if nothing of it is to come again.
+                Err(Error::Reset(ResetError::Unreadable(_))) if !messages => None,
+                copied => copied?,
+            };
+            if let Some(run_no) = copied
+                && let Some(row) = self.row(id, Some(run_no)).await?
+            {
+                line.from = line.from.min(run_no);
+                at = row;
+                continue;
+            }
+            let before = match at.id.run_no.checked_sub(1) {
+                Some(run_no @ 1..) => self.row(id, Some(run_no)).await?,
+                _ => None,
+            };
+            let Some(row) = before.filter(|row| row.status == Status::Continued) else { break };
+            line.before.insert(row.id.run_no);
+            at = row;
+        }
+        Ok(line)
+    }
+
+    /// Returns the number of the run with a copy of whose history a run begins.
+    async fn copied_from(&self, row: &Summary) -> Result<Option<u32>, Error> {
+        self.mark_of(row, |mark: &Forked| (mark.run_no == row.id.run_no).then_some(mark.from)).await
+    }
+
+    /// Reads what came to a run, page by page: however long its log is, only that is kept.
+    async fn gather(&self, row: &Summary, messages: bool, beside: &mut Beside) -> Result<(), Error> {
+        let (run, mut from) = (row.run, 0);
+        loop {
+            let page = self.read(move |reader| async move { reader.history(run, from, SHORT_PAGE).await }).await?;
+            let Some((newest, _)) = page.last() else { return Ok(()) };
+            from = newest.saturating_add(1);
+            for (commit_no, record) in &page {
+                match codec::decode(&row.id, *commit_no, record) {
+                    Ok(commit) => fork::came(commit, messages).for_each(|came| beside.push(came)),
+                    Err(_) if !messages => return Ok(()),
+                    Err(why) => {
+                        let why = format!("{why}; what came to that run is not known: leave the messages out to do without it");
+                        return Err(ResetError::Unreadable(why).into());
+                    }
+                }
+            }
+            if beside.bytes > MOST_BYTES || beside.came.len() > MOST_CAME {
+                if messages {
+                    return Err(ResetError::TooManyMessages.into());
+                }
+                // No run remembers so many ids.
+                beside.came.drain(..MOST_CAME / 2);
+            }
+        }
     }
 
     /// Reserves a key; `None`: it is to be tried again.
@@ -320,24 +404,25 @@ impl Door {
     }
 
     /// Decides what the new run begins with, on a thread of its own: a long log takes a while.
-    async fn forked(&self, logs: Vec<(RunId, Log)>, asked: &ResetRun, run_no: u32, token: &str) -> Result<Fork, Error> {
-        let (asked, token, at, build) = (asked.clone(), token.to_owned(), self.time.now(), self.config.build);
+    async fn forked(
+        &self,
+        source: &Summary,
+        (log, beside): (Log, Vec<Came>),
+        asked: &ResetRun,
+        run_no: u32,
+        token: &str,
+    ) -> Result<Fork, Error> {
+        let (id, asked, token, at, build) =
+            (source.id.clone(), asked.clone(), token.to_owned(), self.time.now(), self.config.build);
         let fork = move || -> Result<Fork, ResetError> {
-            let decode = |(id, log): &(RunId, Log)| -> Result<Vec<_>, _> {
-                log.iter().map(|(commit_no, record)| codec::decode(id, *commit_no, record)).collect()
-            };
-            let decoded: Result<Vec<_>, _> = logs.iter().map(decode).collect();
-            let mut decoded = decoded.map_err(|e| ResetError::Unreadable(e.to_string()))?.into_iter();
-            let (Some((id, _)), Some(log)) = (logs.first(), decoded.next()) else {
-                return Err(ResetError::Unreadable("it has no log".to_owned()));
-            };
-            let behind: Vec<_> = decoded.collect();
+            let decoded = log.iter().map(|(commit_no, record)| codec::decode(&id, *commit_no, record));
+            let log: Vec<_> = decoded.collect::<Result<_, _>>().map_err(|e| ResetError::Unreadable(e.to_string()))?;
             let ResetRun { point, by, reason, messages, .. } = &asked;
             // No node has run anything of it.
             let incarnation = Incarnation(uuid::Uuid::nil());
             let (point, messages) = (*point, *messages);
-            let ask = fork::Ask { point, run_no, by, reason, token: &token, messages, behind: &behind, at, incarnation, build };
-            let forked = fork::fork(id, log, &ask).map_err(ResetError::Point);
+            let ask = fork::Ask { point, run_no, by, reason, token: &token, messages, beside: &beside, at, incarnation, build };
+            let forked = fork::fork(&id, log, &ask).map_err(ResetError::Point);
             failpoint!("reset.decided");
             forked
         };
@@ -351,19 +436,19 @@ impl Door {
     }
 }
 
-/// Reads a whole log, and says how much room it leaves; `None` if it is too long.
-async fn whole(reader: Rc<dyn Reader>, run: RunKey, room: Room) -> Result<Option<(Log, Room)>, StoreError> {
+/// Reads a whole log; `None` if it is too long.
+async fn whole(reader: Rc<dyn Reader>, run: RunKey) -> Result<Option<Log>, StoreError> {
     let (mut log, mut bytes) = (Log::new(), 0);
     loop {
         let page = reader.history(run, CommitNo::try_from(log.len()).unwrap_or(CommitNo::MAX), PAGE).await?;
         let full = page.len() >= PAGE as usize;
         bytes += page.iter().map(|(_, record)| record.body.len()).sum::<usize>();
         log.extend(page);
-        let (Some(commits), Some(bytes)) = (room.commits.checked_sub(log.len()), room.bytes.checked_sub(bytes)) else {
+        if log.len() > MOST_COMMITS || bytes > MOST_BYTES {
             return Ok(None);
-        };
+        }
         if !full {
-            return Ok(Some((log, Room { commits, bytes })));
+            return Ok(Some(log));
         }
     }
 }

@@ -471,7 +471,7 @@ fn what_came_to_later_runs_of_a_chain_comes_again_behind_a_reset_of_an_earlier_o
             assert_eq!(result().await, all);
             let run_no = async || stent.describe("a").await.unwrap().unwrap().summary.id.run_no;
             assert_eq!(run_no().await, 3);
-            // All three runs have heard some; of what was put aside by this reset, the runs behind it have heard all there is.
+            // All three runs have heard some.
             for (run, last) in [(1, 6), (2, 8), (1, 11), (1, 14), (3, 15)] {
                 stent.reset(ResetRun::new("a", Point::Start).run(run)).await.unwrap();
                 assert_eq!(result().await, all, "run {run}");
@@ -483,9 +483,49 @@ fn what_came_to_later_runs_of_a_chain_comes_again_behind_a_reset_of_an_earlier_o
                 deposit(amount).await;
             }
             assert_eq!(result().await, (11..=17).collect::<Vec<_>>());
-            // Behind what the run itself took comes what was taken by those that stand for the ones that were put aside.
+            // Behind what the run itself took comes what any other was told, in its order, whatever was put aside since.
             stent.reset(ResetRun::new("a", Point::Start).run(1)).await.unwrap();
-            assert_eq!(result().await, [1, 2, 3, 11, 12, 13, 14]);
+            assert_eq!(result().await, all);
+            stop(stent).await;
+        }
+    });
+}
+
+#[test]
+fn what_any_run_was_told_comes_again_though_it_was_put_aside_and_those_behind_it_ended_before_they_took_it() {
+    alone(async {
+        for home in Home::all() {
+            let stent = start(&home).await;
+            let told = async |amounts: &[u64], heard: usize| {
+                for amount in amounts {
+                    let sent = SendSignal::new("a", &Deposit(*amount)).message_id(format!("d{amount}"));
+                    stent.signal(sent).await.unwrap();
+                }
+                let has_heard = async || stent.query(Ask::new("a", &Count)).await.is_ok_and(|told| told == heard);
+                eventually("it has heard them", secs(20), has_heard).await;
+                stent.terminate(Terminate::new("a", "a test")).await.unwrap();
+            };
+            let reset = async |run: u32, messages: bool| {
+                let reset = ResetRun::new("a", Point::Start).run(run);
+                stent.reset(if messages { reset } else { reset.without_messages() }).await.unwrap();
+            };
+            stent.dispatch(Dispatch::new(Account { heard: Vec::new(), until: 9 }).id("a")).await.unwrap();
+            // Three runs: the third has heard one.
+            told(&[1, 2, 3, 4, 5, 6, 7], 7).await;
+            // Two that stand for others hear something new, one after the other, and are put aside themselves; another hears nothing at all.
+            reset(1, false).await;
+            told(&[21], 1).await;
+            reset(2, false).await;
+            told(&[22], 4).await;
+            reset(1, false).await;
+            told(&[], 0).await;
+            reset(1, true).await;
+            let handle = stent.handle::<Account>("a").await.unwrap().unwrap();
+            assert_eq!(handle.result().await.unwrap(), [1, 2, 3, 4, 5, 6, 7, 21, 22]);
+            // Of a run that goes on for others, what those have heard is not heard again.
+            reset(2, true).await;
+            let handle = stent.handle::<Account>("a").await.unwrap().unwrap();
+            assert_eq!(handle.result().await.unwrap(), [1, 2, 3, 4, 5, 6, 7, 21, 22]);
             stop(stent).await;
         }
     });

@@ -31,10 +31,8 @@ pub enum ResetError {
     /// The history cannot be left there.
     #[error(transparent)]
     Point(PointError),
-    /// The log is too long to be copied, or with those of the runs that follow from it too long to be read.
-    #[error(
-        "its log (of an earlier run: with those of the runs that follow from it) has more than {commits} commits or {bytes} bytes, which is too long to be copied; choose a later run, leave the messages out, or start a new execution"
-    )]
+    /// The log is too long to be copied.
+    #[error("its log has more than {commits} commits or {bytes} bytes, which is too long to be copied; start a new execution")]
     TooLong {
         /// The limit of its rows…
         commits: usize,

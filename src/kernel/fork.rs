@@ -191,8 +191,8 @@ pub(crate) struct Ask<'a> {
     pub(crate) token: &'a str,
     /// Whether signals and updates that came behind the point are delivered again.
     pub(crate) messages: bool,
-    /// The logs of the runs that follow from that one, in order: whatever they took came behind the point.
-    pub(crate) behind: &'a [Vec<Commit>],
+    /// What came to other runs of a kind with that one, in order: it came behind the point, unless that one's log names it.
+    pub(crate) beside: &'a [Came],
     pub(crate) at: Timestamp,
     pub(crate) incarnation: Incarnation,
     pub(crate) build: BuildId,
@@ -455,6 +455,42 @@ fn named(event: &Event) -> Vec<&str> {
     }
 }
 
+/// What came to another run of the execution.
+#[derive(Debug)]
+pub(crate) enum Came {
+    /// A signal or an update, which comes again.
+    Message(String, MessageBody, Timestamp),
+    /// This is only to be known.
+    Known(String),
+}
+
+impl Came {
+    pub(crate) fn id(&self) -> &str {
+        match self {
+            Came::Message(id, ..) | Came::Known(id) => id,
+        }
+    }
+
+    /// Returns the size of what comes again.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Came::Message(_, MessageBody::Signal { payload, .. } | MessageBody::Update { payload, .. }, _) => payload.bytes.len(),
+            Came::Message(..) | Came::Known(_) => 0,
+        }
+    }
+}
+
+/// Returns what a commit of another run says came to it. What was for a place in that run is for nobody any more.
+pub(crate) fn came(commit: Commit, messages: bool) -> impl Iterator<Item = Came> {
+    let time = commit.time;
+    commit.events.into_iter().flat_map(move |event| match event {
+        Event::Fact(Fact::Received { message, body }) if messages && is_the_users(&body) => {
+            vec![Came::Message(message, body, time)]
+        }
+        event => named(&event).into_iter().map(|message| Came::Known(message.to_owned())).collect(),
+    })
+}
+
 fn is_the_users(body: &MessageBody) -> bool {
     matches!(body, MessageBody::Signal { .. } | MessageBody::Update { .. })
 }
@@ -478,9 +514,19 @@ impl Later {
                 later.take(fact, left.again && at == left.spot, state, ask.messages, time);
             }
         }
-        if !ask.behind.is_empty() {
-            let mut seen: HashSet<&str> = entries(log).flat_map(|(_, event, _)| named(event)).collect();
-            ask.behind.iter().for_each(|log| later.follow(log, &mut seen, ask.messages));
+        if !ask.beside.is_empty() {
+            let own: HashSet<&str> = entries(log).flat_map(|(_, event, _)| named(event)).collect();
+            // What comes again is taken by its time: what this run took may have come to it again, later than another run took what came behind it.
+            let mut since = later.inbox.last().map_or(Timestamp(i64::MIN), |(.., time)| *time);
+            for came in ask.beside.iter().filter(|came| !own.contains(came.id())) {
+                match came {
+                    Came::Message(message, body, time) => {
+                        since = since.max(*time);
+                        later.inbox.push((message.clone(), body.clone(), since));
+                    }
+                    Came::Known(message) => later.known.push(message.clone()),
+                }
+            }
         }
         let delivered: HashSet<&str> = later.inbox.iter().map(|(message, ..)| message.as_str()).collect();
         later.known.retain(|message| !delivered.contains(message.as_str()));
@@ -488,22 +534,6 @@ impl Later {
         let more = later.known.len().saturating_sub(state.started.limits().remembered_messages);
         later.known.drain(..more);
         later
-    }
-
-    /// Takes what came to a run that follows from the one whose history is left, unless it was `seen` before. What is for a place in that run
-    /// is for nobody any more.
-    fn follow<'l>(&mut self, log: &'l [Commit], seen: &mut HashSet<&'l str>, messages: bool) {
-        for (_, event, time) in entries(log) {
-            let fresh: Vec<&str> = named(event).into_iter().filter(|message| seen.insert(message)).collect();
-            match event {
-                Event::Fact(Fact::Received { message, body }) if messages && is_the_users(body) => {
-                    if !fresh.is_empty() {
-                        self.inbox.push((message.clone(), body.clone(), time));
-                    }
-                }
-                _ => self.known.extend(fresh.into_iter().map(str::to_owned)),
-            }
-        }
     }
 
     /// `again`: whatever it is, it is to happen again. The end of a call does so as a message, as if it had been in a shared queue: until

@@ -52,7 +52,10 @@ async fn reset(stent: &Stent, name: &str, rng: &Mutex<Rng>) {
         let of = run_no.unwrap_or_else(|| u32::try_from(rng.lock().between(0, 5)).unwrap_or(0));
         let reset = if of == 0 { reset } else { reset.run(of) };
         match stent.reset(reset).await {
-            Ok(_) => return,
+            Ok(_) => {
+                println!("reset {name} to {at:?} of run {of}");
+                return;
+            }
             Err(Error::Reset(ResetError::UnknownRun(_))) => {}
             Err(Error::Reset(ResetError::Point(PointError::NotGood { before, after, .. }))) => {
                 assert!(asked.is_none(), "{name}: {at:?} is called good, and then it is not");

@@ -11,7 +11,7 @@ use crate::{
     CallError, Cx, Retry,
     kernel::{
         event::{Order, Ordered},
-        fork::{Ask, Fork, Point, PointError, Spot, fork, in_order},
+        fork::{Ask, Came, Fork, Point, PointError, Spot, fork, in_order},
         state::Rest,
     },
 };
@@ -23,15 +23,15 @@ impl World {
     }
 
     pub(super) fn forked(&self, point: Point, messages: bool) -> Result<Fork, PointError> {
-        self.forked_before(point, messages, &[])
+        self.forked_beside(point, messages, &[])
     }
 
-    /// The same, of a run that was followed.
-    pub(super) fn forked_before(&self, point: Point, messages: bool, behind: &[Vec<Commit>]) -> Result<Fork, PointError> {
+    /// The same, of a run that is not the only one.
+    pub(super) fn forked_beside(&self, point: Point, messages: bool, beside: &[Came]) -> Result<Fork, PointError> {
         let (run_no, at) = (self.id.run_no + 1, self.now.after(secs(1_000)));
         let incarnation = Incarnation(uuid::Uuid::nil());
         let (by, reason, token, build) = ("ada", "a try", "t", BuildId(1));
-        fork(&self.id, self.commits(), &Ask { point, run_no, by, reason, token, messages, behind, at, incarnation, build })
+        fork(&self.id, self.commits(), &Ask { point, run_no, by, reason, token, messages, beside, at, incarnation, build })
     }
 
     /// The run has ended, and the next one begins with its history: as stores and claims do it.

@@ -6,7 +6,7 @@ use crate::{
     Cx,
     kernel::{
         chain::{Inherited, Signalled},
-        fork::{Fork, Point, PointError, Spot},
+        fork::{Fork, Point, PointError, Spot, came},
     },
 };
 
@@ -82,17 +82,18 @@ fn what_later_runs_took_comes_behind_what_the_earlier_one_took_once_each_and_in_
     world.word("d");
     world.settle();
     assert_eq!(world.failure().message(), "abcd");
-    let behind = [world.commits()];
+    let second = world.commits();
+    let came = |messages| second.iter().flat_map(move |commit| came(commit.clone(), messages)).collect::<Vec<_>>();
     (world.log, world.id) = (log, id);
     let ids = |fork: &Fork| fork.inbox.iter().map(|(message, ..)| message.clone()).collect::<Vec<_>>();
     let known = |fork: &Fork| match fork.log.last().and_then(|commit| commit.events.last()) {
         Some(Event::Fact(Fact::Forked(forked))) => forked.known.clone(),
         other => panic!("{other:?}"),
     };
-    let fork = world.forked_before(Point::Start, true, &behind).unwrap();
+    let fork = world.forked_beside(Point::Start, true, &came(true)).unwrap();
     assert_eq!(ids(&fork), ["word-a", "word-b", "word-c", "word-d"]);
     assert_eq!(known(&fork), [""; 0]);
-    let none = world.forked_before(Point::Start, false, &behind).unwrap();
+    let none = world.forked_beside(Point::Start, false, &came(false)).unwrap();
     assert_eq!((ids(&none), known(&none).len()), (Vec::new(), 4));
     world.go_on_from(fork);
     world.settle();
