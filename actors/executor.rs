@@ -320,8 +320,9 @@ impl Executor {
             ctx.run_later(LINGERS, move |this, ctx| this.load_fallen(run, ticket, ctx));
             return;
         }
-        let (mail, departs) = match self.held.remove(&run) {
-            Some(Held::Loading { mail, departs, .. }) => (mail, departs),
+        // It keeps its slot all along: a claim at the same time would take one that seemed to be free.
+        let (mail, departs) = match self.held.get_mut(&run) {
+            Some(Held::Loading { mail, departs, .. }) => (std::mem::take(mail), *departs),
             _ => (Vec::new(), false),
         };
         self.held.insert(run, Held::Loading { generation: ticket.generation, mail, departs });
