@@ -167,13 +167,14 @@ impl Handler<Due> for Execution {
             }
             What::Retry(position, attempt, _) => {
                 // Of a call that was tried ahead of its time, by an order, the timer is still there; and of one that stands in a queue since.
-                let current = self.run.state().call(position).is_some_and(|call| call.attempt == attempt && call.is_begun());
-                // Or is to stand there: its queue may have got rules since.
-                let elsewhere = self.run.queued().contains(&position) || (current && self.is_for_others(position, attempt));
-                if elsewhere && !self.is_paused() {
-                    self.open_effects(ctx);
-                }
-                if current && !elsewhere && !self.hurried.remove(&(position, attempt)) && self.start_attempt(position, attempt) {
+                let current = self.run.state().call(position).is_some_and(|call| call.attempt == attempt && call.is_begun())
+                    && !self.run.queued().contains(&position);
+                if current && self.is_for_others(position, attempt) {
+                    // Its queue has got rules since. A paused run asks for it when it goes on.
+                    if !self.is_paused() {
+                        self.open_effects(ctx);
+                    }
+                } else if current && !self.hurried.remove(&(position, attempt)) && self.start_attempt(position, attempt) {
                     self.poll_steps(ctx);
                 }
                 self.take_ready(ctx);

@@ -191,7 +191,7 @@ pub(crate) struct Ask<'a> {
     pub(crate) token: &'a str,
     /// Whether signals and updates that came behind the point are delivered again.
     pub(crate) messages: bool,
-    /// What came to other runs of a kind with that one, in order: it came behind the point, unless that one's log names it.
+    /// What came to other runs, in order: it came behind the point, unless that one's log names it.
     pub(crate) beside: &'a [Came],
     pub(crate) at: Timestamp,
     pub(crate) incarnation: Incarnation,
