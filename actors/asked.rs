@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::messages::IfInUse;
 use crate::{
+    cx::child::is_name,
     error::{DispatchError, SendError},
     kernel::{
         chain::Inherited,
@@ -41,7 +42,7 @@ impl Asked {
     /// Refuses what no store could take.
     pub(crate) fn check(&self, limits: &Limits) -> Result<(), DispatchError> {
         let invalid = |what: &str| Err(DispatchError::Invalid(what.to_owned()));
-        if self.id.is_empty() || self.id.len() > 255 || self.id.contains('\0') {
+        if !is_name(&self.id) {
             return invalid("an id has 1 to 255 bytes and no NUL");
         }
         if self.id.starts_with(OUR_IDS) {
@@ -53,13 +54,13 @@ impl Asked {
     /// The same, the id left aside.
     pub(crate) fn check_options(&self, limits: &Limits) -> Result<(), DispatchError> {
         let invalid = |what: &str| Err(DispatchError::Invalid(what.to_owned()));
-        if self.tags.len() > 16 || self.tags.iter().any(|tag| tag.is_empty() || tag.len() > 255 || tag.contains('\0')) {
+        if self.tags.len() > 16 || !self.tags.iter().all(|tag| is_name(tag)) {
             return invalid("at most 16 tags of 1 to 255 bytes each, without NUL");
         }
-        if self.needs.iter().any(|tag| tag.is_empty() || tag.len() > 255 || tag.contains('\0')) {
+        if !self.needs.iter().all(|tag| is_name(tag)) {
             return invalid("a tag that a node must have has 1 to 255 bytes and no NUL");
         }
-        if self.queue.len() > 255 || self.queue.contains('\0') {
+        if !self.queue.is_empty() && !is_name(&self.queue) {
             return invalid("a queue's name has at most 255 bytes and no NUL");
         }
         if self.deadline.is_some_and(|within| within.is_zero()) {
@@ -114,7 +115,7 @@ pub(crate) fn check_message(message: &str, body: &MessageBody, limits: &Limits) 
             return Err(SendError::Invalid(format!("what the call is to end with has {size} bytes, the limit is {most}")));
         }
     }
-    if message.is_empty() || message.len() > 255 || message.contains('\0') {
+    if !is_name(message) {
         return Err(SendError::Invalid("a message id has 1 to 255 bytes and no NUL".to_owned()));
     }
     if message.starts_with(OUR_MESSAGES) {

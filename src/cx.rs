@@ -20,7 +20,7 @@ use crate::{
 
 mod call;
 mod chain;
-mod child;
+pub(crate) mod child;
 mod map;
 mod memo;
 mod publish;

@@ -232,7 +232,7 @@ fn ended<W: Workflow>(end: Outcome, id: &str) -> Result<Result<W::Output, ChildE
 }
 
 /// Tells whether a store takes this as a name.
-pub(super) fn is_name(text: &str) -> bool {
+pub(crate) fn is_name(text: &str) -> bool {
     (1..=255).contains(&text.len()) && !text.contains('\0')
 }
 
