@@ -574,6 +574,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn whoever_enters_clears_up_behind_a_node_that_died_before_its_row_was_written_and_behind_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = opened(&folder).await;
+        let [died, begins, enters] = [5, 6, 7].map(|node| Incarnation(uuid::Uuid::from_u128(node)));
+        // As the system does for a process that is killed.
+        std::fs::write(lock::beside(&store.path, &format!(".node-{}.lock", died.0.simple())), "").unwrap();
+        let life = Life::begin(&store.path, begins).unwrap();
+        let (label, lease, now) = ("here".into(), Duration::from_secs(10), Timestamp(1));
+        let build = crate::kernel::id::BuildId(1);
+        store.register(&NewNode { incarnation: enters, build, label, lease, can: 1, now }).await.unwrap();
+        let mut left = Life::left(&store.path);
+        left.sort();
+        assert_eq!(left, [begins, enters]);
+        drop(life);
+    }
+
+    #[tokio::test]
     async fn no_text_of_a_commit_or_a_poll_scans_a_table() {
         let folder = tempfile::tempdir().unwrap();
         let store = opened(&folder).await;

@@ -123,6 +123,16 @@ fn holder(kind: &str, file: &Metadata, byte: u64) -> Option<u32> {
     })
 }
 
+/// How many milliseconds a node that begins waits for one who clears its file away. That takes two calls of the system.
+const CLEARED_WITHIN: u32 = 100;
+
+/// Tells whether a path still leads to this file.
+fn is_still_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let same = |here: Metadata, there: Metadata| (here.dev(), here.ino()) == (there.dev(), there.ino());
+    file.metadata().is_ok_and(|here| std::fs::metadata(path).is_ok_and(|there| same(here, there)))
+}
+
 /// The proof that a node lives: held from before its row is written.
 #[derive(Debug)]
 pub(super) struct Life {
@@ -133,14 +143,40 @@ pub(super) struct Life {
 impl Life {
     pub(super) fn begin(database: &Path, incarnation: Incarnation) -> Result<Life, StoreError> {
         let path = Life::path(database, incarnation);
-        let opened = OpenOptions::new().append(true).create(true).open(&path);
-        let file = opened.map_err(|error| trouble(database, &error))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Life { path, _file: file }),
-            Err(TryLockError::WouldBlock) => {
-                Err(StoreError::Other(format!("incarnation {incarnation} was registered before, and its process lives")))
+        let mut tries = 0;
+        loop {
+            let opened = OpenOptions::new().append(true).create(true).open(&path);
+            match Life::hold(&path, opened.map_err(|error| trouble(database, &error))?) {
+                Ok(Some(life)) => return Ok(life),
+                Ok(None) => {}
+                Err(TryLockError::WouldBlock) if tries < CLEARED_WITHIN => {
+                    tries += 1;
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Err(TryLockError::WouldBlock) => {
+                    let reason = format!("incarnation {incarnation} was registered before, and its process lives");
+                    return Err(StoreError::Other(reason));
+                }
+                Err(TryLockError::Error(error)) => return Err(trouble(database, &error)),
             }
-            Err(TryLockError::Error(error)) => Err(trouble(database, &error)),
+        }
+    }
+
+    /// Takes the lock; `None` if whoever found the file before it was held has cleared it away.
+    fn hold(path: &Path, file: File) -> Result<Option<Life>, TryLockError> {
+        file.try_lock()?;
+        Ok(is_still_at(&file, path).then(|| Life { path: path.to_owned(), _file: file }))
+    }
+
+    /// Removes the file of a node that is not in the store, unless it is about to be: such a node died before its row was
+    /// written. The lock is held for that, so that nobody can begin with a file that goes.
+    pub(super) fn clear(database: &Path, incarnation: Incarnation) {
+        let path = Life::path(database, incarnation);
+        if let Ok(file) = File::open(&path)
+            && file.try_lock().is_ok()
+            && is_still_at(&file, &path)
+        {
+            let _ = std::fs::remove_file(&path);
         }
     }
 
@@ -212,6 +248,34 @@ mod tests {
         assert!(Life::is_over(&database, node));
         Life::bury(&database, node);
         assert!(!Life::path(&database, node).exists());
+    }
+
+    #[test]
+    fn what_has_no_row_is_cleared_away_unless_it_is_held_and_nobody_begins_with_a_file_that_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (database, node) = (folder.path().join("a.db"), Incarnation(Uuid::from_u128(7)));
+        let path = Life::path(&database, node);
+        let created = || OpenOptions::new().append(true).create(true).open(&path).unwrap();
+        let opened = created();
+        Life::clear(&database, node);
+        assert_eq!(Life::left(&database), [], "as of one that died before its row was written");
+        assert!(Life::hold(&path, opened).unwrap().is_none(), "its file is gone");
+        let opened = created();
+        Life::clear(&database, node);
+        let life = Life::begin(&database, node).unwrap();
+        assert!(Life::hold(&path, opened).unwrap().is_none(), "that is the file of another");
+        Life::clear(&database, node);
+        assert!(!Life::is_over(&database, node), "nobody clears away the living");
+        // Somebody looks just now.
+        drop(life);
+        let looked = created();
+        looked.try_lock().unwrap();
+        let looks = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(10));
+            drop(looked);
+        });
+        assert!(Life::begin(&database, node).is_ok(), "it is waited for");
+        looks.join().unwrap();
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! The affairs of nodes: who is there, who is dead, what is freed. Who is proved to be dead is read from the locks beside the
 //! database, outside of any transaction: a lock that is free once is free for ever, since no incarnation lives twice.
 
-use std::{path::Path, time::Duration};
+use std::{collections::HashMap, path::Path, time::Duration};
 
 use sqlx::Row;
 
@@ -36,11 +36,26 @@ pub(super) async fn register(
     let values = values.and_then(|values| values.with(micros(node.lease))).and_then(|values| values.with(node.can));
     let values = values.and_then(|values| values.with(hex(&dead)));
     let answers = writer.transaction(sql::REGISTER, values.map_err(encoding)?).await?;
-    // Those that were passed over when they died are buried as well: who was taken for dead by its lease lived on then.
-    let left = Values::default().with(hex(&Life::left(database))).map_err(encoding)?;
-    incarnations(writer, sql::FALLEN, left).await?.into_iter().for_each(|node| Life::bury(database, node));
+    clear_up(writer, database).await?;
     // Behind BEGIN and the two statements that mark nodes.
     Ok(changed(&answers, 3))
+}
+
+/// Removes the files of those who are no more: who was taken for dead by its lease, and lived on when it was passed over, and
+/// who died before its row was written.
+async fn clear_up(writer: &mut Writer, database: &Path) -> Result<(), StoreError> {
+    let left = Life::left(database);
+    let found = writer.read(sql::ENTERED, Values::default().with(hex(&left)).map_err(encoding)?).await?;
+    let found = found.iter().map(|row| Ok((rows::incarnation(row.try_get(0)?)?, row.try_get(1)?)));
+    let lives: HashMap<Incarnation, bool> = found.collect::<Result<_, sqlx::Error>>().map_err(|error| damaged(&error))?;
+    for node in left {
+        match lives.get(&node) {
+            Some(true) => {}
+            Some(false) => Life::bury(database, node),
+            None => Life::clear(database, node),
+        }
+    }
+    Ok(())
 }
 
 pub(super) async fn retire(

@@ -330,8 +330,8 @@ pub(super) const CLAIM: &str = concat!(
 pub(super) const UNPROVED: &str = "SELECT incarnation FROM nodes WHERE live OR lingers IS NOT NULL OR beat_at > -lease;";
 
 /// Those of $1, in hexadecimal, that are dead.
-pub(super) const FALLEN: &str =
-    "SELECT incarnation FROM nodes WHERE NOT live AND hex(incarnation) IN (SELECT value FROM json_each($1));";
+pub(super) const ENTERED: &str =
+    "SELECT incarnation, live FROM nodes WHERE hex(incarnation) IN (SELECT value FROM json_each($1));";
 
 /// $1 incarnation, $2 now, $3 build, $4 label, $5 lease, $6 can, $7 the dead, in hexadecimal. The third statement frees.
 pub(super) const REGISTER: &str = "UPDATE node_lanes SET live = 0
@@ -586,7 +586,7 @@ pub(super) const ALL: &[(&str, &str)] = &[
     ("candidates", CANDIDATES),
     ("claim", CLAIM),
     ("unproved", UNPROVED),
-    ("fallen", FALLEN),
+    ("entered", ENTERED),
     ("register", REGISTER),
     ("renew_alone", RENEW_ALONE),
     ("drain", DRAIN),
