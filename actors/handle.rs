@@ -298,7 +298,7 @@ impl Stent {
         self.asked(self.supervisor.send(shutdown).await)
     }
 
-    /// Waits until the runtime is over: by a shutdown, or because it gave up.
+    /// Waits until the runtime is over: by a shutdown, also what that gives running work time for, or because it gave up.
     ///
     /// # Errors
     /// [`Error::Escalated`] when it gave up.
@@ -307,7 +307,10 @@ impl Stent {
         let over = standing.wait_for(|s| matches!(s, Standing::Stopped | Standing::Escalated { .. })).await;
         match over.map(|standing| standing.clone()) {
             Ok(standing @ Standing::Escalated { .. }) => Err(standing.error()),
-            Ok(_) | Err(_) => Ok(()),
+            Ok(_) | Err(_) => {
+                self.closed().await;
+                Ok(())
+            }
         }
     }
 

@@ -428,7 +428,8 @@ pub struct ResumeQueue(pub String);
 #[rtype(result = "Result<Vec<QueueState>, Error>")]
 pub struct ListQueues;
 
-/// Stops the runtime: no new work, what runs may end within the time, then it is aborted and left to the next start.
+/// Stops the runtime: no new work, what runs may end within the time, then it is aborted and left to the next start. Answered when
+/// that is done. One that comes while another is under way waits for it, and the time that it gives counts for nothing.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct Shutdown {

@@ -29,6 +29,9 @@ mod telling;
 /// At most so many items go into one commit; what is beyond waits for the next.
 const MOST_ITEMS: usize = 4_096;
 
+/// And about so many bytes, or a single item: what a server takes within its limit of time, also over a slow line.
+const MOST_BYTES: usize = 16 << 20;
+
 /// Items to be recorded, each with whom to tell.
 ///
 /// *from* Executor's outbox, the door · *reply* by [`Acks`] or the oneshot · *delivery* tell · *if lost* the incarnation is over
@@ -213,8 +216,10 @@ pub(crate) struct Persistence {
     close: Option<(Close, oneshot::Sender<Result<(), StoreError>>)>,
     /// Whether the batch waits for its next try, because the disk is full or the file locked.
     backing_off: bool,
-    /// The last such wait; the base of the next, longer one.
+    /// The last such wait; the base of the next, longer one. None since a commit went well.
     last_wait: Duration,
+    /// So many items go into the next commit: fewer and fewer while the store is too busy for them.
+    most: usize,
     closed: bool,
 }
 
@@ -260,6 +265,7 @@ impl Persistence {
             close: None,
             backing_off: false,
             last_wait: Duration::ZERO,
+            most: MOST_ITEMS,
             closed: false,
         }
     }
@@ -280,7 +286,7 @@ impl Persistence {
         }
         failpoint!("persistence.before_commit");
         let Some(mut store) = self.store.take() else { return };
-        let rest = if self.queue.len() > MOST_ITEMS { self.queue.split_off(MOST_ITEMS) } else { Vec::new() };
+        let rest = self.queue.split_off(self.fitting());
         let (items, whoms): (Vec<Item>, Vec<Whom>) = std::mem::replace(&mut self.queue, rest).into_iter().unzip();
         let now = self.time.now();
         let posts = items.iter().map(|item| post(item, now)).collect();
@@ -300,10 +306,22 @@ impl Persistence {
         ctx.spawn(done);
     }
 
+    /// Returns how many of those that wait fit into one commit.
+    fn fitting(&self) -> usize {
+        let mut bytes = 0;
+        let fits = |(item, _): &&(Item, Whom)| {
+            bytes += item.bytes();
+            bytes <= MOST_BYTES
+        };
+        let fit = self.queue.iter().take(self.most).take_while(fits).count();
+        fit.max(1).min(self.queue.len())
+    }
+
     fn on_committed(&mut self, batch: Batch, told: UnderWay, answer: Result<BatchAnswer, StoreError>, ctx: &mut Context<Self>) {
         match answer {
             Ok(answer) => {
                 self.last_wait = Duration::ZERO;
+                self.most = (self.most * 2).min(MOST_ITEMS);
                 failpoint!("persistence.after_commit");
                 // The next commit is on its way before anyone is told of this one.
                 self.kick(ctx);
@@ -327,6 +345,7 @@ impl Persistence {
     fn wait_for_room(&mut self, batch: Batch, told: UnderWay, error: &StoreError, ctx: &mut Context<Self>) {
         let wait = (self.last_wait * 2).clamp(Duration::from_millis(50), Duration::from_secs(2));
         tracing::warn!(%error, ?wait, "the store cannot write; everything waits and goes on by itself");
+        let size = batch.items.len();
         let newer = std::mem::take(&mut self.queue);
         self.queue = batch.items.into_iter().zip(told.whoms).collect();
         self.queue.extend(newer);
@@ -334,6 +353,14 @@ impl Persistence {
             self.claim.get_or_insert((request, claim));
         }
         told.renewals.into_iter().for_each(|renewal| self.held(renewal));
+        if self.counters.is_alone() {
+            // Those that came since would wait for the next try, and that may take long.
+            std::mem::take(&mut self.renewals).into_iter().for_each(|renewal| self.held(renewal));
+        }
+        if let StoreError::Busy { .. } = error {
+            // It may be too much at once for the store's limit of time.
+            self.most = (size / 2).max(1);
+        }
         self.backing_off = true;
         self.last_wait = wait;
         ctx.run_later(wait, |this, ctx| {
@@ -454,7 +481,9 @@ impl Handler<Renew> for Persistence {
 
     fn handle(&mut self, _: Renew, ctx: &mut Context<Self>) -> Self::Result {
         let (reply, answer) = oneshot::channel();
-        if self.backing_off && !self.closed {
+        // Also while it tries again: how long that takes nobody knows.
+        let in_trouble = self.backing_off || (self.last_wait > Duration::ZERO && self.counters.is_alone());
+        if in_trouble && !self.closed {
             self.held(reply);
         } else if !self.closed {
             self.renewals.push(reply);

@@ -53,7 +53,9 @@ pub struct Supervisor {
     /// The core is between two lives: whoever wants to leave waits until it has one, or will never have one again.
     between: bool,
     /// A shutdown waits for that.
-    leaving: Vec<tokio::sync::oneshot::Sender<()>>,
+    leaving: Option<tokio::sync::oneshot::Sender<()>>,
+    /// A shutdown is under way: who is told of its end.
+    stopping: Vec<tokio::sync::oneshot::Sender<()>>,
     /// What was told of a core that is not here yet.
     early: Vec<CannotGoOn>,
 }
@@ -91,7 +93,8 @@ impl Supervisor {
             outages: 0,
             mending: false,
             between: false,
-            leaving: Vec::new(),
+            leaving: None,
+            stopping: Vec::new(),
             early: Vec::new(),
         }
     }
@@ -138,10 +141,7 @@ impl Supervisor {
     /// Nothing is being stopped or started any more; tells whether somebody waits for that in order to leave.
     fn rest(&mut self) -> bool {
         self.between = false;
-        let leaving = std::mem::take(&mut self.leaving);
-        let somebody = !leaving.is_empty();
-        leaving.into_iter().for_each(|go| _ = go.send(()));
-        somebody
+        self.leaving.take().map(|go| go.send(())).is_some()
     }
 
     /// A core actor is dead: the incarnation ends, and a new one is started after a wait, or nothing is.
@@ -170,21 +170,22 @@ impl Supervisor {
             }
         };
         ctx.spawn(stop.into_actor(self).map(move |(), this, ctx| match verdict {
-            _ if !this.leaving.is_empty() => _ = this.rest(),
+            _ if this.leaving.is_some() => _ = this.rest(),
             Verdict::Restart(wait) => {
                 ctx.run_later(wait, move |this, ctx| {
-                    if !this.leaving.is_empty() {
+                    if this.leaving.is_some() {
                         this.rest();
                         return;
                     }
                     let start = this.raise(ctx);
                     ctx.spawn(start.into_actor(this).map(|started, this, ctx| match started {
                         Ok(incarnation) => this.opened(incarnation, ctx),
-                        Err(_) if !this.leaving.is_empty() => _ = this.rest(),
+                        Err(_) if this.leaving.is_some() => _ = this.rest(),
                         Err(error) => {
                             this.mending = false;
                             let blame = match &error {
-                                Error::Store(error) if error.is_of_the_world() => Blame::World,
+                                // It was there before: what is full or locked now is so for a while.
+                                Error::Store(error) if error.is_of_the_world() || error.will_pass() => Blame::World,
                                 _ => Blame::Us,
                             };
                             this.mend("Supervisor", format!("the core could not be started: {error}"), blame, ctx);
@@ -418,9 +419,16 @@ impl Handler<List> for Supervisor {
 }
 
 impl Handler<Shutdown> for Supervisor {
-    type Result = actix::ResponseActFuture<Self, Result<(), Error>>;
+    type Result = ResponseFuture<Result<(), Error>>;
 
-    fn handle(&mut self, Shutdown { grace }: Shutdown, _: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, Shutdown { grace }: Shutdown, ctx: &mut Context<Self>) -> Self::Result {
+        let (told, over) = tokio::sync::oneshot::channel();
+        self.stopping.push(told);
+        let answer = Box::pin(async move { over.await.map_err(|_| Error::Stopped) });
+        if self.stopping.len() > 1 {
+            // One is under way, and what it promised to those whose acts still run it keeps.
+            return answer;
+        }
         self.mending = true;
         self.door.standing.send_if_modified(|standing| {
             let stops = !matches!(standing, Standing::Escalated { .. });
@@ -432,7 +440,7 @@ impl Handler<Shutdown> for Supervisor {
         // A core that is being stopped or started is let come to rest first, or its threads would keep the store's lock.
         let (go, at_rest) = tokio::sync::oneshot::channel();
         if self.between {
-            self.leaving.push(go);
+            self.leaving = Some(go);
         } else {
             let _ = go.send(());
         }
@@ -447,10 +455,11 @@ impl Handler<Shutdown> for Supervisor {
             };
             stop.into_actor(this)
         });
-        Box::pin(stop.map(|(), this, ctx| {
+        ctx.spawn(stop.map(|(), this, ctx| {
             this.door.release();
+            std::mem::take(&mut this.stopping).into_iter().for_each(|told| _ = told.send(()));
             actix::ActorContext::stop(ctx);
-            Ok(())
-        }))
+        }));
+        answer
     }
 }

@@ -351,6 +351,31 @@ fn a_shutdown_while_the_core_is_mended_leaves_the_store_to_the_next_runtime() {
     });
 }
 
+#[test]
+fn a_shutdown_keeps_its_word_to_running_acts_whoever_else_asks_for_one_and_join_waits_for_its_end() {
+    alone(async {
+        for home in Home::all() {
+            let (begun, ended) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+            let (begins, ends) = (begun.clone(), ended.clone());
+            let act = async move |_: Call<Stubborn>| {
+                begins.store(true, SeqCst);
+                tokio::time::sleep(millis(500)).await;
+                ends.store(true, SeqCst);
+                Ok(3)
+            };
+            let stent = home.open().workflow::<Holds>().activity(act).spawn().await.unwrap();
+            stent.dispatch(Dispatch::new(Holds).id("x")).await.unwrap();
+            eventually("the act runs", secs(10), async || begun.load(SeqCst)).await;
+            let over = |what: &str| assert!(ended.load(SeqCst), "{what} while the act ran");
+            let first = async { stent.shutdown(Shutdown::within(secs(20))).await.map(|()| over("the first was answered")) };
+            let second = async { stent.shutdown(Shutdown::within(secs(0))).await.map(|()| over("the second was answered")) };
+            let joined = async { stent.join().await.map(|()| over("it was joined")) };
+            let (first, second, joined) = futures::join!(first, second, joined);
+            assert!(first.is_ok() && second.is_ok() && joined.is_ok(), "{first:?}, {second:?}, {joined:?}");
+        }
+    });
+}
+
 #[derive(Serialize, Deserialize)]
 struct Stubborn;
 

@@ -96,6 +96,11 @@ impl StoreError {
         matches!(self, StoreError::Unreachable { .. } | StoreError::LostTail { .. })
     }
 
+    /// Tells whether somebody else is in the way, or something, and nothing was written: it goes on by itself when that is over.
+    pub(crate) fn will_pass(&self) -> bool {
+        matches!(self, StoreError::Full { .. } | StoreError::Busy { .. } | StoreError::InUse { .. })
+    }
+
     /// Returns the same error for somebody else: its kind where that matters, and its words.
     pub(crate) fn told(&self) -> StoreError {
         match self {

@@ -14,6 +14,8 @@ use crate::kernel::{
     time::Timestamp,
 };
 
+mod weight;
+
 /// How long a run waits that two builds cannot run, so that they do not hand it to and fro as fast as they can.
 const TURNED_DOWN_TWICE: Duration = Duration::from_secs(5);
 

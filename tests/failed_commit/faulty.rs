@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
     },
+    time::Duration,
 };
 
 use futures::FutureExt;
@@ -29,6 +30,8 @@ pub(crate) enum How {
     /// The item waits for a transaction of somebody else; its neighbours go in.
     Waits,
     Busy,
+    /// It waits so long for a lock, and then does not have it.
+    BusyAfter(Duration),
     Full,
     /// Nothing is written, and the store is not to be trusted any more.
     Io,
@@ -48,6 +51,8 @@ pub(crate) struct Faults {
     pub(crate) keys: Arc<AtomicU32>,
     /// The runs that a retiring node kept.
     pub(crate) kept: Arc<Mutex<Vec<RunKey>>>,
+    /// How many lives of nodes have begun.
+    pub(crate) entered: Arc<AtomicU32>,
     /// The node has said that it leaves.
     pub(crate) leaves: Arc<AtomicBool>,
 }
@@ -55,8 +60,8 @@ pub(crate) struct Faults {
 impl Faults {
     pub(crate) fn new(pick: impl FnMut(&Batch) -> Option<(usize, How)> + Send + 'static) -> Faults {
         let pick: Pick = Box::new(pick);
-        let (fired, keys, kept, leaves) = (Arc::default(), Arc::default(), Arc::default(), Arc::default());
-        Faults { pick: Arc::new(Mutex::new(pick)), fired, keys, kept, leaves }
+        let (fired, keys, kept) = (Arc::default(), Arc::default(), Arc::default());
+        Faults { pick: Arc::new(Mutex::new(pick)), fired, keys, kept, entered: Arc::default(), leaves: Arc::default() }
     }
 
     /// Hits the first commit with this number of any run, once.
@@ -87,7 +92,7 @@ impl Faulty {
     pub(crate) fn error(how: How) -> StoreError {
         let path = "faulty".to_owned();
         match how {
-            How::Busy => StoreError::Busy { reason: "a test holds the lock".into() },
+            How::Busy | How::BusyAfter(_) => StoreError::Busy { reason: "a test holds the lock".into() },
             How::Full => StoreError::Full { path },
             _ => StoreError::Io { path, reason: "a test broke it".into() },
         }
@@ -123,6 +128,7 @@ impl Warden for Faulty {
 
 impl Store for Faulty {
     fn register(&mut self, node: &NewNode) -> Answer<'_, u64> {
+        self.faults.entered.fetch_add(1, SeqCst);
         self.inner.register(node)
     }
 
@@ -159,6 +165,10 @@ impl Store for Faulty {
         self.faults.fired.lock().push(how);
         async move {
             match how {
+                How::BusyAfter(long) => {
+                    tokio::time::sleep(long).await;
+                    Err(Faulty::error(how))
+                }
                 How::Busy | How::Full | How::Io => Err(Faulty::error(how)),
                 How::IoAfter => {
                     self.inner.commit(batch).await?;

@@ -20,7 +20,7 @@ use stent::{
     kernel::id::RunKey,
     prelude::*,
     store::{
-        Item, Store,
+        Item, Store, StoreError,
         memory::MemoryStore,
         sqlite::{SqliteOptions, SqliteStore},
     },
@@ -30,6 +30,7 @@ use support::{Rng, eventually, system, unended};
 mod faulty;
 #[path = "../support/mod.rs"]
 mod support;
+mod trouble;
 
 /// How often each call was started, all attempts together.
 type Starts = Arc<Mutex<HashMap<String, u32>>>;
