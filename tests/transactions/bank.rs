@@ -35,6 +35,7 @@ pub(crate) enum Then {
     CommitsAndFails,
     /// The same, takes no notice of what became of it, and begins another.
     CommitsAndBegins,
+    CommitsBeginsAndFails,
     /// Is in one statement that never ends.
     Computes,
     /// Returns more than a log takes.
@@ -129,6 +130,11 @@ macro_rules! workflow {
                             Then::CommitsAndFails => {
                                 let _ = sqlx::query("COMMIT").execute(&mut *tx).await;
                                 return Err(AppError::new("behind its own COMMIT"));
+                            }
+                            Then::CommitsBeginsAndFails => {
+                                let _ = sqlx::query("COMMIT").execute(&mut *tx).await;
+                                sqlx::query("BEGIN").execute(&mut *tx).await?;
+                                sqlx::query("SELECT * FROM nowhere").execute(&mut *tx).await?;
                             }
                             Then::CommitsAndBegins => {
                                 let _ = sqlx::query("COMMIT").execute(&mut *tx).await;

@@ -223,6 +223,11 @@ mod on_postgres {
             assert!(refused.contains("ended its transaction itself"), "{refused}");
             assert!(refused.contains("behind its own COMMIT"), "{refused}");
             assert_eq!((commits.calls(), bank.entered("commits-fails").await), (1, 1));
+            // In a second transaction, which a statement has aborted.
+            let begins = plan("commits-begins", vec![Then::CommitsBeginsAndFails]);
+            let refused = bank.dispatch(&stent, Enter::new("commits-begins")).await.result.await.unwrap_err();
+            assert!(refused.contains("ended its transaction itself") && refused.contains("nowhere"), "{refused}");
+            assert_eq!((begins.calls(), bank.entered("commits-begins").await), (1, 1));
             bank.dispatch(&stent, Enter::new("next")).await.result.await.unwrap();
             stent.shutdown(Shutdown::within(secs(5))).await.unwrap();
         });

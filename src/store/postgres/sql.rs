@@ -493,8 +493,8 @@ pub(super) const RESERVE: &str = "UPDATE meta SET value = value + $1 WHERE key =
 /// $1 run, $2 position.
 pub(super) const STEP_LOOK: &str = "SELECT output FROM \"{schema}\".step_results WHERE run = $1 AND position = $2";
 
-/// $1 mark of the transaction.
-pub(super) const STEP_MARK: &str = "SELECT current_setting('stent.step', true) IS NOT DISTINCT FROM $1";
+/// Back to where the transaction of an attempt was begun.
+pub(super) const STEP_BACK: &str = "ROLLBACK TO SAVEPOINT stent_step";
 
 /// The last statement before the COMMIT: the fence, and the row if it stands. The lock keeps the run from being taken away
 /// until the COMMIT; whoever took it away before is seen behind the lock. From here on the session may not stand still.

@@ -85,11 +85,16 @@ impl Guests {
         }
         let mut transaction = connection.begin_with(begin(step, limit)).await.map_err(|error| self.failure(&error))?;
         let written = async {
-            match (work.0)(&mut *transaction as &mut (dyn Any + Send)).await {
+            let ended = match (work.0)(&mut *transaction as &mut (dyn Any + Send)).await {
                 Ok(value) => self.last(&mut transaction, step, &value).await.map(|()| value),
-                Err(failure) if self.is_ours(&mut transaction, step).await => Err(failure),
+                Err(failure) => Err(failure),
+            };
+            match ended {
                 // Another attempt would write once more what this one has committed.
-                Err(failure) => Err(failed(format!("{ENDED_ITSELF}; it failed with: {}", failure.message())).into_final()),
+                Err(failure) if !failure.is_final() && !Self::is_ours(&mut transaction).await => {
+                    Err(failed(format!("{ENDED_ITSELF}; it failed with: {}", failure.message())).into_final())
+                }
+                ended => ended,
             }
         };
         // Stopped here, connection and all are dropped: whoever is gone sends no COMMIT.
@@ -177,10 +182,12 @@ impl Guests {
         }
     }
 
-    /// Tells whether the transaction is still the one that was begun. One that is aborted answers nothing, and has written nothing.
-    async fn is_ours(&self, connection: &mut PgConnection, step: StepOf) -> bool {
-        let mark_is = self.home.rows(connection, sql::STEP_MARK, Values::default().with(mark(step))).await;
-        mark_is.ok().and_then(|rows| rows.first()?.try_get(0).ok()).unwrap_or(true)
+    /// Tells whether a transaction that failed is still the one that was begun: only that knows our savepoint, and goes back to it
+    /// also when a statement has aborted it. Of a connection that is lost nobody can tell.
+    async fn is_ours(connection: &mut PgConnection) -> bool {
+        let Err(error) = sqlx::raw_sql(sql::STEP_BACK).execute(connection).await else { return true };
+        // There is no transaction, or another one, which does not know it.
+        !error.as_database_error().and_then(|error| error.code()).is_some_and(|code| ["25P01", "3B001"].contains(&&*code))
     }
 
     async fn rows(&self, connection: &mut PgConnection, text: &SqlStr, values: Values) -> Result<Vec<PgRow>, Failure> {
@@ -238,7 +245,7 @@ fn begin(step: StepOf, limit: Duration) -> SqlStr {
     let (millis, mark) = (limit.as_millis().clamp(1, 1 << 30), mark(step));
     let begin = format!(
         "BEGIN; SET LOCAL statement_timeout = {millis}; SET LOCAL idle_in_transaction_session_timeout = {millis}; \
-         SET LOCAL stent.step = '{mark}'"
+         SET LOCAL stent.step = '{mark}'; SAVEPOINT stent_step"
     );
     AssertSqlSafe(begin).into_sql_str()
 }
