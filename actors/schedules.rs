@@ -26,8 +26,9 @@ const MOST_NEXT: usize = 1_000;
 #[rtype(result = "Result<(), Error>")]
 pub struct CreateSchedule(pub Schedule);
 
-/// Replaces what a schedule is, from now on: what it has begun, its counts and whether it is paused stay, instants that have come are fired
-/// as before, those that wait go on waiting.
+/// Replaces what a schedule is, from now on: what it has begun, its counts and whether it is paused stay. Instants that are due begin what
+/// they would have begun before. Those that have come and begin later (they wait for the run before, or their jitter is not over) go on
+/// waiting, and begin what the schedule is by then.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct UpdateSchedule(pub Schedule);

@@ -218,11 +218,12 @@ impl Books {
         self.carry_out(name, &Order::Fire).await.map(|carried| carried.changed)
     }
 
-    /// Reads, decides, writes; again while somebody else is quicker. Where a transaction of somebody else is in the way, callers wait for
-    /// its end; what is due is left for the next look, for it must not keep other schedules waiting.
+    /// Reads, decides, writes; again while somebody else is quicker, or where what is due had to be written first. Where a transaction of
+    /// somebody else is in the way, callers wait for its end; what is due is left for the next look, for it must not keep other schedules
+    /// waiting.
     async fn carry_out(&self, name: &str, order: &Order) -> Result<Carried, Error> {
         let mut in_use = HashSet::new();
-        let mut waits = 0;
+        let (mut waits, mut has_fired) = (0, false);
         loop {
             let found = self.find(name).await?;
             let row = found.row.transpose().map_err(ScheduleError::Unavailable)?;
@@ -232,15 +233,17 @@ impl Books {
                 failpoint!("timekeeper.decides");
                 decide(order, row, &known)
             })?;
-            let Decided { triggered, backfilled, .. } = &decided;
-            let carried = Carried { triggered: triggered.clone(), backfilled: *backfilled, changed: decided.row.is_some() };
-            if !carried.changed {
+            let Decided { triggered, backfilled, unfinished, .. } = &decided;
+            let (unfinished, changed) = (*unfinished, has_fired || decided.row.is_some());
+            let carried = Carried { triggered: triggered.clone(), backfilled: *backfilled, changed };
+            if decided.row.is_none() {
                 return Ok(carried);
             }
             let keys = self.keys(decided.starts.len()).await?;
             decided.begun(&keys, now);
             let change = self.change(name, found.revision, &decided, &keys, now)?;
             match self.write(change).await {
+                Ok(Outcome::Done) if unfinished => has_fired = true,
                 Ok(Outcome::Done) => return Ok(carried),
                 Ok(Outcome::Conflict) => {}
                 Ok(Outcome::IdInUse(_)) => in_use.extend(self.taken(decided.ids()).await?),
@@ -346,10 +349,10 @@ impl Books {
         let Row::Here(body) = row else { return Ok(change) };
         (change.next_at, change.awaits) = (body.next_at(), body.awaits());
         let config = &self.door.config;
-        let (limits, plan) = (config.limits, &body.plan);
+        let (limits, plan) = (config.limits, decided.former.as_deref().unwrap_or(&body.plan));
         let writer = || Writer { incarnation: self.incarnation, epoch: 0, build: config.build, is_shared: &|_| false };
+        let digest = plan.input.digest();
         for (start, key) in decided.starts.iter().zip(keys) {
-            let digest = plan.input.digest();
             let started = Started {
                 workflow: plan.workflow.clone(),
                 version: plan.version,

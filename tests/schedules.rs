@@ -78,7 +78,7 @@ const AT_ONCE: Report = Report { waits: false };
 const WAITS: Report = Report { waits: true };
 
 fn build(home: &Home) -> Builder {
-    home.open().workflow::<Report>().workflow::<Flaky>().passivate_after(millis(20))
+    home.open().workflow::<Report>().workflow::<Flaky>().workflow::<Planned>().passivate_after(millis(20))
 }
 
 async fn start(home: &Home) -> Stent {
@@ -269,6 +269,45 @@ fn a_clock_that_jumps_forward_fires_what_it_passed_and_one_that_is_set_back_fire
             let (stent, _) = shifted(&home).await;
             assert_eq!(about(&stent, "hourly").await.counts.started, 5);
             assert_eq!(runs_of(&stent, "hourly").await.len(), 5);
+            stop(stent).await;
+        }
+    });
+}
+
+/// Says by which plan it was begun.
+#[derive(Serialize, Deserialize, Clone)]
+struct Planned {
+    by: String,
+}
+
+impl Workflow for Planned {
+    const NAME: &'static str = "schedules.planned";
+    type Output = String;
+    type Error = AppError;
+
+    async fn run(self, _: Cx<Self>) -> Result<String, AppError> {
+        Ok(self.by)
+    }
+}
+
+#[test]
+fn what_is_due_when_a_schedule_is_updated_begins_as_it_was_before_and_none_is_left_out() {
+    system(async {
+        for home in Home::both() {
+            let (stent, clock) = shifted(&home).await;
+            let planned = |by: &str| Schedule::new("tick", Planned { by: by.into() }).overlap(Overlap::AllowAll);
+            stent.create_schedule(planned("former").every(secs(1))).await.unwrap();
+            clock.shift(300_000_000);
+            stent.update_schedule(planned("later").cron("0 0 1 1 *", "UTC")).await.unwrap();
+            let runs = runs_of(&stent, "tick").await;
+            assert!(runs.len() >= 300, "{}", runs.len());
+            assert_eq!(runs.len() as u64, about(&stent, "tick").await.counts.started);
+            seconds_in_a_row(&runs, "tick");
+            assert!(runs.iter().all(|run| run.input_digest == runs[0].input_digest), "all began with one argument");
+            let result = async |id: &str| stent.handle::<Planned>(id).await.unwrap().unwrap().result().await.unwrap();
+            assert_eq!(result(&runs[0].id.id).await, "former");
+            let asked = id_of(stent.trigger_schedule(TriggerSchedule::new("tick")).await.unwrap());
+            assert_eq!(result(&asked).await, "later");
             stop(stent).await;
         }
     });

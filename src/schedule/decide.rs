@@ -85,6 +85,11 @@ pub(crate) struct Decided {
     pub(crate) triggered: Option<Triggered>,
     /// How many instants a backfill has taken up.
     pub(crate) backfilled: usize,
+    /// The plan by which it begins its runs, where the row has got another one: what has come is fired by the plan of that time.
+    pub(crate) former: Option<Box<Plan>>,
+    /// More is due than one commit takes, and the order would give up the rest: what is here is to be written first, and the order decided
+    /// about again.
+    pub(crate) unfinished: bool,
 }
 
 /// What is known beside the row.
@@ -124,6 +129,10 @@ pub(crate) fn decide(order: &Order, row: Option<Row>, known: &Known<'_>) -> Resu
     let mut work = Work::new((*before).clone(), known);
     work.waiting(known);
     work.due(&times, known);
+    let has_more = work.body.paused.is_none() && work.body.next.is_some_and(|next| next.due <= known.now);
+    if has_more && matches!(order, Order::Update(_) | Order::Pause { .. }) {
+        return Ok(Decided { unfinished: true, ..work.decided(&before, known) });
+    }
     match order {
         Order::Fire | Order::Create(_) | Order::Delete { .. } => {}
         Order::Update(schedule) => {
@@ -188,7 +197,7 @@ fn create(plan: &Plan, generation: u32, known: &Known<'_>) -> Result<Decided, Sc
 
 impl Decided {
     fn nothing() -> Decided {
-        Decided { row: None, starts: Vec::new(), cancel: None, triggered: None, backfilled: 0 }
+        Decided { row: None, starts: Vec::new(), cancel: None, triggered: None, backfilled: 0, former: None, unfinished: false }
     }
 
     /// Returns what the run is told that is to be cancelled, of the schedule of this name. It is for whichever run of the execution is the
@@ -246,8 +255,9 @@ impl Work {
     fn decided(self, before: &Body, known: &Known<'_>) -> Decided {
         let Work { body, starts, cancel, triggered, backfilled, .. } = self;
         let cancel = known.last.as_ref().filter(|_| cancel).map(|(id, ..)| id.clone());
+        let former = (body.plan != before.plan).then(|| Box::new(before.plan.clone()));
         let row = (body != *before || !starts.is_empty()).then(|| Row::Here(Box::new(body)));
-        Decided { row, starts, cancel, triggered, backfilled }
+        Decided { row, starts, cancel, triggered, backfilled, former, unfinished: false }
     }
 
     /// Begins what waits, as far as it need not wait any more.

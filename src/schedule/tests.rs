@@ -216,6 +216,11 @@ impl World {
         Ok(decided)
     }
 
+    /// Carries an order out as the keeper does: again as long as what is due had to be written first.
+    fn carry_out(&mut self, order: &Order) {
+        while self.order(order.clone()).unwrap().unfinished {}
+    }
+
     /// Fires at that time; returns the instants begun.
     fn fire(&mut self, now: &str) -> Vec<String> {
         self.now = stamp(now);
@@ -563,6 +568,37 @@ fn an_update_reaches_no_instant_that_has_come() {
     // Nothing of a plan that reaches further back.
     world.order(Order::Update(Box::new(report().every(Duration::from_secs(60))))).unwrap();
     assert_eq!(world.body().next_at(), Some(stamp("2026-01-01T01:01:00Z")));
+}
+
+#[test]
+fn what_is_due_when_a_schedule_is_updated_begins_by_the_plan_that_was() {
+    let mut world = World::with(hourly(), "2026-01-01T00:30:00Z");
+    let before = world.body().plan.clone();
+    world.now = stamp("2026-01-01T01:00:01Z");
+    let other = Schedule::new("report", Report { of: 2 }).cron("0,30 * * * *", "UTC");
+    let updated = world.order(Order::Update(Box::new(other))).unwrap();
+    assert_eq!((updated.starts.len(), updated.former), (1, Some(Box::new(before))));
+    world.end_all();
+    world.now = stamp("2026-01-01T01:30:00Z");
+    let fired = world.order(Order::Fire).unwrap();
+    assert_eq!((fired.starts.len(), fired.former), (1, None));
+}
+
+#[test]
+fn an_update_or_a_pause_gives_up_nothing_that_is_due_however_much_that_is() {
+    let pause = Order::Pause { by: String::new(), reason: String::new() };
+    for order in [pause, Order::Update(Box::new(hourly()))] {
+        for overlap in [Overlap::AllowAll, Overlap::Skip] {
+            let schedule = report().every(Duration::from_secs(1)).overlap(overlap);
+            let mut world = World::with(schedule, "2026-01-01T00:00:00Z");
+            world.now = stamp("2026-01-01T00:50:00Z");
+            world.carry_out(&order);
+            world.carry_out(&Order::Unpause);
+            let counts = world.body().counts;
+            assert_eq!((counts.started + counts.skipped, counts.missed), (3_000, 0), "{order:?} {overlap:?}");
+            assert!(world.body().next_at() > Some(world.now), "{order:?} {overlap:?}");
+        }
+    }
 }
 
 #[test]
