@@ -26,8 +26,11 @@ use crate::{
     },
 };
 
-/// So many runs are begun in one commit; more are begun by the next.
+/// So many runs are begun in one commit; more are begun by the next…
 const MOST_STARTS: usize = 100;
+
+/// …with so many bytes of arguments, or one: each has its own copy.
+const MOST_BYTES: usize = 4 << 20;
 
 /// So many instants wait that were due or triggered, and as many that are backfilled.
 const MOST_WAITING: usize = 1_000;
@@ -260,11 +263,17 @@ impl Work {
         Decided { row, starts, cancel, triggered, backfilled, former, unfinished: false }
     }
 
+    /// Whether one commit takes no more runs.
+    fn is_full(&self) -> bool {
+        let bytes = self.body.plan.input.bytes.len().max(1);
+        self.starts.len() >= (MOST_BYTES / bytes).clamp(1, MOST_STARTS)
+    }
+
     /// Begins what waits, as far as it need not wait any more.
     fn waiting(&mut self, known: &Known<'_>) {
         let mut held = VecDeque::new();
         while let Some(waiting) = self.body.waiting.pop_front() {
-            let may = (self.idle || waiting.beside) && self.starts.len() < MOST_STARTS && !self.body.holds_back(&waiting);
+            let may = (self.idle || waiting.beside) && !self.is_full() && !self.body.holds_back(&waiting);
             if may {
                 self.start(waiting.instant, waiting.why, known);
             } else {
@@ -282,7 +291,7 @@ impl Work {
         let oldest = known.now.before(self.body.plan.catch_up);
         let mut seen = 0;
         while let Some(next) = self.body.next.filter(|next| next.due <= known.now) {
-            if seen == MOST_COUNTED || self.starts.len() >= MOST_STARTS {
+            if seen == MOST_COUNTED || self.is_full() {
                 // The rest of a gap is not worth being counted; the rest of what is due is for the next commit.
                 if next.due < oldest {
                     self.body.handled = Timestamp(oldest.0.saturating_sub(1)).max(self.body.handled);
