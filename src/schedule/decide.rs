@@ -7,6 +7,7 @@
 use std::{
     collections::{HashSet, VecDeque},
     panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
 };
 
 use super::{
@@ -31,6 +32,9 @@ const MOST_STARTS: usize = 100;
 
 /// …with so many bytes of arguments, or one: each has its own copy.
 const MOST_BYTES: usize = 4 << 20;
+
+/// An instant fires so late in any case: whoever looks is always somewhat behind it.
+const SHORTEST_CATCH_UP: Duration = Duration::from_secs(30);
 
 /// So many instants wait that were due or triggered, and as many that are backfilled.
 const MOST_WAITING: usize = 1_000;
@@ -288,7 +292,7 @@ impl Work {
         if self.body.paused.is_some() {
             return;
         }
-        let oldest = known.now.before(self.body.plan.catch_up);
+        let oldest = known.now.before(self.body.plan.catch_up.max(SHORTEST_CATCH_UP));
         let mut seen = 0;
         while let Some(next) = self.body.next.filter(|next| next.due <= known.now) {
             if seen == MOST_COUNTED || self.is_full() {

@@ -163,7 +163,7 @@ impl Schedule {
     }
 
     /// Sets for how long an instant at which no node was up still fires, late; what is older is left out, and counted. The default is a
-    /// day.
+    /// day. It is at least 30 seconds, whatever is given here: an instant is always noticed somewhat late.
     pub fn catch_up(self, within: Duration) -> Schedule {
         self.with(|plan| plan.catch_up = within.min(LONGEST_WAIT))
     }

@@ -150,6 +150,17 @@ fn what_was_missed_fires_late_within_the_window_and_is_counted_beyond_it() {
 }
 
 #[test]
+fn an_instant_that_is_noticed_a_little_late_fires_whatever_the_window_is() {
+    let mut world = World::with(hourly().catch_up(Duration::ZERO), "2026-01-01T00:30:00Z");
+    assert_eq!(world.fire("2026-01-01T01:00:00.005Z"), ["report/2026-01-01T01:00:00Z"]);
+    world.end_all();
+    assert_eq!(world.fire("2026-01-01T02:00:30Z"), ["report/2026-01-01T02:00:00Z"]);
+    world.end_all();
+    assert_eq!(world.fire("2026-01-01T03:00:31Z"), [""; 0]);
+    assert_eq!((world.body().counts.started, world.body().counts.missed), (2, 1));
+}
+
+#[test]
 fn a_gap_of_years_is_passed_over_in_one_decision() {
     let schedule = report().every(Duration::from_secs(1)).catch_up(Duration::from_secs(3));
     let mut world = World::with(schedule, "2026-01-01T00:00:00.5Z");
