@@ -329,8 +329,8 @@ impl Door {
                 if !rows.is_empty() {
                     return Ok(Some(rows));
                 }
-                // What is not there behind the end of a run will never be.
-                let ended = reader.summaries(&[run]).await?.first().is_none_or(|summary| summary.status.is_end());
+                // What is not there behind the end of a run will never be. One without a row waits at a gate, and has not begun.
+                let ended = reader.summaries(&[run]).await?.first().is_some_and(|summary| summary.status.is_end());
                 if ended { Ok(Some(reader.history(run, from, limit).await?)) } else { Ok(None) }
             });
             if let Some(rows) = rows.await? {

@@ -84,8 +84,8 @@ pub enum Admission {
 /// The answer to a dispatch through a gate.
 #[non_exhaustive]
 pub struct Admitted<W> {
-    /// The execution. Before it begins, [`Handle::result`] waits for it, and nothing else knows its id: whatever is sent to it is
-    /// answered with [`SendError::Unknown`](crate::SendError::Unknown), and `Describe` finds nothing.
+    /// The execution. Before it begins, [`Handle::result`] and [`Handle::events`] wait for it, and nothing else knows its id: whatever
+    /// is sent to it is answered with [`SendError::Unknown`](crate::SendError::Unknown), and `Describe` finds nothing.
     pub handle: Handle<W>,
     /// What became of the dispatch.
     pub admission: Admission,

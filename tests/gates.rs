@@ -13,7 +13,7 @@ use std::{
 
 use futures_util::future::join_all;
 use stent::{
-    Admitted, Builder, DispatchError, Error, SendError, Stent,
+    Admitted, Builder, DispatchError, Error, Happening, SendError, Stent,
     clock::ShiftedClock,
     kernel::time::Timestamp,
     prelude::*,
@@ -154,6 +154,24 @@ fn a_burst_of_dispatches_becomes_one_execution_with_the_argument_of_the_last() {
             assert_eq!(ids(&begun), bursts(&all).into_keys().collect());
             assert!(begun.len() < all.len() && begun.iter().all(|run| run.tags == ["folded"]));
             assert_eq!(all[0].1.handle.id(), "stent:debounce/gates%2Fnote/k/1");
+            stop([stent]).await;
+        }
+    });
+}
+
+#[test]
+fn who_follows_an_execution_that_waits_at_a_gate_sees_all_that_happens_once_it_begins() {
+    system(async {
+        for home in Home::all() {
+            let stent = start(&home).await;
+            let handle = stent.admit(note("later").debounce("k", millis(300))).await.unwrap().handle;
+            let mut events = handle.events(0);
+            let mut seen = Vec::new();
+            while let Some(happened) = events.next().await.unwrap() {
+                assert_eq!(happened.run.id, handle.id());
+                seen.push(happened.what);
+            }
+            assert_eq!((seen.first(), seen.last()), (Some(&Happening::Started), Some(&Happening::Ended)), "{seen:?}");
             stop([stent]).await;
         }
     });
