@@ -150,7 +150,8 @@ impl DescribeSchedule {
     }
 }
 
-/// Lists schedules by name, each with its next instant.
+/// Lists schedules by name, each with its next instant. One that cannot be read (it is of another release, or damaged) is left out, and a warning
+/// in the log names it; [`DescribeSchedule`] says why.
 #[derive(Debug, Clone, Default, Message)]
 #[rtype(result = "Result<Vec<ScheduleDescription>, Error>")]
 pub struct ListSchedules {
@@ -213,7 +214,11 @@ impl Door {
                     (after, full) = (BEHIND_GATES.to_owned(), true);
                     break;
                 }
-                all.extend(self.described(&row, 1)?);
+                match self.described(&row, 1) {
+                    Ok(described) => all.extend(described),
+                    // Whoever asks for it by its name is told why. All others are shown.
+                    Err(error) => tracing::warn!(schedule = row.name, %error, "a schedule is left out of the list"),
+                }
                 after = row.name;
             }
             if !full || all.len() >= PAGE as usize {

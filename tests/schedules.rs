@@ -551,24 +551,48 @@ fn many_schedules_of_one_instant_all_fire_and_jitter_spreads_them() {
     });
 }
 
+/// As a release that is not this one might leave them: due since long ago, and nothing that can be read.
+async fn leave_broken(store: &mut MemoryStore, count: u32) {
+    let incarnation = Incarnation(uuid::Uuid::from_u128(1));
+    let lease = secs(10);
+    let label = "former".to_owned();
+    let node = NewNode { incarnation, build: BuildId(1), label, lease, can: 0, now: Timestamp(1) };
+    store.register(&node).await.unwrap();
+    let broken = |number: u32| {
+        let (name, body) = (format!("broken {number}"), bytes::Bytes::from_static(b"?"));
+        let (next_at, awaits, starts, tells) = (Some(Timestamp(1)), None, Vec::new(), Vec::new());
+        Item::Schedule(Box::new(ScheduleChange { name, seen: 0, next_at, awaits, body, starts, tells }))
+    };
+    let items = (0..count).map(broken).collect();
+    let answer = store.commit(&Batch { incarnation, now: Timestamp(1), renew: false, items, claim: None }).await.unwrap();
+    assert!(answer.outcomes.iter().all(|outcome| *outcome == Outcome::Done));
+}
+
+#[test]
+fn schedules_that_cannot_be_read_keep_no_other_off_the_list_however_many_they_are() {
+    system(async {
+        let mut store = MemoryStore::new();
+        leave_broken(&mut store, 250).await;
+        let stent = start(&Home::Memory(store)).await;
+        for name in ["a", "c"] {
+            stent.create_schedule(Schedule::new(name, AT_ONCE).cron("@daily", "UTC")).await.unwrap();
+        }
+        let all = stent.schedules(ListSchedules::new()).await.unwrap();
+        assert_eq!(all.iter().map(|one| &*one.name).collect::<Vec<_>>(), ["a", "c"]);
+        let broken = stent.describe_schedule(DescribeSchedule::new("broken 0")).await.unwrap_err();
+        assert!(
+            matches!(&broken, Error::Schedule(ScheduleError::Unavailable(why)) if why.contains("does not decode")),
+            "{broken}"
+        );
+        stop(stent).await;
+    });
+}
+
 #[test]
 fn schedules_that_cannot_be_fired_keep_no_other_waiting_however_many_they_are() {
     system(async {
         let mut store = MemoryStore::new();
-        // As a release that is not this one might leave them: due since long ago, and nothing that can be read.
-        let incarnation = Incarnation(uuid::Uuid::from_u128(1));
-        let lease = secs(10);
-        let label = "former".to_owned();
-        let node = NewNode { incarnation, build: BuildId(1), label, lease, can: 0, now: Timestamp(1) };
-        store.register(&node).await.unwrap();
-        let broken = |number: u32| {
-            let (name, body) = (format!("broken {number}"), bytes::Bytes::from_static(b"?"));
-            let (next_at, awaits, starts, tells) = (Some(Timestamp(1)), None, Vec::new(), Vec::new());
-            Item::Schedule(Box::new(ScheduleChange { name, seen: 0, next_at, awaits, body, starts, tells }))
-        };
-        let items = (0..600).map(broken).collect();
-        let answer = store.commit(&Batch { incarnation, now: Timestamp(1), renew: false, items, claim: None }).await.unwrap();
-        assert!(answer.outcomes.iter().all(|outcome| *outcome == Outcome::Done));
+        leave_broken(&mut store, 600).await;
         let stent = start(&Home::Memory(store)).await;
         stent.create_schedule(Schedule::new("sound", AT_ONCE).every(secs(1))).await.unwrap();
         begun(&stent, "sound", 3).await;
