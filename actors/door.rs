@@ -366,7 +366,7 @@ impl Door {
     }
 
     /// The same, also to one run; returns the run into whose inbox it went, if it did so just now.
-    async fn post(&self, to: RunId, message: String, body: MessageBody) -> Result<Option<RunKey>, Error> {
+    pub(super) async fn post(&self, to: RunId, message: String, body: MessageBody) -> Result<Option<RunKey>, Error> {
         asked::check_message(&message, &body, &self.config.limits)?;
         let (sent_at, mut waits) = (self.time.now(), 0);
         loop {

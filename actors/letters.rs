@@ -12,7 +12,7 @@ use super::{
     supervisor::{Supervisor, handled},
 };
 use crate::{
-    error::{Error, LetterError},
+    error::{Error, LetterError, SendError},
     kernel::{
         codec,
         event::{Command, Event, Fact, MessageBody},
@@ -225,7 +225,8 @@ impl ReplayLetters {
     }
 }
 
-/// Discards all letters that a filter names, as they are listed: calls that fail anew meanwhile keep their new letters.
+/// Discards all letters that a filter names, as they are listed: calls that fail anew meanwhile keep their new letters, which the answer counts
+/// among those that stay.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<Swept, Error>")]
 pub struct DiscardLetters(pub ListLetters);
@@ -301,14 +302,16 @@ impl Door {
     async fn replay(&self, letter: &DeadLetter, by: String, reason: String) -> Result<Replayed, Error> {
         let (id, position) = (letter.id.clone(), letter.letter.position);
         if letter.letter.parked {
-            if self.row(&id.id, None).await?.is_none_or(|current| current.run != letter.run || current.status.is_end()) {
-                return Err(LetterError::Over(LetterKey::of(letter)).into());
-            }
+            failpoint!("letters.found");
             // A letter is replayed once, however often that is asked for.
             let digest = blake3::hash(format!("{id}/{position}/{}", letter.letter.attempt).as_bytes());
             let body = MessageBody::Retry { position: Some(position) };
-            self.send(id.id, format!("letter-{}", digest.to_hex()), body).await?;
-            return Ok(Replayed::Retried);
+            // To the run of the letter: another one that has begun under the id may have parked the same call.
+            return match self.post(id, format!("letter-{}", digest.to_hex()), body).await {
+                Ok(_) => Ok(Replayed::Retried),
+                Err(Error::Send(SendError::AlreadyEnded { .. })) => Err(LetterError::Over(LetterKey::of(letter)).into()),
+                Err(error) => Err(error),
+            };
         }
         let reset = ResetRun::new(id.id, Point::BeforeFailure(position)).current_run(id.run_no).by(by).reason(reason);
         Ok(Replayed::Reset(self.reset(reset).await?))
@@ -379,8 +382,17 @@ impl Door {
             let page = self.letters(filter.clone()).await?;
             let Some(last) = page.last() else { return Ok(swept) };
             filter.before = Some(last.place());
+            failpoint!("letters.found");
             self.drop_letters(&page).await?;
-            swept.done += page.len() as u64;
+            for listed in page {
+                // A call fails anew only while its run goes on.
+                let stays = !listed.status.is_end() && self.letter(&LetterKey::of(&listed)).await?.is_some();
+                if stays {
+                    swept.leave(&listed, "its call has failed anew meanwhile; the newer letter stays".to_owned());
+                } else {
+                    swept.done += 1;
+                }
+            }
         }
     }
 

@@ -39,6 +39,7 @@ pub const ALL: &[&str] = &[
     "timekeeper.decides",
     "gate.written",
     "reset.decided",
+    "letters.found",
     "steward.answers",
     "supervisor.before_start",
 ];

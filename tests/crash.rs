@@ -361,8 +361,15 @@ fn killed_at_every_named_point_it_loses_nothing_and_repeats_nothing_that_was_rec
         }
     }
     // A renewal comes every 2.5 s, which no undisturbed life here reaches; `tests/restart.rs` and the supervision tests do. There
-    // are no shared queues here; `tests/queues.rs` and the clusters have them. Nor are there schedules or resets.
-    let elsewhere = ["lease_keeper.before_renew", "foreman.tasks_ended", "timekeeper.decides", "gate.written", "reset.decided"];
+    // are no shared queues here; `tests/queues.rs` and the clusters have them. Nor are there schedules, resets or dead letters.
+    let elsewhere = [
+        "lease_keeper.before_renew",
+        "foreman.tasks_ended",
+        "timekeeper.decides",
+        "gate.written",
+        "reset.decided",
+        "letters.found",
+    ];
     assert_eq!(never_hit, elsewhere, "every point is passed by an ordinary life");
 }
 

@@ -15,6 +15,9 @@ use stent::{
 };
 use support::{Home, alone, eventually};
 
+#[cfg(feature = "failpoints")]
+#[path = "resets/letters.rs"]
+mod letters;
 mod support;
 
 /// Reserves, charges, waits for a word, and ships.
