@@ -118,7 +118,9 @@ impl<W> Cx<W> {
     /// The connection's type says which store it is written for: `&mut sqlx::PgConnection` or `&mut sqlx::SqliteConnection`
     /// (re-exported as `store::postgres::sqlx` and `store::sqlite::sqlx`). Write only what belongs together: until it is
     /// over, a transaction keeps its locks, on SQLite *the* write lock. So await nothing in it but the connection, and never
-    /// the end of another execution. It may not end the transaction itself.
+    /// the end of another execution. It may not end the transaction itself. The connection is lent again as it is left: what a
+    /// session keeps beyond its transaction (`SET` without `LOCAL`, advisory locks of the session, temporary tables, `ATTACH`)
+    /// meets other steps; use what ends with the transaction.
     pub fn transaction<C, T, E, F>(&self, name: &str, closure: F) -> Step<'static, T>
     where
         C: 'static,
