@@ -105,7 +105,7 @@ pub trait Store: Warden + 'static {
     fn register(&mut self, node: &NewNode) -> Answer<'_, u64>;
 
     /// Marks the incarnation dead. With `free`, its executions are freed as in `register`, except those of `keep`, whose acts
-    /// could not be stopped: they stay with it until its process is gone, or for another lease at most.
+    /// could not be stopped: they stay with it for another lease, or less where the end of its process can be seen.
     fn retire(&mut self, incarnation: Incarnation, free: bool, keep: &[RunKey]) -> Answer<'_, u64>;
 
     /// Lets a quarantined or blocked run be claimed again, as after a crash: due now, by force, with no claim counted. One that is paused

@@ -70,6 +70,34 @@ fn a_retired_node_frees_all_but_what_it_keeps() {
     });
 }
 
+#[cfg(feature = "postgres")]
+#[test]
+fn runs_whose_acts_could_not_be_stopped_stay_for_one_lease_whatever_becomes_of_the_sessions_of_their_node() {
+    block_on(async {
+        let schema = Schema::fresh();
+        let mut a = World::new(Box::new(schema.open().await)).await;
+        let mut b = World { store: Box::new(schema.open().await), incarnation: incarnation(2), now: 1_000 };
+        b.store.register(&node(b.incarnation, 1_000)).await.unwrap();
+        let [x, y] = [a.started("x").await, a.started("y").await];
+        a.done(step(x, 1)).await;
+        assert_eq!(a.store.retire(a.incarnation, true, &[y]).await.unwrap(), 1);
+        a.store.close().await.unwrap();
+        // Its locks are gone with its sessions. That it has left says nothing of what its process still does.
+        let mut foreign = schema.foreign().await;
+        let left = "SELECT count(*) FROM nodes n JOIN node_lanes l ON l.node = n.node JOIN pg_stat_activity s ON s.pid = l.pid
+            WHERE n.incarnation = $1";
+        while sqlx::query_scalar::<_, i64>(left).bind(a.incarnation.0).fetch_one(&mut foreign).await.unwrap() > 0 {}
+        assert_eq!(b.store.sweep(Timestamp(1_000), 9).await.unwrap(), 0);
+        assert_eq!(b.summary("y").await.owner, Some(a.incarnation));
+        let over = 1_000 + i64::try_from(LEASE.as_micros()).unwrap();
+        assert_eq!(b.store.sweep(Timestamp(over - 1), 9).await.unwrap(), 0);
+        assert_eq!(b.store.sweep(Timestamp(over), 9).await.unwrap(), 1);
+        b.store.close().await.unwrap();
+        drop(foreign);
+        schema.drop().await;
+    });
+}
+
 #[test]
 fn an_incarnation_lives_once() {
     on_each_store(async |world| {

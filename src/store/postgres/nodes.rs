@@ -171,7 +171,7 @@ pub(super) async fn nodes(session: &mut Session) -> Result<Vec<NodeRow>, Trouble
 }
 
 pub(super) async fn sweep(session: &mut Session, now: Timestamp, most: u32) -> Result<u64, Trouble> {
-    let values = Values::default().with(now.0).with(i64::from(most)).with(session.home.class);
+    let values = Values::default().with(now.0).with(i64::from(most));
     Ok(session.again(sql::SWEEP, values).await?.len() as u64)
 }
 

@@ -450,14 +450,14 @@ pub(super) const NODES: &str = concat!(
     " ORDER BY n.node"
 );
 
-/// $1 now, $2 how many, $3 class. Rows of living owners are not even looked at. The dead of whom nothing is left are forgotten
-/// after a day; those who left well, whose last beat is set far back, at once. Nobody gets anything in a dead node's name, so
+/// $1 now, $2 how many. Rows of living owners are not even looked at. What a node has kept because its acts could not be stopped waits
+/// for another lease of it: such a node has closed its sessions, so that its lock is free says nothing of what its process still does.
+/// The dead of whom nothing is left are forgotten after a day; those who left well, whose last beat is set far back, at once. Nobody gets anything in a dead node's name, so
 /// who owns nothing at this moment never will.
 pub(super) const SWEEP: &str = concat!(
     "WITH dead AS MATERIALIZED (
         SELECT n.node FROM nodes n
-        WHERE n.state = 3 AND CASE WHEN n.lingers IS NULL OR n.lingers + n.lease <= $1 THEN true
-                                   ELSE pg_try_advisory_xact_lock($3, n.node) END),
+        WHERE n.state = 3 AND (n.lingers IS NULL OR n.lingers + n.lease <= $1)),
     gone AS MATERIALIZED (
         SELECT n.node FROM nodes n
         WHERE n.state = 3 AND ",
