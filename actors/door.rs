@@ -368,7 +368,7 @@ impl Door {
     /// The same, also to one run; returns the run into whose inbox it went, if it did so just now.
     pub(super) async fn post(&self, to: RunId, message: String, body: MessageBody) -> Result<Option<RunKey>, Error> {
         asked::check_message(&message, &body, &self.config.limits)?;
-        let (sent_at, mut waits) = (self.time.now(), 0);
+        let (sent_at, mut waits, mut tried_before) = (self.time.now(), 0, false);
         loop {
             let links = self.links().await?;
             let (told, outcome) = oneshot::channel();
@@ -383,6 +383,8 @@ impl Door {
                     self.breathe().await;
                     continue;
                 }
+                // An earlier try has gone in, and its run has ended by it: only the answer was lost.
+                Ok(Outcome::Ended(summary)) if tried_before && self.has_taken(&to, &summary, &message).await? => Ok(None),
                 Ok(Outcome::Ended(summary)) => {
                     Err(SendError::AlreadyEnded { id: to.id, status: summary.status.as_str().to_owned() }.into())
                 }
@@ -393,11 +395,24 @@ impl Door {
                     continue;
                 }
                 Ok(_) | Err(_) => {
+                    tried_before = true;
                     self.breathe().await;
                     continue;
                 }
             };
         }
+    }
+
+    /// Tells whether an addressee that has ended took a message, or the run that it has continued. `current` is the current run of the id.
+    async fn has_taken(&self, to: &RunId, current: &Summary, message: &str) -> Result<bool, Error> {
+        let row = match to.run_no {
+            CURRENT_RUN => Some(current.clone()),
+            run_no => self.row(&to.id, Some(run_no)).await?,
+        };
+        let Some(row) = row else { return Ok(false) };
+        let stored = self.read(move |reader| async move { reader.run(row.run).await }).await?;
+        let state = stored.and_then(|stored| loading::fold(&stored.summary.id, &stored.log).ok().flatten());
+        Ok(state.is_some_and(|state| state.knows(message)))
     }
 
     // ---- questions ---------------------------------------------------------------------------------------------

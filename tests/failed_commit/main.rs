@@ -16,11 +16,11 @@ use faulty::{Faults, Faulty, How, turns};
 use futures::StreamExt;
 use parking_lot::Mutex;
 use stent::{
-    Queue,
+    Error, Queue, SendError,
     kernel::id::RunKey,
     prelude::*,
     store::{
-        Item, Store, StoreError,
+        Item, Store, StoreError, Then,
         memory::MemoryStore,
         sqlite::{SqliteOptions, SqliteStore},
     },
@@ -126,6 +126,28 @@ impl Workflow for Once {
     }
 }
 
+#[derive(Serialize, Deserialize)]
+struct Word;
+
+impl Signal for Word {
+    const NAME: &'static str = "commit.word";
+}
+
+/// Ends at a word.
+#[derive(Serialize, Deserialize)]
+struct Hears;
+
+impl Workflow for Hears {
+    const NAME: &'static str = "commit.hears";
+    type Output = ();
+    type Error = AppError;
+
+    async fn run(self, cx: Cx<Self>) -> Result<(), AppError> {
+        cx.signal::<Word>().await?;
+        Ok(())
+    }
+}
+
 struct Bench {
     stent: Stent,
     starts: Starts,
@@ -153,6 +175,7 @@ async fn bench(faults: &Faults, sqlite: bool) -> Bench {
         .workflow::<Both>()
         .workflow::<Once>()
         .workflow::<InLine>()
+        .workflow::<Hears>()
         .queue(Queue::named("line").concurrency(1))
         .activity(async move |call: Call<Slow>| {
             *of_slow.lock().entry(call.key()).or_default() += 1;
@@ -236,6 +259,36 @@ fn what_was_to_be_put_into_a_line_behind_a_replay_and_was_refused_is_put_there_a
             stent.resume("x").await.unwrap();
             assert_eq!(handle.result().await.unwrap(), 7, "sqlite {sqlite}");
             assert_eq!(*faults.fired.lock(), [How::Conflict]);
+            stent.shutdown(Shutdown::within(secs(5))).await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_message_whose_answer_was_lost_and_by_which_its_run_has_ended_is_answered_as_taken() {
+    system(async {
+        for (sqlite, cancels) in [(false, false), (false, true), (true, false), (true, true)] {
+            let (mut lost, mut over) = (false, false);
+            let faults = Faults::new(move |batch| {
+                over |= batch.items.iter().any(|item| matches!(item, Item::Turn(turn) if matches!(turn.then, Then::End { .. })));
+                let sent = batch.items.iter().position(|item| matches!(item, Item::Send(_)))?;
+                if !std::mem::replace(&mut lost, true) {
+                    return Some((sent, How::IoAfter));
+                }
+                // It is not said again before the run has ended by it.
+                (!over).then_some((sent, How::Waits))
+            });
+            let Bench { stent, .. } = &bench(&faults, sqlite).await;
+            let handle = stent.dispatch(Dispatch::new(Hears).id("x")).await.unwrap();
+            let sent =
+                if cancels { stent.cancel(Cancel::new("x")).await } else { stent.signal(SendSignal::new("x", &Word)).await };
+            sent.unwrap();
+            let end = handle.result().await;
+            assert!(if cancels { matches!(end, Err(RunError::Cancelled { .. })) } else { end.is_ok() }, "{end:?}");
+            assert!(faults.fired.lock().starts_with(&[How::IoAfter]));
+            // What is sent for the first time comes too late.
+            let late = stent.signal(SendSignal::new("x", &Word)).await;
+            assert!(matches!(late, Err(Error::Send(SendError::AlreadyEnded { .. }))), "{late:?}");
             stent.shutdown(Shutdown::within(secs(5))).await.unwrap();
         }
     });
