@@ -400,8 +400,8 @@ impl Executor {
             }
             _ => return,
         };
-        // One of which something runs here leaves when that has ended.
-        if self.draining && self.engine.pool.attempts().count_of(run) == 0 {
+        // But for a suspect that is marked by now: its mark goes with its first turn, behind which it leaves.
+        if self.leaves_unopened(run) && ticket.claims <= MOST_FALLS {
             return self.give_back(self.unopened(run, ticket), ctx);
         }
         let config = &self.engine.config;
@@ -451,6 +451,10 @@ impl Executor {
             return;
         }
         let Some((run, ticket, mut loaded)) = self.examined.pop_front() else { return };
+        if self.leaves_unopened(run) {
+            self.give_back(self.unopened(run, ticket), ctx);
+            return self.examine(ctx);
+        }
         let marks = loaded.heartbeats.iter().find(|(position, ..)| *position == MARK).map_or(0, |(_, marks, _)| *marks);
         if marks >= MOST_FALLS {
             let reason =

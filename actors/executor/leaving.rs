@@ -47,16 +47,21 @@ impl Executor {
         }
         // Those whose logs nobody has begun to read need not be read here, but for those of which something runs here.
         for (run, ticket) in std::mem::take(&mut self.unread) {
-            if self.engine.pool.attempts().count_of(run) > 0 {
-                self.unread.push_back((run, ticket));
-            } else {
+            if self.leaves_unopened(run) {
                 self.give_back(self.unopened(run, ticket), ctx);
+            } else {
+                self.unread.push_back((run, ticket));
             }
         }
         let cold = self.held.iter().filter(|(_, held)| matches!(held, Held::Cold { .. })).map(|(run, _)| *run);
         for run in cold.collect::<Vec<_>>() {
             self.thaw(run, ctx);
         }
+    }
+
+    /// Tells whether a run need not be opened any more: this node leaves. One of which something runs here leaves when that has ended.
+    pub(super) fn leaves_unopened(&self, run: RunKey) -> bool {
+        self.draining && self.engine.pool.attempts().count_of(run) == 0
     }
 
     /// Returns how a run is given back that was claimed and not opened: nothing has happened to it, so it is due when it was.

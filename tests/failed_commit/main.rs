@@ -30,6 +30,7 @@ use support::{Rng, eventually, system, unended};
 mod faulty;
 #[path = "../support/mod.rs"]
 mod support;
+mod suspects;
 mod trouble;
 
 /// How often each call was started, all attempts together.
