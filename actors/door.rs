@@ -482,8 +482,8 @@ impl Door {
                 (Some(worker), true) => format!("#{} is told to stop on node {worker}", key.position),
             });
         }
-        if !loaded.inbox.unread.is_empty() && !summary.status.is_end() {
-            waits_for.push(format!("{} unread messages", loaded.inbox.unread.len()));
+        if loaded.inbox.count() > 0 && !summary.status.is_end() {
+            waits_for.push(format!("{} unread messages", loaded.inbox.count()));
         }
         let moved_by = match paused.filter(|_| summary.status != Status::Paused) {
             Some(paused) => format!("an operator: it is {paused}; what is under way comes to its end"),

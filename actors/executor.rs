@@ -355,8 +355,10 @@ impl Executor {
             *(if alone { &mut this.reading_alone } else { &mut this.reading }) -= 1;
             match read {
                 Ok(Ok(stored)) => this.on_read(wanted, stored, alone, ctx),
-                // One that is damaged keeps nobody else waiting.
+                // One that is damaged keeps nobody else waiting…
                 Ok(Err(StoreError::Corrupt { .. })) if !alone => this.alone.extend(wanted),
+                // …nor its place here for ever.
+                Ok(Err(error @ StoreError::Corrupt { .. })) => this.is_damaged(wanted, &error, ctx),
                 Ok(Err(error)) => this.could_not_read(wanted, &error, ctx),
                 // The read panicked, or Persistence is gone and with it this incarnation.
                 Err(error) => this.could_not_read(wanted, &error, ctx),
@@ -390,6 +392,21 @@ impl Executor {
         for (run, ticket) in wanted {
             // With a back-off, but without a count: it is not the run's fault.
             self.fall(run, Ticket { falls: ticket.falls.max(1), ..ticket }, ctx);
+        }
+    }
+
+    /// A run cannot be read, though it is read alone. It is tried some times more, since the damage may be that of the read; then this build
+    /// lets it go.
+    fn is_damaged(&mut self, wanted: Vec<(RunKey, Ticket)>, error: &StoreError, ctx: &mut Context<Self>) {
+        for (run, ticket) in wanted {
+            if ticket.falls < MOST_FALLS {
+                tracing::warn!(run = run.0, %error, "a run cannot be read; it is tried again");
+                self.fall(run, Ticket { falls: ticket.falls + 1, ..ticket }, ctx);
+            } else {
+                tracing::error!(run = run.0, %error, "a run cannot be read; nothing was changed");
+                let why = YieldReason::Blocked { build: self.engine.config.build, reason: error.to_string() };
+                self.give_back(Yield { run, epoch: ticket.epoch, why }, ctx);
+            }
         }
     }
 

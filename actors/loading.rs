@@ -18,7 +18,7 @@ use crate::{
         state::State,
     },
     registry::Workflows,
-    store::{Reader, StoreError, Stored},
+    store::{Inbox, Reader, StoreError, Stored, Undecoded},
 };
 
 /// A log that is longer is decoded on a thread of its own while it is replayed: decoding is half of the work.
@@ -45,6 +45,12 @@ pub(crate) enum Unopened {
     /// Its code is not here.
     #[error("{run}: workflow {workflow:?} version {version} is not registered here; run a build that has it")]
     Unregistered { run: RunId, workflow: String, version: u32 },
+    /// What was sent to it means nothing here. Another build may know it, so nobody says that it is damage.
+    #[error(
+        "{run}: message {message:?} in its inbox does not decode ({why}): it was damaged, or a newer build sent it; run that build, or \
+         terminate the execution"
+    )]
+    Undecoded { run: RunId, message: String, why: String },
 }
 
 impl Unopened {
@@ -53,7 +59,7 @@ impl Unopened {
         match self {
             Unopened::Unreadable(unreadable) => matches!(unreadable, Unreadable::Corrupt { .. }),
             Unopened::Blocked(blocked) => !blocked.is_of_this_build(),
-            Unopened::Unregistered { .. } => false,
+            Unopened::Unregistered { .. } | Unopened::Undecoded { .. } => false,
         }
     }
 }
@@ -63,6 +69,16 @@ pub(crate) async fn read(reader: &dyn Reader, runs: &[RunKey], alone: bool) -> R
     match runs {
         [run] if alone => Ok(reader.run(*run).await?.into_iter().collect()),
         runs => reader.runs(runs).await,
+    }
+}
+
+/// Sees that all that is unread is understood. What is not must not be passed over: what comes behind it may mean something else then.
+pub(crate) fn understood(run: &RunId, inbox: &Inbox) -> Result<(), Unopened> {
+    match inbox.undecoded.first() {
+        Some(Undecoded { message, why, .. }) => {
+            Err(Unopened::Undecoded { run: run.clone(), message: message.clone(), why: why.clone() })
+        }
+        None => Ok(()),
     }
 }
 
@@ -82,6 +98,7 @@ pub(crate) fn open(
     verify: bool,
 ) -> Result<Box<Run>, Unopened> {
     let id = &loaded.summary.id;
+    understood(id, &loaded.inbox)?;
     let begin = begin_of(loaded, workflows)?;
     let mut run = current(loaded, workflows, |log| Run::replay(id, log, begin, verify))?;
     let told = loaded.inbox.unread.iter().filter_map(|unread| match &unread.body {

@@ -256,6 +256,59 @@ fn a_record_of_a_newer_release_blocks_its_run_for_this_build_and_is_left_as_it_i
     });
 }
 
+/// Puts a message into the inbox of a run that this build does not know, or that was damaged, as another process does.
+async fn puts_what_does_not_decode(home: &Home, id: &str) {
+    let now = chrono::Utc::now().timestamp_micros();
+    let put = |body: &str| {
+        format!(
+            "INSERT INTO inbox (run, seq, message, body, sent_at)
+                SELECT run, inbox_seq + 1, 'of tomorrow', {body}, 0 FROM executions WHERE id = '{id}';
+             UPDATE executions SET inbox_seq = inbox_seq + 1, wake_at = CASE WHEN owner IS NULL THEN {now} ELSE wake_at END
+                WHERE id = '{id}';
+             COMMIT"
+        )
+    };
+    match home {
+        #[cfg(feature = "postgres")]
+        Home::Postgres(database) => {
+            database.sql(&format!("SET search_path = stent; BEGIN; {}", put("'\\xc1'::bytea")));
+        }
+        _ => {
+            let mut file = sql(&home.file()).await;
+            let put = sqlx::AssertSqlSafe(format!("BEGIN IMMEDIATE; {}", put("x'c1'")));
+            sqlx::raw_sql(put).execute(&mut file).await.unwrap();
+            sqlx::Connection::close(file).await.unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_message_that_does_not_decode_blocks_its_run_by_name_and_harms_no_neighbour_nor_an_operator() {
+    for home in Home::all().into_iter().filter(|home| !matches!(home, Home::Memory(_))) {
+        system(async {
+            put(&home, &["asleep", "beside"]).await;
+            puts_what_does_not_decode(&home, "asleep").await;
+            let stent = build(&home).workflow::<Times>().passivate_after(hours(1)).spawn().await.unwrap();
+            ends_well(&stent, "beside").await;
+            stent.dispatch(Dispatch::new(Waits { text: "neighbour".into() }).id("neighbour")).await.unwrap();
+            // This one stays in memory.
+            stent.dispatch(Dispatch::new(Times { timeout: secs(1), sleep: secs(600) }).id("live")).await.unwrap();
+            puts_what_does_not_decode(&home, "live").await;
+            for id in ["asleep", "live"] {
+                let words = ["another build than this one", "of tomorrow", "1 unread message"];
+                waits_with(&stent, id, Status::Active, &words).await;
+                // What comes behind it waits for that build.
+                stent.signal(SendSignal::new(id, &Word { text: "go".into() })).await.unwrap();
+                waits_with(&stent, id, Status::Active, &["another build than this one", "2 unread messages"]).await;
+                stent.terminate(Terminate::new(id, "ada").reason("enough")).await.unwrap();
+                assert_eq!(stent.describe(id).await.unwrap().unwrap().summary.status, Status::Terminated, "{id}");
+            }
+            ends_well(&stent, "neighbour").await;
+            stent.shutdown(Shutdown::within(secs(5))).await.unwrap();
+        });
+    }
+}
+
 #[test]
 fn a_newer_schema_a_foreign_database_and_a_file_that_is_none_are_refused_and_not_touched() {
     system(async {

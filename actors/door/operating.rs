@@ -169,7 +169,7 @@ impl Door {
             let run = row.run;
             let stored = self.read(move |reader| async move { reader.run(run).await }).await?;
             let ward = stored.as_ref().map(loading::ward);
-            let unread = stored.iter().flat_map(|stored| &stored.inbox.unread).any(|unread| unread.message == message);
+            let unread = stored.as_ref().is_some_and(|stored| stored.inbox.has(&message));
             if let Some(state) = ward.and_then(|ward| ward.state).filter(|state| !unread && !state.knows(&message))
                 && let Some(what) = missing(&state, &order.what, activity, self.time.now())
             {

@@ -228,7 +228,7 @@ impl Door {
         let run = followed.run;
         // The inbox first: what is taken in between is in the log.
         let inbox = self.read(move |reader| async move { reader.inbox(run).await }).await?;
-        if !inbox.unread.is_empty() || self.current(&followed.id.id).await?.run != run {
+        if inbox.count() > 0 || self.current(&followed.id.id).await?.run != run {
             return Ok(false);
         }
         let mut behind = Followed { run, id: followed.id.clone(), next: followed.next };

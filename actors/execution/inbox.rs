@@ -6,9 +6,9 @@ use actix::Context;
 
 use super::{Execution, Recording};
 use crate::{
-    actors::executor::ReadInbox,
+    actors::{executor::ReadInbox, loading},
     kernel::run::Arrival,
-    store::{Inbox, Then, Unread},
+    store::{Inbox, Then, Unread, YieldReason},
 };
 
 impl Execution {
@@ -26,6 +26,11 @@ impl Execution {
     }
 
     pub(super) fn on_inbox_read(&mut self, inbox: Inbox, ctx: &mut Context<Self>) {
+        if let Err(unopened) = loading::understood(&self.id, &inbox) {
+            tracing::error!(run = %self.id, report = %unopened, "the run is blocked");
+            let reason = unopened.to_string();
+            return self.give_back(YieldReason::Blocked { build: self.engine.config.build, reason }, ctx);
+        }
         self.seen = self.seen.max(inbox.seq);
         self.fresh(inbox.unread).into_iter().for_each(|arrival| self.line_up(arrival));
         // The inbox was read for another reason while a commit is in flight: that one is not submitted twice.

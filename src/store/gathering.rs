@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use super::{PAGE, Stored, Summary, TaskRow, Unread};
+use super::{PAGE, Stored, Summary, TaskRow, Undecoded, Unread};
 use crate::{
     fast::FastMap,
     kernel::{
@@ -62,10 +62,10 @@ impl Gathering {
         }
     }
 
-    pub(super) fn inbox(&mut self, run: RunKey, seq: u64, unread: Option<Unread>) {
+    pub(super) fn inbox(&mut self, run: RunKey, seq: u64, message: Option<Result<Unread, Undecoded>>) {
         if let Some(run) = self.run(run) {
             run.inbox.seq = seq;
-            run.inbox.unread.extend(unread);
+            message.into_iter().for_each(|message| run.inbox.put(message));
         }
     }
 
@@ -76,7 +76,7 @@ impl Gathering {
         }
         for run in &mut self.runs {
             run.log.sort_unstable_by_key(|(commit_no, _)| *commit_no);
-            run.inbox.unread.sort_unstable_by_key(|unread| unread.seq);
+            run.inbox.sort();
             run.tasks.sort_unstable_by_key(|task| (task.key.position, task.key.attempt));
             run.heartbeats.sort_unstable_by_key(|(position, attempt, _)| (*position, *attempt));
         }

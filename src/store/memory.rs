@@ -384,6 +384,7 @@ impl Reader for MemoryStore {
             Ok(data.runs.get(&run).map_or_else(Inbox::default, |run| Inbox {
                 seq: run.summary.inbox_seq,
                 unread: run.inbox.values().cloned().collect(),
+                undecoded: Vec::new(),
             }))
         })
     }

@@ -26,6 +26,7 @@ mod error;
 mod fork;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod gathering;
+mod inbox;
 mod item;
 // Half of it is for databases.
 #[cfg_attr(not(any(feature = "sqlite", feature = "postgres")), allow(dead_code))]
@@ -68,6 +69,7 @@ pub use crate::kernel::{
 };
 pub use error::StoreError;
 pub use fork::{Fork, Redelivered};
+pub use inbox::{Inbox, Undecoded, Unread};
 pub use letters::{DeadLetter, LetterFilter, LetterPlace, SeenLetter};
 pub use memos::{MemoAsk, MemoChange, MemoFound, MemoRow, MemoThen};
 pub use node::{NewNode, NodeRow, NodeState, Renewed, Warden};
@@ -501,28 +503,6 @@ pub struct Message {
     pub body: MessageBody,
     /// When it was sent.
     pub sent_at: Timestamp,
-}
-
-/// An unread message in an inbox.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Unread {
-    /// Its number in this inbox: the value of `inbox_seq` behind its insertion. Ascending, from 1.
-    pub seq: u64,
-    /// The message's own id.
-    pub message: String,
-    /// What it says.
-    pub body: MessageBody,
-    /// When it was sent.
-    pub sent_at: Timestamp,
-}
-
-/// A run's unread messages.
-#[derive(Clone, Debug, PartialEq, Default)]
-pub struct Inbox {
-    /// How many messages were ever put in.
-    pub seq: u64,
-    /// Those that are unread, in order.
-    pub unread: Vec<Unread>,
 }
 
 /// Gives a run back without appending. A blocked or quarantined one is taken by force when it is claimed again, since what its

@@ -141,7 +141,9 @@ impl PostgresReader {
         let Some(first) = found.first() else { return Ok(Inbox::default()) };
         let seq = self.decoded([rows::large(first, 0)].into_iter())?;
         let messages = found.iter().filter(|row| !matches!(row.try_get::<Option<i64>, _>(1), Ok(None)));
-        Ok(Inbox { seq: seq.first().copied().unwrap_or(0), unread: self.decoded(messages.map(|row| rows::unread(row, 1)))? })
+        let mut inbox = Inbox { seq: seq.first().copied().unwrap_or(0), ..Inbox::default() };
+        self.decoded(messages.map(|row| rows::unread(row, 1)))?.into_iter().for_each(|message| inbox.put(message));
+        Ok(inbox)
     }
 
     pub(super) async fn read_find(&self, id: String, run_no: Option<u32>) -> Result<Option<Summary>, StoreError> {
@@ -257,7 +259,7 @@ fn all_lines(tables: &[Vec<PgRow>]) -> Result<Vec<String>, sqlx::Error> {
         all.push(lines::event(&of(row)?, commit_no, &record));
     }
     for row in messages {
-        all.push(lines::message(&of(row)?, &rows::unread(row, 2)?));
+        all.push(lines::message(&of(row)?, &rows::unread(row, 2)?.map_err(|undecoded| rows::damaged(&undecoded.why))?));
     }
     for row in heartbeats {
         let (position, attempt, details) = rows::heartbeat(row, 2)?;

@@ -9,7 +9,7 @@ use crate::{
         id::{BuildId, CommitNo, Digest, Incarnation, RunId, RunKey},
         time::Timestamp,
     },
-    store::{Status, Summary, Unread, memory::lines::Beside, packed::Packed},
+    store::{Status, Summary, Undecoded, Unread, memory::lines::Beside, packed::Packed},
 };
 
 /// Returns a number as PostgreSQL keeps it. What does not fit is nothing that was ever stored, and equals none of it.
@@ -83,15 +83,9 @@ pub(super) fn packed(row: &PgRow, from: usize) -> Result<Vec<(CommitNo, Record)>
     packed.rows().map_err(damaged)
 }
 
-/// Reads an unread message from its number, id, body and time.
-pub(super) fn unread(row: &PgRow, from: usize) -> Result<Unread, sqlx::Error> {
-    let body: &[u8] = row.try_get(from + 2)?;
-    Ok(Unread {
-        seq: large(row, from)?,
-        message: row.try_get(from + 1)?,
-        body: rmp_serde::from_slice(body).map_err(|_| damaged("a message does not decode"))?,
-        sent_at: Timestamp(row.try_get(from + 3)?),
-    })
+/// Reads an unread message from its number, id, body and time; one that does not decode is no error of the whole.
+pub(super) fn unread(row: &PgRow, from: usize) -> Result<Result<Unread, Undecoded>, sqlx::Error> {
+    Ok(Unread::decode(large(row, from)?, row.try_get(from + 1)?, row.try_get(from + 2)?, Timestamp(row.try_get(from + 3)?)))
 }
 
 /// Reads a heartbeat from its position, attempt and details.

@@ -90,7 +90,9 @@ impl SqliteReader {
         let Some(first) = found.first() else { return Ok(Inbox::default()) };
         let seq = rows::large(first, 0).map_err(|error| self.reading(&error))?;
         let messages = found.iter().filter(|row| !matches!(row.try_get::<Option<i64>, _>(1), Ok(None)));
-        Ok(Inbox { seq, unread: self.decoded(messages.map(|row| rows::unread(row, 1)))? })
+        let mut inbox = Inbox { seq, ..Inbox::default() };
+        self.decoded(messages.map(|row| rows::unread(row, 1)))?.into_iter().for_each(|message| inbox.put(message));
+        Ok(inbox)
     }
 
     pub(super) async fn read_find(&self, id: String, run_no: Option<u32>) -> Result<Option<Summary>, StoreError> {
@@ -174,7 +176,7 @@ impl SqliteReader {
             all.push(lines::event(&of(&row)?, commit_no, &record));
         }
         for row in next() {
-            all.push(lines::message(&of(&row)?, &rows::unread(&row, 2)?));
+            all.push(lines::message(&of(&row)?, &rows::unread(&row, 2)?.map_err(|undecoded| rows::damaged(&undecoded.why))?));
         }
         for row in next() {
             let (position, attempt, details) = rows::heartbeat(&row, 2)?;

@@ -11,7 +11,7 @@ use crate::{
         id::{BuildId, CommitNo, Digest, Incarnation, RunId, RunKey},
         time::Timestamp,
     },
-    store::{Status, Summary, Unread, memory::lines::Beside, packed::Packed},
+    store::{Status, Summary, Undecoded, Unread, memory::lines::Beside, packed::Packed},
 };
 
 /// The JSON text of an array of rows, each an array of numbers, texts and nulls, and how many they are.
@@ -307,15 +307,9 @@ pub(super) fn packed(row: &SqliteRow, from: usize) -> Result<Vec<(CommitNo, Reco
     packed.rows().map_err(damaged)
 }
 
-/// Reads an unread message from its number, id, body and time.
-pub(super) fn unread(row: &SqliteRow, from: usize) -> Result<Unread, sqlx::Error> {
-    let body: &[u8] = row.try_get(from + 2)?;
-    Ok(Unread {
-        seq: large(row, from)?,
-        message: row.try_get(from + 1)?,
-        body: rmp_serde::from_slice(body).map_err(|_| damaged("a message does not decode"))?,
-        sent_at: Timestamp(row.try_get(from + 3)?),
-    })
+/// Reads an unread message from its number, id, body and time; one that does not decode is no error of the whole.
+pub(super) fn unread(row: &SqliteRow, from: usize) -> Result<Result<Unread, Undecoded>, sqlx::Error> {
+    Ok(Unread::decode(large(row, from)?, row.try_get(from + 1)?, row.try_get(from + 2)?, Timestamp(row.try_get(from + 3)?)))
 }
 
 /// Reads a heartbeat from its position, attempt and details.
