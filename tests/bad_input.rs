@@ -268,17 +268,48 @@ async fn puts_what_does_not_decode(home: &Home, id: &str) {
              COMMIT"
         )
     };
+    by_hand(home, &put("'\\xc1'::bytea"), &put("x'c1'")).await;
+}
+
+/// Changes what is stored over the head of whoever runs on it: in PostgreSQL by the one text, in a file by the other.
+async fn by_hand(home: &Home, postgres: &str, sqlite: &str) {
     match home {
         #[cfg(feature = "postgres")]
         Home::Postgres(database) => {
-            database.sql(&format!("SET search_path = stent; BEGIN; {}", put("'\\xc1'::bytea")));
+            database.sql(&format!("SET search_path = stent; BEGIN; {postgres}"));
         }
         _ => {
+            let _ = postgres;
             let mut file = sql(&home.file()).await;
-            let put = sqlx::AssertSqlSafe(format!("BEGIN IMMEDIATE; {}", put("x'c1'")));
-            sqlx::raw_sql(put).execute(&mut file).await.unwrap();
+            let changes = sqlx::AssertSqlSafe(format!("BEGIN IMMEDIATE; {sqlite}"));
+            sqlx::raw_sql(changes).execute(&mut file).await.unwrap();
             sqlx::Connection::close(file).await.unwrap();
         }
+    }
+}
+
+#[test]
+fn a_run_of_which_a_row_cannot_be_read_at_all_is_let_go_with_the_reason_and_harms_no_neighbour() {
+    for home in [Home::sqlite()] {
+        system(async {
+            put(&home, &["damaged", "neighbour"]).await;
+            let damage = |digest: &str| {
+                let of = "WHERE run = (SELECT run FROM executions WHERE id = 'damaged')";
+                format!("UPDATE events SET digest = {digest} {of}; UPDATE executions SET wake_at = created_at {of}; COMMIT")
+            };
+            by_hand(&home, &damage("'\\x00'::bytea"), &damage("x'00'")).await;
+            let stent = build(&home).spawn().await.unwrap();
+            ends_well(&stent, "neighbour").await;
+            eventually("it is let go", secs(30), async || {
+                let all = stent.list(List::new()).await.unwrap();
+                let run = all.into_iter().find(|run| run.id.id == "damaged").unwrap();
+                run.owner.is_none()
+                    && run.blocked_build.is_some()
+                    && run.reason.is_some_and(|why| why.contains("a page of a log"))
+            })
+            .await;
+            stent.shutdown(Shutdown::within(secs(5))).await.unwrap();
+        });
     }
 }
 
