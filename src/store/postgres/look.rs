@@ -113,7 +113,8 @@ impl Seen {
                     seen.foreign.insert(run);
                 }
                 let tail = match row.try_get::<Option<&[u8]>, _>(rows::COLUMNS + 3)? {
-                    Some(digest) => Some((rows::small(row, rows::COLUMNS + 2)?, rows::digest(digest)?)),
+                    // A damaged one is nobody's: who would append behind it hears that the tail has moved, and reads what is wrong.
+                    Some(digest) => Some((rows::small(row, rows::COLUMNS + 2)?, rows::digest(digest).unwrap_or(Digest([0; 32])))),
                     None => None,
                 };
                 let unread = rows::large(row, rows::COLUMNS + 1)?;
