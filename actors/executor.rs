@@ -467,18 +467,21 @@ impl Executor {
         if self.examining {
             return;
         }
-        let Some((run, ticket, mut loaded)) = self.examined.pop_front() else { return };
-        if self.leaves_unopened(run) {
-            self.give_back(self.unopened(run, ticket), ctx);
-            return self.examine(ctx);
-        }
-        let marks = loaded.heartbeats.iter().find(|(position, ..)| *position == MARK).map_or(0, |(_, marks, _)| *marks);
-        if marks >= MOST_FALLS {
+        // Each of those that are not opened makes way for the next.
+        let (run, ticket, mut loaded, marks) = loop {
+            let Some((run, ticket, loaded)) = self.examined.pop_front() else { return };
+            if self.leaves_unopened(run) {
+                self.give_back(self.unopened(run, ticket), ctx);
+                continue;
+            }
+            let marks = loaded.heartbeats.iter().find(|(position, ..)| *position == MARK).map_or(0, |(_, marks, _)| *marks);
+            if marks < MOST_FALLS {
+                break (run, ticket, loaded, marks);
+            }
             let reason =
                 format!("its node died {marks} times in the middle of opening it and nothing else: it is what killed it");
             self.give_back(Yield { run, epoch: ticket.epoch, why: YieldReason::Quarantined { reason } }, ctx);
-            return self.examine(ctx);
-        }
+        };
         self.examining = true;
         let (told, marked) = oneshot::channel();
         let details = bytes::Bytes::from_static(b"opening");
